@@ -1,0 +1,211 @@
+"""Chapter 0: the launcher, a small process with one thread that forks in place of a large one with many.
+
+A Jupyter kernel must not fork: a fork copies one thread and the locks that the others held, and costs 5 ms for each
+100 MB. So the first `run` in such a process starts a launcher, which waits for orders at a socket. With each order
+come copies of the descriptors (SCM_RIGHTS, unix(7)), and a channel of its own for the answer; so any number of threads
+may ask at once without a lock.
+
+    caller                                launcher                           new process
+    order, descriptors  ── socket ──►     spawn                   ──►        arrange, wait at the gate
+    pid                 ◄── channel ──    its pid and a pidfd
+    attach, open the gate  ─────────────────── pipe ─────────────►           inside(), exec
+    wait status         ◄── channel ──    reap                    ◄──        end
+
+The launcher dies with its caller, and the containers with the launcher.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+
+from minidocker import child, syscalls
+from minidocker.outcome import failure
+
+# The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
+BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import Launcher; Launcher({caller}).serve()"
+ORDERS = 3  # its descriptor of the socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+class Launched:
+    """A new process whose parent is the launcher: `pid`, `pidfd`, and `ended`, a descriptor that is readable at its end."""
+
+    def __init__(self, birth: child.Birth, order: child.Order) -> None:
+        """Ask the launcher. Its answer is the pid, with a pidfd, or the errno with which clone3 failed."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            self._ask(birth, order, theirs)
+            theirs.close()
+            answer, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
+            if not answer:
+                raise failure("launcher", None, None, None, "it was killed; the next run starts a new one")
+            pid, number = marshal.loads(answer)
+            if number:
+                raise failure(None, "clone3", number, None, os.strerror(number))
+            self.pid, self.pidfd, self.ended = pid, descriptors[0], ours.detach()
+
+    def _ask(self, birth: child.Birth, order: child.Order, channel: socket.socket) -> None:
+        """Send the order in a file in memory, which has no size limit; numbers and descriptors in one message."""
+        payload = os.memfd_create("order")
+        try:
+            modules = _write_order(payload, order)
+            extra = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
+            extra = {key: number for key, number in extra.items() if number is not None}
+            message = marshal.dumps((birth.flags, [*extra], [*birth.descriptors], sys.path, modules))
+            copies = [payload, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
+            _send(message, copies)
+        finally:
+            os.close(payload)
+
+    def collect(self) -> int:
+        """Its wait status, once it has ended. If the launcher was killed, so was it."""
+        answer = os.read(self.ended, 64)
+        return int(marshal.loads(answer)) if answer else int(signal.SIGKILL)
+
+
+def _write_order(payload: int, order: child.Order) -> list[str]:
+    """Pickle the order; return the modules that the launcher imports once, so that each new process need not.
+
+    Classes of a notebook's cells are in no module: cloudpickle sends their code along.
+    """
+    modules = {type(isolator).__module__ for isolator in order.isolators}
+    if "__main__" in modules:
+        import cloudpickle as pickler
+    else:
+        import pickle as pickler  # type: ignore[no-redef]
+    with os.fdopen(os.dup(payload), "wb") as file:
+        pickler.dump(order, file)
+    os.lseek(payload, 0, os.SEEK_SET)
+    return [name for name in (*modules, pickler.__name__) if name.partition(".")[0] in ("minidocker", "cloudpickle")]
+
+
+class _Caller:
+    """The caller's side of its launcher: the socket, and whose it is, since a fork of the caller needs its own."""
+
+    lock = threading.Lock()
+    owner = 0
+    socket: socket.socket | None = None
+
+
+def _send(message: bytes, copies: list[int]) -> None:
+    """Give the launcher an order; start it first if there is none, and again if somebody killed it."""
+    launcher = _launcher(dead=None)
+    try:
+        socket.send_fds(launcher, [message], copies)
+    except (BrokenPipeError, ConnectionResetError):
+        socket.send_fds(_launcher(dead=launcher), [message], copies)
+
+
+def _launcher(dead: socket.socket | None) -> socket.socket:
+    """The socket of this process's launcher, but not that one."""
+    with _Caller.lock:
+        if _Caller.socket is dead or _Caller.owner != os.getpid():
+            _Caller.socket, _Caller.owner = _start(), os.getpid()
+        assert _Caller.socket is not None
+        return _Caller.socket
+
+
+def _start() -> socket.socket:
+    """Start a launcher, in a session of its own so that Ctrl-C does not reach it. posix_spawn is safe among threads."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    argv = [sys.executable, "-I", "-S", "-c", BOOT.format(path=package, caller=os.getpid())]
+    with theirs:
+        null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
+        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), ORDERS), *null]
+        os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+    return ours
+
+
+class Launcher:
+    """The other side: spawn what is ordered, reap what ended, and end everything with the caller."""
+
+    def __init__(self, caller: int) -> None:
+        syscalls.close_range(ORDERS + 1)
+        self.orders = socket.socket(fileno=ORDERS)
+        self.caller = os.pidfd_open(caller)
+        self.running: dict[int, tuple[int, socket.socket]] = {}  # pidfd -> its pid, and the channel for its status
+        self.poll = select.poll()
+        for descriptor in (ORDERS, self.caller):
+            self.poll.register(descriptor, select.POLLIN)
+
+    def serve(self) -> NoReturn:
+        """Wait for orders, for ends, and for the caller's own end, whichever way it comes."""
+        try:
+            while True:
+                for descriptor, _ in self.poll.poll():
+                    if descriptor in self.running:
+                        self._report(descriptor)
+                    elif descriptor == self.caller or not self._obey():
+                        return
+        finally:
+            self._end_all()
+            os._exit(0)
+
+    def _obey(self) -> bool:
+        """Take one order and answer with the pid and a pidfd, or with an errno. False: there will be no more."""
+        message, copies, _, _ = socket.recv_fds(self.orders, 1 << 20, 253)
+        if not message:
+            return False
+        payload, channel_number, *rest = copies
+        channel = socket.socket(fileno=channel_number)
+        try:
+            pid = child.spawn(_received(message, rest), lambda: _read_order(payload))
+        except OSError as refused:
+            channel.send(marshal.dumps((0, refused.errno)))
+            channel.close()
+        else:
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(channel, [marshal.dumps((pid, 0))], [pidfd])
+            self.running[pidfd] = pid, channel
+            self.poll.register(pidfd, select.POLLIN)
+        for number in (payload, *rest):
+            os.close(number)
+        return True
+
+    def _report(self, pidfd: int) -> None:
+        """The process behind `pidfd` ended: reap it, and tell its caller the wait status."""
+        self.poll.unregister(pidfd)
+        os.close(pidfd)
+        pid, channel = self.running.pop(pidfd)
+        with channel:
+            try:
+                channel.send(marshal.dumps(child.reap(pid)))
+            except OSError:
+                pass  # whoever started it no longer wants to know
+
+    def _end_all(self) -> None:
+        """No container outlives the caller. (If the launcher is killed, the parent-death signal does the same.)"""
+        for pidfd, (pid, _) in self.running.items():
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            child.reap(pid)
+
+
+def _received(message: bytes, copies: list[int]) -> child.Birth:
+    """The order's numbers, with the descriptors under the numbers that they got here; imports what it needs."""
+    flags, extra, numbers, path, modules = marshal.loads(message)
+    sys.path[:] = path
+    for name in modules:
+        __import__(name)
+    streams, rest = copies[:5], iter(copies[5:])
+    given = {key: next(rest) for key in extra}
+    return child.Birth(
+        flags, given.get("cgroup"), given.get("pid_namespace"), streams, dict(zip(numbers, rest, strict=True))
+    )
+
+
+def _read_order(payload: int) -> child.Order:
+    """Run by the new process: what a learner's own class does while it is unpickled cannot hurt the launcher."""
+    with os.fdopen(payload, "rb") as file:
+        order: child.Order = pickle.load(file)
+        return order

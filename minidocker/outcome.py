@@ -1,0 +1,82 @@
+"""Chapter 0: how it can end. A command that ran is a `Result`, even if it failed; one that never ran is a `ContainerError`.
+
+Exit codes are Docker's: the command's own; 128+N if signal N killed it; 125 if the engine failed before the command
+executed, 126 if the kernel refused to execute it, 127 if it was not found.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+ENGINE_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+
+# What usually is behind an errno of clone3(2), for the reader who meets it first here
+_CLONE_REMEDIES = {
+    errno.EPERM: "new namespaces need root, or a user namespace beside them",
+    errno.ENOSPC: "a limit in /proc/sys/user/max_*_namespaces is reached",
+    errno.EAGAIN: "a limit on processes is reached: ulimit -u, or pids.max of a cgroup",
+    errno.EINVAL: "this kernel does not know one of the namespaces: see minidocker doctor",
+}
+
+
+class Result:
+    """`exit_code` 0 to 255, `signal` (the one that killed it, else 0), and `stdout`, `stderr` as text."""
+
+    def __init__(self, status: int, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        """From a wait status (wait(2)) and what was captured. Bytes that are not UTF-8 become backslash escapes."""
+        code = os.waitstatus_to_exitcode(status)
+        self.signal = max(-code, 0)
+        self.exit_code = 128 + self.signal if code < 0 else code
+        self.stdout = stdout.decode(errors="backslashreplace")
+        self.stderr = stderr.decode(errors="backslashreplace")
+
+    def __repr__(self) -> str:
+        return f"Result(exit_code={self.exit_code}, stdout={self.stdout!r}, stderr={self.stderr!r})"
+
+
+class ContainerError(Exception):
+    """The command was not executed: which isolator failed, in which system call, with which errno, on which path."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        isolator: str | None = None,
+        syscall: str | None = None,
+        errno: int | None = None,
+        path: str | None = None,
+        exit_code: int = ENGINE_FAILED,
+    ) -> None:
+        super().__init__(message)
+        self.isolator, self.syscall, self.errno, self.path = isolator, syscall, errno, path
+        self.exit_code = exit_code
+
+
+class ContainerTimeout(ContainerError):
+    """The command did not end in time and was killed; `result` holds what it had written until then."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message, exit_code=result.exit_code)
+        self.result = result
+
+
+def failure(isolator: str | None, syscall: str | None, number: int | None, path: str | None, text: str) -> ContainerError:
+    """One line for a person: what failed, on what, and the remedy where one is known."""
+    if syscall == "execve":
+        return _cannot_execute(number, path, text)
+    where = f"{isolator or 'engine'}: {syscall or ''}{f'({path})' if path else ''}".rstrip(": ")
+    remedy = _CLONE_REMEDIES.get(number or 0) if syscall == "clone3" else None
+    message = f"{where}: {text}" + (f" ({remedy})" if remedy else "")
+    return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path)
+
+
+def _cannot_execute(number: int | None, path: str | None, text: str) -> ContainerError:
+    """execve(2) failed: 127 if there is no such program, 126 if there is and it may not or cannot be executed."""
+    if number == errno.ENOENT:
+        message, code = f"{path}: command not found in this root", NOT_FOUND
+    elif number == errno.ELIBBAD:
+        message, code = f"{path}: it is there, but its interpreter or dynamic loader is not in this root", NOT_FOUND
+    else:
+        message, code = f"{path}: cannot be executed: {text.lower()}", NOT_EXECUTABLE
+    return ContainerError(message, syscall="execve", errno=number, path=path, exit_code=code)

@@ -1,0 +1,120 @@
+"""Chapter 0: the system calls that Python lacks, through libc, by name and not by number.
+
+Every isolator needs a few calls that the `os` module does not have (in Python 3.11: `mount`, `umount2`,
+`pivot_root`, `unshare`, `setns`, `prctl`, `sethostname`). glibc exports each of them under its own name,
+so nothing here depends on the architecture. Only `clone3` has no wrapper; its number, 435, is the same
+everywhere, because calls younger than Linux 5.0 are numbered alike on all architectures.
+
+A failed call raises `OSError` as the functions of `os` do, and its attribute `syscall` says which call it was:
+
+    >>> mount("proc", "/nowhere", "proc")
+    FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'        # .syscall == "mount"
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)
+
+# <linux/sched.h>: the eight namespaces, and a cgroup to be born in
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000  # mount: the first namespace, named when nobody expected a second
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+# <linux/mount.h>, <sys/mount.h>
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MS_REMOUNT, MS_BIND, MS_REC = 0x20, 0x1000, 0x4000
+MS_PRIVATE, MS_SLAVE = 0x40000, 0x80000
+MNT_DETACH = 2
+
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
+
+
+def call(name: str, *arguments: object, path: object = None) -> int:
+    """Call the libc function `name`; raise `OSError` with the attribute `syscall` if it returns -1.
+
+    Strings are encoded as file names, numbers passed as long, None as a null pointer. `path` is named in the error.
+    """
+    result: int = getattr(_libc, name)(*map(_converted, arguments))
+    if result == -1:
+        raise error(name, ctypes.get_errno(), path)
+    return result
+
+
+def _converted(argument: object) -> object:
+    """A Python value as ctypes passes it on; a bare int would be cut to 32 bits."""
+    if isinstance(argument, str):
+        return os.fsencode(argument)
+    return ctypes.c_long(argument) if isinstance(argument, int) else argument
+
+
+def error(syscall: str, number: int, path: object = None) -> OSError:
+    """The `OSError` (`FileNotFoundError`, `PermissionError`, ...) for an errno, with the name of the call that failed."""
+    failure = OSError(number, os.strerror(number), *([path] if path is not None else []))
+    failure.syscall = syscall  # type: ignore[attr-defined]
+    return failure
+
+
+def mount(source: str | None, target: str, fstype: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    """mount(2). Needs CAP_SYS_ADMIN in the user namespace that owns the mount namespace."""
+    call("mount", source, target, fstype, flags, data, path=target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2). With MNT_DETACH the mount disappears from the tree now and is freed when nobody uses it any more."""
+    call("umount2", target, flags, path=target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2): `new_root` becomes the root mount of this mount namespace, the old one moves to `put_old`."""
+    call("pivot_root", new_root, put_old, path=new_root)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2): move this process into new namespaces (for PID and time: its next children)."""
+    call("unshare", flags)
+
+
+def setns(descriptor: int, flags: int = 0) -> None:
+    """setns(2): enter the namespace of a /proc/PID/ns file, or those in `flags` of the process behind a pidfd (Linux 5.8)."""
+    call("setns", descriptor, flags)
+
+
+def sethostname(name: str) -> None:
+    """sethostname(2), at most 64 bytes: the name of the UTS namespace that this process is in."""
+    encoded = os.fsencode(name)
+    call("sethostname", encoded, len(encoded), path=name)
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """prctl(2): attributes of the calling thread."""
+    return call("prctl", option, *(*arguments, 0, 0, 0, 0)[:4])
+
+
+def close_range(first: int, last: int = 2**31 - 1) -> None:
+    """close_range(2), Linux 5.9: close all descriptors from `first` to `last` in one call."""
+    call("close_range", first, last, 0)
+
+
+def clone3(flags: int, cgroup: int = 0) -> int:
+    """clone3(2): fork, but into new namespaces, and (CLONE_INTO_CGROUP) into the cgroup v2 behind a descriptor.
+
+    Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child. It keeps
+    Python's global lock, which a bare `CDLL` would release and the child would then wait for.
+    """
+    clone_args = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    pid: int = _libc_with_gil.syscall(435, clone_args, ctypes.sizeof(clone_args))
+    if pid == -1:
+        raise error("clone3", ctypes.get_errno())
+    return pid
