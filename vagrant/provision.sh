@@ -1,0 +1,302 @@
+#!/bin/sh
+# Sets this machine up for minidocker: Debian packages, Python packages, two root file systems, the command.
+# Vagrant, make, CI and cloud-init all call it, and nothing else installs anything.
+#
+#   sh vagrant/provision.sh          as root, or as a user who may use sudo
+#
+# Debian 12 and 13, Ubuntu 24.04; amd64 and arm64. It makes only what is missing and says nothing if nothing is.
+# Each thing is made beside its place and renamed into it, so that a run that fails half-way leaves no half of it.
+#   MINIDOCKER_HOME   where everything goes (default /var/lib/minidocker)
+#   PYTHON            the interpreter, 3.11 or later (default /usr/bin/python3)
+set -eu
+
+HOME_DIR=${MINIDOCKER_HOME:-/var/lib/minidocker}
+PYTHON=${PYTHON:-/usr/bin/python3}
+REPO=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+ROOTS=$HOME_DIR/roots
+COMMAND=/usr/local/bin/minidocker
+export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME    # byte code makes each start two to three times faster
+
+PACKAGES="
+    python3 python3-venv ca-certificates
+    util-linux procps iproute2 nftables strace
+    busybox-static mmdebstrap
+    runc crun bubblewrap
+    shellcheck
+"
+# Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
+EXTRA_PACKAGES="user-mode-linux"
+# What a learner types inside the Debian root, and minbase lacks.
+ROOT_PACKAGES=procps,iproute2
+
+say() { printf 'provision: %s\n' "$*"; }
+die() { printf 'provision: %s\n' "$*" >&2; exit 1; }
+
+# quietly WHAT REMEDY COMMAND...: runs the command; shows the end of its output, and the remedy, only if it fails.
+quietly() {
+    what=$1 remedy=$2
+    shift 2
+    "$@" >"$LOG" 2>&1 </dev/null && return
+    tail -n 15 "$LOG" | sed 's/^/    /' >&2
+    die "$what failed: $remedy"
+}
+
+# A thing is there if it was made by the recipe of today; its recipe is written down last.
+made() { [ -e "$1" ] && [ -f "$HOME_DIR/made/$2" ] && [ "$(cat "$HOME_DIR/made/$2")" = "$3" ]; }
+note() { mkdir -p "$HOME_DIR/made" && printf '%s\n' "$2" >"$HOME_DIR/made/$1"; }
+
+# discard DIR: removes what a failed or an earlier run left, and never reaches through a mount.
+discard() {
+    [ -e "$1" ] || [ -L "$1" ] || return 0
+    if grep -qF " $1/" /proc/self/mountinfo || grep -qF " $1 " /proc/self/mountinfo; then
+        die "something is mounted below $1: unmount it, or run: make reset"
+    fi
+    rm -rf --one-file-system -- "$1"
+}
+
+# --- Debian packages -------------------------------------------------------------------------------------------
+
+installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+
+missing_packages() {
+    known=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p')
+    for package in $PACKAGES $EXTRA_PACKAGES; do
+        case "
+$known
+" in *"
+$package
+"*) ;; *) printf '%s ' "$package" ;; esac
+    done
+}
+
+# An optional package that apt does not know is not missing.
+wanted_packages() {
+    for package in $1; do
+        case " $EXTRA_PACKAGES " in
+        *" $package "*) apt-cache show "$package" >/dev/null 2>&1 || continue ;;
+        esac
+        printf '%s ' "$package"
+    done
+}
+
+apt_install() {
+    # shellcheck disable=SC2086  # a list of package names
+    apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 $1
+}
+
+packages() {
+    missing=$(missing_packages)
+    [ -n "$missing" ] || return 0
+    wanted=$(wanted_packages "$missing")
+    [ -n "$wanted" ] || return 0
+    say "installing Debian packages: $wanted"
+    if ! apt_install "$wanted" >"$LOG" 2>&1 </dev/null; then
+        # The package lists may be absent or old. A broken third-party source must not stop us: install decides.
+        apt-get update -q >"$LOG" 2>&1 </dev/null || true
+        quietly "installing packages" "is there a network? (apt-get update, then again)" \
+            apt_install "$(wanted_packages "$missing")"
+    fi
+}
+
+# --- Python packages -------------------------------------------------------------------------------------------
+
+interpreter() {
+    command -v "$PYTHON" >/dev/null 2>&1 || die "no Python at $PYTHON: set PYTHON to a Python 3.11 or later"
+    set -- "$("$PYTHON" -I -S -c '
+import os, sys
+print("%d.%d" % sys.version_info[:2], sys.version.split()[0], os.path.realpath(sys.executable))')"
+    # shellcheck disable=SC2086  # three words
+    set -- $1
+    XY=$1 VERSION=$2 PYTHON=$3
+    case $XY in
+    3.1[1-9] | 3.[2-9][0-9]) ;;
+    *) die "$PYTHON is Python $VERSION, and minidocker needs 3.11 or later: set PYTHON to a newer one" ;;
+    esac
+}
+
+# The virtual environment is venv-X.Y, a link to the directory of one lock file and one interpreter: programs that
+# still run keep the old one until it is replaced, and a half-made one is never linked.
+virtual_environment() {
+    link=$HOME_DIR/venv-$XY
+    id=$(cat "$REPO/requirements.lock" - <<EOF | sha256sum | cut -c 1-12
+$PYTHON $VERSION
+EOF
+    )
+    target=.venv-$XY-$id
+    [ "$(readlink "$link" || true)" = "$target" ] && [ -x "$link/bin/python" ] && return
+    say "installing Python packages for $PYTHON ($VERSION)"
+    for old in "$HOME_DIR/.venv-$XY-"*; do
+        [ "$old" = "$(readlink -f "$link")" ] || discard "$old"
+    done
+    UNFINISHED=$HOME_DIR/$target
+    quietly "making a virtual environment" "does $PYTHON have the modules venv and ensurepip?" \
+        "$PYTHON" -m venv "$UNFINISHED"
+    quietly "installing Python packages" "is there a network? only set-up needs it" \
+        "$UNFINISHED/bin/python" -m pip install --disable-pip-version-check --no-input --no-compile \
+        --only-binary :all: --require-hashes -r "$REPO/requirements.lock"
+    "$UNFINISHED/bin/python" -m compileall -q -j 0 "$UNFINISHED/lib" >/dev/null 2>&1 || true  # some test data is no Python
+    old=$(readlink -f "$link" || true)
+    ln -s "$target" "$link.new"
+    mv -fT "$link.new" "$link"
+    UNFINISHED=
+    case $old in "$HOME_DIR/.venv-$XY-"*) discard "$old" ;; esac
+}
+
+# A module that does not compile is not the set-up's affair: its first import says where and why.
+compile_package() {
+    "$PYTHON" -m compileall -q "$REPO/minidocker" >/dev/null 2>&1 || true
+}
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+# It runs the interpreter itself: a pyenv shim would cost 100 ms, and Python's site module 10 to 50.
+command_text() {
+    cat <<EOF
+#!$PYTHON -IS
+import sys
+sys.path.append("$REPO")
+from minidocker.cli import main
+sys.exit(main(sys.argv[1:]))
+EOF
+}
+
+command_line() {
+    [ "$HOME_DIR" = /var/lib/minidocker ] || return 0    # a trial elsewhere leaves the machine's command alone
+    [ -x "$COMMAND" ] && [ "$(cat "$COMMAND")" = "$(command_text)" ] && return
+    say "writing $COMMAND"
+    command_text >"$COMMAND.new"
+    chmod 755 "$COMMAND.new"
+    mv -f "$COMMAND.new" "$COMMAND"
+}
+
+# --- root file systems -----------------------------------------------------------------------------------------
+
+# root NAME RECIPE: makes roots/NAME by the function make_NAME, unless the recipe has already made it.
+root() {
+    made "$ROOTS/$1" "$1" "$2" && return
+    say "making the root file system $ROOTS/$1"
+    discard "$ROOTS/.$1.new"
+    UNFINISHED=$ROOTS/.$1.new
+    mkdir -p "$ROOTS" "$UNFINISHED"
+    chmod 755 "$UNFINISHED"
+    "make_$1" "$UNFINISHED"
+    discard "$ROOTS/$1"
+    mv -T "$UNFINISHED" "$ROOTS/$1"
+    UNFINISHED=
+    note "$1" "$2"
+}
+
+# The tiny one: one static program that is 250 commands. It needs no network.
+make_busybox() {
+    (
+        cd "$1"
+        mkdir -p bin dev etc home mnt proc root run sys tmp usr var/log var/tmp
+        chmod 700 root
+        chmod 1777 tmp var/tmp
+        ln -s bin sbin
+        ln -s ../bin usr/bin
+        ln -s ../bin usr/sbin
+        cp "$(command -v busybox)" bin/busybox
+        for applet in $(bin/busybox --list); do
+            [ "$applet" = busybox ] || ln -s busybox "bin/$applet"
+        done
+        printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >etc/passwd
+        printf 'root:x:0:\nnogroup:x:65534:\n' >etc/group
+        printf '127.0.0.1 localhost\n::1 localhost\n' >etc/hosts
+        printf 'busybox\n' >etc/hostname
+        printf 'NAME=BusyBox\nID=busybox\nPRETTY_NAME=BusyBox\n' >etc/os-release
+        : >etc/resolv.conf
+        device_nodes dev
+    ) || exit 1
+    quietly "starting the busybox root" "is $(command -v busybox) statically linked?" chroot "$1" /bin/sh -c :
+}
+
+# Without them, a command's "2>/dev/null" would make an ordinary file of that name.
+device_nodes() {
+    while read -r name minor; do
+        mknod -m 666 "$1/$name" c 1 "$minor"
+    done <<EOF
+null 3
+zero 5
+full 7
+random 8
+urandom 9
+EOF
+    mknod -m 666 "$1/tty" c 5 0
+}
+
+# The real one: the machine's own release, from the machine's own mirror. What mmdebstrap mounts, it mounts in a
+# namespace of its own: nothing stays mounted, however it ends.
+make_debian() {
+    source=$(apt_source)
+    [ -n "$source" ] || die "apt has no source for $CODENAME main: add one to /etc/apt/sources.list and run again"
+    quietly "making a Debian root" "is there a network? only set-up needs it; $source" \
+        unshare --mount --propagation private \
+        mmdebstrap --quiet --mode=root --variant=minbase --include="$ROOT_PACKAGES" "$CODENAME" "$1" "$source"
+    rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*_*
+    printf 'debian\n' >"$1/etc/hostname"
+}
+
+# The source of the release's own packages, as one line of sources.list, from whatever form the machine's apt has.
+apt_source() {
+    # shellcheck disable=SC2016  # apt fills these in, not the shell
+    apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI) $(SIGNED_BY)' 'Created-By: Packages' |
+        while read -r release component uri keyring; do
+            [ "$release $component" = "$CODENAME main" ] || continue
+            case $uri in
+            mirror+file:*) uri=$(awk 'NF && !/^#/ { print $1; exit }' "${uri#mirror+file:}") ;;
+            esac
+            case $keyring in
+            /*) printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$CODENAME" ;;
+            *) printf 'deb %s %s main\n' "$uri" "$CODENAME" ;;
+            esac
+            break
+        done
+}
+
+# --- everything ------------------------------------------------------------------------------------------------
+
+as_root() {
+    [ "$(id -u)" != 0 ] || return 0
+    command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
+    exec sudo env MINIDOCKER_HOME="$HOME_DIR" PYTHON="$PYTHON" sh "$REPO/vagrant/provision.sh"
+}
+
+system() {
+    command -v apt-get >/dev/null || die "this is not Debian or Ubuntu: use the virtual machine (vagrant up)"
+    CODENAME=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    [ -n "$CODENAME" ] || die "/etc/os-release names no release: Debian 12, 13 or Ubuntu 24.04 is needed"
+}
+
+leave() {
+    status=$?
+    trap - EXIT
+    [ -z "$UNFINISHED" ] || discard "$UNFINISHED"
+    rm -f "$LOG"
+    exit "$status"
+}
+
+main() {
+    as_root
+    system
+    UNFINISHED=
+    mkdir -p "$HOME_DIR"
+    HOME_DIR=$(readlink -f "$HOME_DIR")
+    ROOTS=$HOME_DIR/roots
+    exec 9<"$HOME_DIR"
+    flock 9    # a second provision waits for the first
+    LOG=$(mktemp)
+    trap leave EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    packages
+    interpreter
+    virtual_environment
+    compile_package
+    command_line
+    root busybox "$(busybox --help 2>&1 | head -n 1) 1"
+    root debian "$CODENAME $ROOT_PACKAGES 1"
+}
+
+main
