@@ -157,7 +157,7 @@ class Process:
 
     def alive(self) -> bool:
         """Whether its first process still runs."""
-        return self.result is None and not select.select([self.pidfd], [], [], 0)[0]
+        return self.result is None and not _readable({self.pidfd}, 0)
 
     def send_signal(self, number: int) -> None:
         """pidfd_send_signal(2) to the first process: never to somebody else who got its number since."""
@@ -266,7 +266,7 @@ class Process:
         ready: list[int] = []
         while ready != [self._parent.ended]:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = select.select(waiting, [], [], left)[0]
+            ready = _readable(waiting, left)
             if not ready:
                 raise TimeoutError(f"{self.order.argv[0]} has not ended after {timeout} s")
             for descriptor in set(ready) - {self._parent.ended}:
@@ -319,6 +319,14 @@ def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:
     from minidocker.launcher import Launched  # pickle and socket are not on the way of a command line
 
     return Launched(birth, order)
+
+
+def _readable(descriptors: set[int], timeout: float | None) -> list[int]:
+    """Those that have something to read, or are at their end, within `timeout` seconds; poll(2), for select stops at 1024."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)]
 
 
 def _read(descriptor: int) -> bytes:

@@ -1,0 +1,208 @@
+"""Chapter 2: namespaces, a view of one's own. All eight of them, and joining those of a running container.
+
+    run(["sh"], Namespaces("pid mount uts ipc net"), PivotRoot(root))    # alone, as far as it can see
+    run(["ps"], Join(process.pid))                                       # one more process in there: docker exec
+
+A namespace is made by asking for it at the birth of a process, or by unshare(2); it lasts as long as a process is in
+it (or somebody holds it open), and everything that belongs to it ends with it: namespaces(7).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from minidocker import syscalls
+from minidocker.outcome import ContainerError
+from minidocker.process import Isolator
+from minidocker.rootfs import make_mounts_private
+
+
+KINDS = {
+    "mount": syscalls.CLONE_NEWNS,
+    "pid": syscalls.CLONE_NEWPID,
+    "uts": syscalls.CLONE_NEWUTS,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "net": syscalls.CLONE_NEWNET,
+    "user": syscalls.CLONE_NEWUSER,
+    "cgroup": syscalls.CLONE_NEWCGROUP,
+    "time": syscalls.CLONE_NEWTIME,
+}
+
+# The two that are not made at birth. A cgroup namespace's root is the cgroup that its maker is in, so the new process
+# makes it, when it has joined its own; and the clocks of a time namespace are set before anybody is in it.
+LATE = ("cgroup", "time")
+
+# <linux/sockios.h>, <linux/if.h>
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+AF_INET, SOCK_DGRAM = 2, 2
+
+
+def namespace_of(pid: int | str, kind: str) -> int:
+    """The identity of a namespace: the inode number of its file in /proc. Needs the right to trace the process."""
+    return os.stat(_file(pid, kind)).st_ino
+
+
+def _file(pid: int | str, kind: str) -> str:
+    """The kernel's files have the names of our kinds, but for one."""
+    return f"/proc/{pid}/ns/{'mnt' if kind == 'mount' else kind}"
+
+
+def _checked(kinds: str) -> list[str]:
+    """The kinds in a string such as "pid mount"; an unknown one is refused."""
+    for kind in kinds.split():
+        if kind not in KINDS:
+            raise ContainerError(f"no namespace is called {kind!r}: the kernel has {' '.join(KINDS)}")
+    return kinds.split()
+
+
+class Namespaces(Isolator):
+    """New namespaces of these `kinds`, e.g. "pid mount uts", each made usable.
+
+    `hostname`: for uts (default: the container's name). `uid_map`, `gid_map`: for user, lines "inside outside count" of
+    user_namespaces(7) (default: root inside is the caller outside, which any user may ask for). `monotonic`,
+    `boottime`: for time, seconds that the two clocks are ahead of the host's.
+    Needs CAP_SYS_ADMIN, except with "user" among the kinds: whoever makes a user namespace has all rights *in it*.
+    """
+
+    def __init__(
+        self,
+        kinds: str,
+        *,
+        hostname: str = "",
+        uid_map: str = "",
+        gid_map: str = "",
+        monotonic: int = 0,
+        boottime: int = 0,
+    ) -> None:
+        self.kinds = _checked(kinds)
+        self.hostname = hostname
+        self.uid_map = uid_map or f"0 {os.geteuid()} 1"
+        self.gid_map = gid_map or f"0 {os.getegid()} 1"
+        self.monotonic, self.boottime = monotonic, boottime
+        self.clone_flags = sum(KINDS[kind] for kind in {*self.kinds} - {*LATE})
+
+    def attach(self, pid: int) -> None:
+        """Write the maps of a new user namespace, from outside: there the caller's rights count, and not those it gives.
+
+        A caller without CAP_SETGID must first give up setgroups(2), with which one could drop a group that forbids.
+        """
+        if "user" in self.kinds:
+            if os.geteuid() != 0:
+                _write(f"/proc/{pid}/setgroups", "deny")
+            _write(f"/proc/{pid}/uid_map", self.uid_map)
+            _write(f"/proc/{pid}/gid_map", self.gid_map)
+
+    def inside(self) -> None:
+        """Make each new view usable. A namespace starts as a copy (mount, uts) or empty (net, ipc, pid)."""
+        if "user" in self.kinds:
+            _become_root()
+        if "mount" in self.kinds:
+            make_mounts_private()
+        if "uts" in self.kinds:
+            syscalls.sethostname(self.hostname or self.container)
+        if "net" in self.kinds:
+            _loopback_up()
+        if "cgroup" in self.kinds:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+        if "time" in self.kinds:
+            _enter_time(self.monotonic, self.boottime)
+
+
+def _write(path: str, text: str) -> None:
+    """One write(2) to a file of /proc, as these files want it."""
+    descriptor = syscalls.call("open", path, os.O_WRONLY | os.O_CLOEXEC, path=path)
+    try:
+        syscalls.call("write", descriptor, text.encode(), len(text.encode()), path=path)
+    finally:
+        os.close(descriptor)
+
+
+def _become_root() -> None:
+    """User and group 0 of the new user namespace, if the maps have them, and no other groups where that is allowed."""
+    try:
+        os.setgroups([])
+    except PermissionError:
+        pass  # given up in `attach`; the caller's groups stay, shown as nobody's
+    syscalls.call("setresgid", 0, 0, 0)
+    syscalls.call("setresuid", 0, 0, 0)
+
+
+def _loopback_up() -> None:
+    """A new network namespace has one interface, lo, and it is down: netdevice(7)."""
+    ifreq = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, "little").ljust(24, b"\0")
+    descriptor = syscalls.call("socket", AF_INET, SOCK_DGRAM, 0)
+    syscalls.call("ioctl", descriptor, SIOCSIFFLAGS, ifreq, path="lo")
+    os.close(descriptor)
+
+
+def _enter_time(monotonic: int, boottime: int) -> None:
+    """time_namespaces(7): unshare makes one for the children; set its clocks while it is empty, then step in oneself."""
+    syscalls.unshare(syscalls.CLONE_NEWTIME)
+    _write("/proc/self/timens_offsets", f"monotonic {monotonic} 0\nboottime {boottime} 0\n")
+    descriptor = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)
+    syscalls.setns(descriptor, syscalls.CLONE_NEWTIME)
+    os.close(descriptor)
+
+
+class Join(Isolator):
+    """Enter the namespaces of the running process `pid` instead of making new ones: nsenter(1), `docker exec`.
+
+    `kinds` default to all in which it differs from the caller. Needs CAP_SYS_ADMIN over each of them. setns(2) takes a
+    pidfd, so a process that ended meanwhile is an error and never another process with its number.
+    """
+
+    def __init__(self, pid: int, kinds: str = "") -> None:
+        self.pid, self.kinds = pid, _checked(kinds)
+
+    def __enter__(self) -> Isolator:
+        """Hold the process, and find out where it lives."""
+        pidfd = os.pidfd_open(self.pid)
+        self.descriptors = (pidfd,)
+        kinds = self.kinds or [kind for kind in KINDS if namespace_of(self.pid, kind) != namespace_of("self", kind)]
+        self.flags = sum(KINDS[kind] for kind in kinds if kind != "pid")
+        self.pid_namespace = pidfd if "pid" in kinds else None
+        return self
+
+    def inside(self) -> None:
+        """All at once: the kernel sorts out that the rights come from the user namespace, and the rest follows."""
+        if self.flags:
+            syscalls.setns(self.descriptors[0], self.flags)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptors[0])
+
+
+class Init(Isolator):
+    """A first process for a PID namespace that does its two duties; the command becomes its child. `docker run --init`.
+
+    The kernel gives every orphan to PID 1, which must reap it, and drops each signal for which PID 1 has no handler. A
+    program that was not written as one does neither. Last in the list: it stays what it is, behind all the walls.
+    """
+
+    def inside(self) -> None:
+        """Only the child returns, and becomes the command."""
+        command = os.fork()
+        if command == 0:
+            return
+        syscalls.close_range(3)  # among them the report, which must not stay open when the command executes
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+            signal.signal(number, lambda number, _: _forward(command, number))
+        os._exit(_reap_until(command))
+
+
+def _forward(command: int, number: int) -> None:
+    """Pass a signal on to the command, if it is still there."""
+    try:
+        os.kill(command, number)
+    except ProcessLookupError:
+        pass
+
+
+def _reap_until(command: int) -> int:
+    """Reap whatever ends; return the exit code of the command, 128+N after a signal, once it is among them."""
+    while True:
+        pid, status = os.wait()
+        if pid == command:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
