@@ -1,0 +1,59 @@
+# minidocker: the commands of the house. `make help` lists them. Each sets the machine up first if it is not.
+
+export MINIDOCKER_HOME ?= /var/lib/minidocker
+export PYTHON ?= /usr/bin/python3
+export PYTHONPATH := $(CURDIR)
+# In CI a test that cannot run is a failure, not a skip.
+export MINIDOCKER_MUST_WORK ?= $(if $(filter true,$(CI)),1)
+# Without byte code each start would take two to three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Containers need root; whoever is not root needs sudo, which takes the settings along.
+KEEP = MINIDOCKER_HOME PYTHON PYTHONPATH MINIDOCKER_MUST_WORK CI $(filter MINIDOCKER_MODULE_%,$(.VARIABLES))
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo env $(foreach name,$(sort $(KEEP)),'$(name)=$($(name))'))
+VENV = $(MINIDOCKER_HOME)/venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PY = $(VENV)/bin/python
+AS_ROOT = $(SUDO) $(PY)
+
+.DEFAULT_GOAL := help
+.PHONY: run test lab check bench reset weave help provision lock
+
+run: provision  ## set up, run every stage and every notebook, show what came of it
+	$(AS_ROOT) tools/run_all.py
+
+test: provision $(if $(CHAPTER),,check)  ## set up, then all checks, tests and notebooks; CHAPTER=3: that chapter's tests
+	$(AS_ROOT) -m pytest $(if $(CHAPTER),--chapter $(CHAPTER)) tests
+	$(if $(CHAPTER),,$(AS_ROOT) -m pytest --nbval --nbval-cell-timeout=60 notebooks)
+
+lab: provision  ## set up and open JupyterLab on 127.0.0.1; it prints a link with the token
+	cd notebooks && $(AS_ROOT) -m jupyterlab --ip=127.0.0.1 --no-browser --allow-root --KernelManager.transport=ipc
+
+check: provision  ## style, format, types, layers, the chapters' quotations, the notebooks, the shell scripts
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(PY) tools/weave.py --check
+	$(PY) tools/notebooks.py --check
+	shellcheck vagrant/*.sh
+
+bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
+	$(AS_ROOT) tools/bench.py $(if $(ONLY),ONLY=$(ONLY))
+
+weave: provision  ## write the package's code into the chapters' text again
+	$(PY) tools/weave.py
+
+reset:  ## remove every trace of minidocker from this machine, however broken it is
+	@$(if $(SUDO),sudo env 'MINIDOCKER_HOME=$(MINIDOCKER_HOME)') sh vagrant/reset.sh
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+provision:
+	@sh vagrant/provision.sh
+
+# After a change of requirements.in: needs uv. The lock names no index and no path, so that it is the same from any machine.
+lock:
+	uv --no-config pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -q \
+	    requirements.in -o requirements.lock
