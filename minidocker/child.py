@@ -26,7 +26,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
     from minidocker.process import Isolator
 
@@ -55,7 +55,7 @@ class Birth:
 
     @classmethod
     def of(cls, isolators: Sequence[Isolator], streams: list[int]) -> Birth:
-        """What the isolators ask for together. Two may not ask for different cgroups or PID namespaces: the last wins."""
+        """What the isolators ask for together. One can be born in one cgroup and one PID namespace: the last wins."""
         birth = cls(0, None, None, streams, {})
         for isolator in isolators:
             birth.flags |= isolator.clone_flags
@@ -78,7 +78,7 @@ class Forked:
 
 
 def spawn(birth: Birth, read_order: Callable[[], Order]) -> int:
-    """Make the new process and return its pid; the caller must have one thread (it is the command line, or the launcher).
+    """Make the new process and return its pid. The caller must have one thread: it is a small program, or the launcher.
 
     Nobody can change their own PID namespace: setns and unshare decide where the *next child* is born. So the caller
     turns to the other PID namespace for the moment of the birth, and back.
@@ -143,7 +143,7 @@ def _arrange(birth: Birth) -> tuple[int, int]:
 
 
 def _forget_the_parent(terminal: bool) -> None:
-    """A session of its own, no inherited signal handling; with `terminal`, descriptor 0 becomes its controlling terminal."""
+    """A session of its own, no inherited signal handling; with `terminal`, descriptor 0 is its controlling terminal."""
     os.setsid()
     for number in signal.valid_signals():
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
@@ -164,14 +164,14 @@ class _Sealed:
 
 def _seal_imports() -> None:
     """Forget every place that modules come from; those that are loaded stay usable."""
-    sys.meta_path[:] = [_Sealed]  # type: ignore[list-item]
+    sys.meta_path[:] = [_Sealed]
     sys.path.clear()
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
 
 
 def _survive_nobody(report: int) -> None:
-    """Ask again to die with the parent: changing user cleared the wish (prctl(2)). Then see whether it is dead already."""
+    """Ask again to die with the parent, since a change of user clears the wish (prctl(2)); see whether it is dead."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     poll = select.poll()
     poll.register(report, 0)
@@ -180,7 +180,7 @@ def _survive_nobody(report: int) -> None:
 
 
 def _execute(order: Order) -> NoReturn:
-    """execve(2) the first match of argv[0] in PATH, as a shell would; the environment given is the whole environment."""
+    """execve(2) the first match of argv[0] in PATH, as a shell would; what `env` holds is the whole environment."""
     if order.cwd is not None:
         syscalls.call("chdir", order.cwd, path=order.cwd)
     program = order.argv[0]

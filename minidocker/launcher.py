@@ -32,13 +32,9 @@ from minidocker.outcome import failure
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import Launcher; Launcher({caller}).serve()"
 ORDERS = 3  # its descriptor of the socket
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
 
 class Launched:
-    """A new process whose parent is the launcher: `pid`, `pidfd`, and `ended`, a descriptor that is readable at its end."""
+    """A new process whose parent is the launcher: `pid`, `pidfd`, and `ended`, a descriptor readable at its end."""
 
     def __init__(self, birth: child.Birth, order: child.Order) -> None:
         """Ask the launcher. Its answer is the pid, with a pidfd, or the errno with which clone3 failed."""
@@ -59,8 +55,8 @@ class Launched:
         payload = os.memfd_create("order")
         try:
             modules = _write_order(payload, order)
-            extra = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
-            extra = {key: number for key, number in extra.items() if number is not None}
+            asked = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
+            extra = {key: number for key, number in asked.items() if number is not None}
             message = marshal.dumps((birth.flags, [*extra], [*birth.descriptors], sys.path, modules))
             copies = [payload, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
             _send(message, copies)
@@ -79,10 +75,7 @@ def _write_order(payload: int, order: child.Order) -> list[str]:
     Classes of a notebook's cells are in no module: cloudpickle sends their code along.
     """
     modules = {type(isolator).__module__ for isolator in order.isolators}
-    if "__main__" in modules:
-        import cloudpickle as pickler
-    else:
-        import pickle as pickler  # type: ignore[no-redef]
+    pickler = __import__("cloudpickle" if "__main__" in modules else "pickle")
     with os.fdopen(os.dup(payload), "wb") as file:
         pickler.dump(order, file)
     os.lseek(payload, 0, os.SEEK_SET)
@@ -139,7 +132,7 @@ class Launcher:
         for descriptor in (ORDERS, self.caller):
             self.poll.register(descriptor, select.POLLIN)
 
-    def serve(self) -> NoReturn:
+    def serve(self) -> None:
         """Wait for orders, for ends, and for the caller's own end, whichever way it comes."""
         try:
             while True:

@@ -17,7 +17,6 @@ from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
 
-
 KINDS = {
     "mount": syscalls.CLONE_NEWNS,
     "pid": syscalls.CLONE_NEWPID,
@@ -83,7 +82,7 @@ class Namespaces(Isolator):
         self.clone_flags = sum(KINDS[kind] for kind in {*self.kinds} - {*LATE})
 
     def attach(self, pid: int) -> None:
-        """Write the maps of a new user namespace, from outside: there the caller's rights count, and not those it gives.
+        """Write the maps of a new user namespace, from outside, where the caller's rights count and not those it gives.
 
         A caller without CAP_SETGID must first give up setgroups(2), with which one could drop a group that forbids.
         """
@@ -137,7 +136,7 @@ def _loopback_up() -> None:
 
 
 def _enter_time(monotonic: int, boottime: int) -> None:
-    """time_namespaces(7): unshare makes one for the children; set its clocks while it is empty, then step in oneself."""
+    """time_namespaces(7): unshare makes one for children; set its clocks while it is empty, then step in oneself."""
     syscalls.unshare(syscalls.CLONE_NEWTIME)
     _write("/proc/self/timens_offsets", f"monotonic {monotonic} 0\nboottime {boottime} 0\n")
     descriptor = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Chapter 0: how it can end. A command that ran is a `Result`, even if it failed; one that never ran is a `ContainerError`.
+"""Chapter 0: how it can end. A command that ran is a `Result`, also if it failed; one that did not, a `ContainerError`.
 
 Exit codes are Docker's: the command's own; 128+N if signal N killed it; 125 if the engine failed before the command
 executed, 126 if the kernel refused to execute it, 127 if it was not found.
@@ -61,7 +61,9 @@ class ContainerTimeout(ContainerError):
         self.result = result
 
 
-def failure(isolator: str | None, syscall: str | None, number: int | None, path: str | None, text: str) -> ContainerError:
+def failure(
+    isolator: str | None, syscall: str | None, number: int | None, path: str | None, text: str
+) -> ContainerError:
     """One line for a person: what failed, on what, and the remedy where one is known."""
     if syscall == "execve":
         return _cannot_execute(number, path, text)

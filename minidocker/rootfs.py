@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 
-from minidocker.outcome import ContainerError
+from minidocker.outcome import failure
 from minidocker.process import Isolator
 from minidocker.syscalls import (
     CLONE_NEWNS,
@@ -57,8 +57,8 @@ class _NewRoot(Isolator):
     def __enter__(self) -> Isolator:
         if not os.path.isdir(self.root):
             what = "is not a directory" if os.path.exists(self.root) else "does not exist"
-            name = type(self).__name__
-            raise ContainerError(f"{name}: root {self.root} {what}; set-up makes some: make run", isolator=name, path=self.root)
+            text = f"root {what}; set-up makes some: make run"
+            raise failure(type(self).__name__, None, None, self.root, text)
         return self
 
 
@@ -85,7 +85,8 @@ class PivotRoot(_NewRoot):
         make_mounts_private()
         mount(self.root, self.root, flags=MS_BIND | MS_REC)  # pivot_root wants a mount point
         call("chdir", self.root, path=self.root)
-        mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)  # in a user namespace: only while another is seen
+        # A user namespace may mount /proc only while it still sees another one, so this comes before the pivot
+        mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         pivot_root(".", ".")  # the old root now lies on top of the new one, and both are "."
         umount(".", MNT_DETACH)
         call("chdir", "/", path="/")

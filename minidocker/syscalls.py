@@ -60,7 +60,7 @@ def _converted(argument: object) -> object:
 
 
 def error(syscall: str, number: int, path: object = None) -> OSError:
-    """The `OSError` (`FileNotFoundError`, `PermissionError`, ...) for an errno, with the name of the call that failed."""
+    """The `OSError` (`FileNotFoundError`, `PermissionError`, ...) of an errno, with the name of the failed call."""
     failure = OSError(number, os.strerror(number), *([path] if path is not None else []))
     failure.syscall = syscall  # type: ignore[attr-defined]
     return failure
@@ -87,7 +87,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(descriptor: int, flags: int = 0) -> None:
-    """setns(2): enter the namespace of a /proc/PID/ns file, or those in `flags` of the process behind a pidfd (Linux 5.8)."""
+    """setns(2): enter a namespace (a /proc/PID/ns file), or those in `flags` of the process behind a pidfd (5.8)."""
     call("setns", descriptor, flags)
 
 

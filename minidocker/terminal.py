@@ -16,7 +16,8 @@ import signal
 import termios
 import tty
 
-from minidocker.process import Process, Result
+from minidocker.outcome import Result
+from minidocker.running import Process
 
 
 def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:
@@ -46,7 +47,7 @@ def copy_size(source: int, target: int) -> None:
 
 
 def _copy(process: Process, keyboard: int, screen: int) -> None:
-    """Both directions in one loop. The end of the keyboard is Ctrl-D for the container; the end of the process ends it."""
+    """Both directions in one loop. The keyboard's end is Ctrl-D for the container; the process's end ends the loop."""
     waiting = [keyboard, process.terminal, process.pidfd]
     while True:
         ready = select.select(waiting, [], [])[0]
