@@ -26,7 +26,7 @@ import sys
 import threading
 
 from minidocker import child, syscalls
-from minidocker.outcome import failure
+from minidocker.outcome import ContainerError
 
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import Launcher; Launcher({caller}).serve()"
@@ -44,10 +44,10 @@ class Launched:
             theirs.close()
             answer, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
             if not answer:
-                raise failure("launcher", None, None, None, "it was killed; the next run starts a new one")
-            pid, number = marshal.loads(answer)
+                raise ContainerError("launcher: it was killed; the next run starts a new one")
+            pid, syscall, number = marshal.loads(answer)
             if number:
-                raise failure(None, "clone3", number, None, os.strerror(number))
+                raise syscalls.error(syscall, number)
             self.pid, self.pidfd, self.ended = pid, descriptors[0], ours.detach()
 
     def _ask(self, birth: child.Birth, order: child.Order, channel: socket.socket) -> None:
@@ -76,8 +76,11 @@ def _write_order(payload: int, order: child.Order) -> list[str]:
     """
     modules = {type(isolator).__module__ for isolator in order.isolators}
     pickler = __import__("cloudpickle" if "__main__" in modules else "pickle")
-    with os.fdopen(os.dup(payload), "wb") as file:
-        pickler.dump(order, file)
+    try:
+        with os.fdopen(os.dup(payload), "wb") as file:
+            pickler.dump(order, file)
+    except (TypeError, pickle.PicklingError, AttributeError) as refused:
+        raise ContainerError(f"an isolator holds what cannot be sent to another process: {refused}") from refused
     os.lseek(payload, 0, os.SEEK_SET)
     return [name for name in (*modules, pickler.__name__) if name.partition(".")[0] in ("minidocker", "cloudpickle")]
 
@@ -147,7 +150,7 @@ class Launcher:
 
     def _obey(self) -> bool:
         """Take one order and answer with the pid and a pidfd, or with an errno. False: there will be no more."""
-        message, copies, _, _ = socket.recv_fds(self.orders, 1 << 20, 253)
+        message, copies, _, _ = socket.recv_fds(self.orders, 1 << 16, 253)
         if not message:
             return False
         payload, channel_number, *rest = copies
@@ -155,11 +158,11 @@ class Launcher:
         try:
             pid = child.spawn(_received(message, rest), lambda: _read_order(payload))
         except OSError as refused:
-            channel.send(marshal.dumps((0, refused.errno)))
+            channel.send(marshal.dumps((0, getattr(refused, "syscall", "clone3"), refused.errno)))
             channel.close()
         else:
             pidfd = os.pidfd_open(pid)
-            socket.send_fds(channel, [marshal.dumps((pid, 0))], [pidfd])
+            socket.send_fds(channel, [marshal.dumps((pid, "clone3", 0))], [pidfd])
             self.running[pidfd] = pid, channel
             self.poll.register(pidfd, select.POLLIN)
         for number in (payload, *rest):

@@ -58,8 +58,11 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         """pidfd_send_signal(2) to the first process: never to somebody else who got its number since."""
-        if self.alive():
-            signal.pidfd_send_signal(self.pidfd, number)
+        try:
+            if self.alive():
+                signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass  # it ended between the two lines, and the launcher has reaped it
 
     def kill(self) -> None:
         """SIGKILL, the one signal that neither a program nor the first process of a PID namespace can ignore."""
@@ -111,6 +114,7 @@ class Process:
             _on_the_host(isolator, isolator.attach, self.pid)
         os.write(key, b"x")
         text = b"".join(iter(lambda: os.read(failed, 65536), b""))  # nothing but its end, if the command executes
+        self._close(key, failed)
         if text:
             raise failure(*marshal.loads(text))
 
@@ -132,7 +136,8 @@ class Process:
             text = stdin.encode() if isinstance(stdin, str) else stdin
             stdin = os.memfd_create("stdin")  # a file in memory: nobody has to stand by and feed a pipe
             self._open.add(stdin)
-            os.write(stdin, text)
+            while text:
+                text = text[os.write(stdin, text) :]
             os.lseek(stdin, 0, os.SEEK_SET)
         return [stdin, self._output(stdout), self._output(stderr)]
 
@@ -211,11 +216,15 @@ def _on_the_host(isolator: Isolator, moment: Callable[..., object], *arguments: 
 
 def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:
     """A process with one thread is the parent itself. One with several must not fork: the launcher does it instead."""
-    if len(os.listdir("/proc/self/task")) == 1:
-        return child.Forked(birth, order)
-    from minidocker.launcher import Launched  # pickle and socket are not on the way of a command line
+    try:
+        if len(os.listdir("/proc/self/task")) == 1:
+            return child.Forked(birth, order)
+        from minidocker.launcher import Launched  # pickle and socket are not on the way of a command line
 
-    return Launched(birth, order)
+        return Launched(birth, order)
+    except OSError as refused:
+        syscall = getattr(refused, "syscall", None)
+        raise failure(None, syscall, refused.errno, None, str(refused.strerror)) from refused
 
 
 def _readable(descriptors: set[int], timeout: float | None) -> list[int]:
