@@ -1,0 +1,88 @@
+"""What the first cell of every notebook needs, and how a notebook shows a picture.
+
+    import lab
+    lab.setup()
+    lab.show(figure, alt="Bars: the hog takes all of a CPU without the fence, a fifth with it.")
+    lab.claim("C2", f"a hog is held to {share:.1%} of a CPU; the fence says 20 %")
+
+Timings and measured sizes go into pictures and claims, never into text: a notebook's text is compared each time.
+"""
+
+import html
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import matplotlib
+from IPython.display import display
+
+REPO = Path(__file__).resolve().parent.parent
+if str(REPO) not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
+    sys.path.append(str(REPO))
+
+HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
+BUSYBOX, DEBIAN = f"{HOME}/roots/busybox", f"{HOME}/roots/debian"
+ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'debian')}"
+
+# Okabe and Ito's eight colours, which also those who are colour-blind tell apart; black comes first for lines of text
+COLORS = ["#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]
+
+STYLE = {
+    "figure.figsize": (8, 4),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 14,  # readable from the last row, on a projector
+    "lines.linewidth": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=[COLORS[n] for n in (5, 6, 3, 1, 7, 2, 0)]),
+    # The same picture has the same bytes, so that an SVG can be compared; its text stays text.
+    "svg.hashsalt": "minidocker",
+    "svg.fonttype": "none",
+}
+
+
+def setup():
+    """Say what is missing, remove what dead owners left on this machine, set the style of plots. Prints nothing."""
+    if os.geteuid() != 0:
+        raise PermissionError("containers need root: start the lab with make lab, which asks sudo for it")
+    for root in (BUSYBOX, DEBIAN):
+        if not os.path.isdir(root):
+            raise FileNotFoundError(f"no root file system at {root}: run sh vagrant/provision.sh")
+    matplotlib.rcParams.update(STYLE)
+    try:
+        from minidocker.cgroups import prune
+    except ImportError:  # chapter 3 is not there yet
+        return
+    prune()
+
+
+def show(figure, alt, diagram=False):
+    """Display a figure with `alt`, the text for those who cannot see it, as its caption; close the figure.
+
+    `alt` is compared each time, so it holds no measured number. A plot of measurements is a PNG, which is not compared;
+    a `diagram` has none in it: it is an SVG, and compared.
+    """
+    kind = "svg" if diagram else "png"
+    picture = io.BytesIO()
+    figure.savefig(picture, format=kind, metadata={"Date": None} if diagram else None)
+    matplotlib.pyplot.close(figure)
+    mime, data = ("image/svg+xml", picture.getvalue().decode()) if diagram else ("image/png", picture.getvalue())
+    display({mime: data, "text/plain": alt}, metadata={mime: {"alt": alt}}, raw=True)
+    display({"text/html": f"<p><em>{html.escape(alt)}</em></p>", "text/plain": alt}, raw=True)
+
+
+def claim(number, text):
+    """Record what this run showed of a claim (DESIGN §1) for the table at the end of `make run`. Prints nothing.
+
+    The figures in `text` come from variables of the run.
+    """
+    path = os.environ.get("MINIDOCKER_CLAIMS")
+    if path:
+        with open(path, "a") as file:
+            file.write(json.dumps({"claim": number, "text": text}) + "\n")
