@@ -1,0 +1,129 @@
+"""Measuring by the book: interleaved runs, paired ratios, intervals; and the records that `make bench` writes.
+
+    samples = interleaved({"minidocker": run_ours, "crun": run_crun}, runs=41)      # each returns its seconds
+    record("start.library", "minidocker", "crun", samples, unit="s", machine=machine())
+
+A machine's speed changes from minute to minute, with its clock, its caches and its other users. So every round runs
+every subject once, and a ratio is taken within a round: what slows a round down slows both of its runs down. The ratio
+of a record is the median of the rounds' ratios. Below 1 means: less time (memory, disk) than the other.
+
+The interval is that of the order statistics: of n ratios in order, the j-th and the (n+1-j)-th, with the largest j for
+which the true median lies between them with a probability of at least 95 %. Every ratio is below the true median with
+probability 1/2, so that probability is a sum of binomial terms: exact, and without an assumption about the noise.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Samples = dict[str, list[float]]
+FIELDS = ("id", "subject", "against", "ratio", "low", "high", "runs", "unit", "median", "machine")
+
+
+def interleaved(
+    subjects: Mapping[str, Callable[[], float]],
+    runs: int,
+    *,
+    warm_up: int = 3,
+    pause: float = 0.0,
+    progress: Callable[[int], object] = str,
+) -> Samples:
+    """Run every subject once per round, in another order each time, so that none always has the same one before it.
+
+    The first `warm_up` rounds fill caches and start what is started once; they are not counted. Before each run
+    are `pause` seconds, in which what the one before left behind can end. `progress` is told each round that is over.
+    """
+    order, dice = list(subjects), random.Random(0)
+    samples: Samples = {name: [] for name in subjects}
+    for number in range(-warm_up, runs):
+        dice.shuffle(order)
+        for name in order:
+            time.sleep(pause)
+            value = subjects[name]()
+            if number >= 0:
+                samples[name].append(value)
+        progress(number + 1)
+    return samples
+
+
+def rank(count: int, confidence: float = 0.95) -> int:
+    """The j of the interval [j-th, (n+1-j)-th] of n ordered values around the median; 1, the extremes, if n is small."""
+    outside, j = 0.0, 0
+    while j < count // 2:
+        outside += 2 * math.comb(count, j) / 2**count
+        if outside > 1 - confidence:
+            break
+        j += 1
+    return max(j, 1)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """The median of the paired ratios, and the interval that holds the true one with 95 %: (ratio, low, high)."""
+    ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
+    j = rank(len(ratios))
+    return statistics.median(ratios), ratios[j - 1], ratios[-j]
+
+
+def record(
+    name: str, subject: str, against: str, samples: Samples, *, unit: str, machine: dict[str, Any]
+) -> dict[str, Any]:
+    """One line of build/bench.json. `median` is the subject's own, in `unit`."""
+    middle, low, high = (round(value, 4) for value in ratio(samples[subject], samples[against]))
+    median = float(f"{statistics.median(samples[subject]):.4g}")
+    values = (name, subject, against, middle, low, high, len(samples[subject]), unit, median, machine)
+    return dict(zip(FIELDS, values, strict=True))
+
+
+def machine(**versions: str) -> dict[str, Any]:
+    """What a figure was measured on. No name and no address: it stands in public beside the figure."""
+    cpuinfo, meminfo = (Path("/proc", name).read_text() for name in ("cpuinfo", "meminfo"))
+    models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gb": round(int(meminfo.split()[1]) / 1e6),
+        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The records as a Markdown table: on a terminal, and in the README."""
+    lines = [
+        "| id | subject | against | ratio | 95 % interval | runs | median |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for entry in records:
+        interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
+        cells = [entry["id"], entry["subject"], entry["against"], f"{entry['ratio']:.3f}", interval, entry["runs"]]
+        lines.append("| " + " | ".join([*map(str, cells), _amount(entry["median"], entry["unit"])]) + " |")
+    return "\n".join(lines)
+
+
+def _amount(value: float, unit: str) -> str:
+    """A time in ms, anything else as it is."""
+    return f"{value * 1000:.3g} ms" if unit == "s" else f"{value:.4g} {unit}"
+
+
+def write(folder: Path, records: Sequence[Mapping[str, Any]], samples: Mapping[str, Samples]) -> None:
+    """bench.json, the records, and bench.csv, every single value: id, subject, round, value."""
+    folder.mkdir(exist_ok=True)
+    (folder / "bench.json").write_text("[\n" + ",\n".join(json.dumps(entry) for entry in records) + "\n]\n")
+    with (folder / "bench.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["id", "subject", "round", "value"])
+        for name, subjects in samples.items():
+            for subject, values in subjects.items():
+                rows.writerows([name, subject, number, f"{value:.6g}"] for number, value in enumerate(values, 1))
