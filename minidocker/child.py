@@ -211,10 +211,13 @@ def _send(report: int, isolator: Isolator | None, failure: BaseException) -> Non
 
 def _place(failure: BaseException) -> str:
     """Where in the isolator's code it happened; reading the source itself would mean the container's files."""
-    trace = failure.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    place, trace = "", failure.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename != __file__ and not code.co_filename.startswith("<frozen"):  # neither ours nor Python's
+            place = f" (line {trace.tb_lineno} of {code.co_name})"
         trace = trace.tb_next
-    return f" (line {trace.tb_lineno} of {trace.tb_frame.f_code.co_name})" if trace is not None else ""
+    return place
 
 
 def reap(pid: int) -> int:

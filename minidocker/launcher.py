@@ -42,26 +42,28 @@ class Launched:
         with ours, theirs:
             self._ask(birth, order, theirs)
             theirs.close()
-            answer, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
+            answer, extra, _, _ = ours.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
             if not answer:
                 raise ContainerError("launcher: it was killed; the next run starts a new one")
             pid, syscall, number = marshal.loads(answer)
             if number:
                 raise syscalls.error(syscall, number)
-            self.pid, self.pidfd, self.ended = pid, descriptors[0], ours.detach()
+            self.pid, self.ended = pid, ours.detach()
+            self.pidfd = int.from_bytes(extra[0][2], sys.byteorder)  # recv_fds would let other programs inherit it
 
     def _ask(self, birth: child.Birth, order: child.Order, channel: socket.socket) -> None:
         """Send the order in a file in memory, which has no size limit; numbers and descriptors in one message."""
-        payload = os.memfd_create("order")
+        payload, here = os.memfd_create("order"), os.open("/proc/self/cwd", os.O_PATH | os.O_CLOEXEC)
         try:
             modules = _write_order(payload, order)
             asked = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
             extra = {key: number for key, number in asked.items() if number is not None}
             message = marshal.dumps((birth.flags, [*extra], [*birth.descriptors], sys.path, modules))
-            copies = [payload, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
+            copies = [payload, here, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
             _send(message, copies)
         finally:
             os.close(payload)
+            os.close(here)
 
     def collect(self) -> int:
         """Its wait status, once it has ended. If the launcher was killed, so was it."""
@@ -89,7 +91,7 @@ class _Caller:
     """The caller's side of its launcher: the socket, and whose it is, since a fork of the caller needs its own."""
 
     lock = threading.Lock()
-    owner = 0
+    owner = pid = 0
     socket: socket.socket | None = None
 
 
@@ -106,20 +108,23 @@ def _launcher(dead: socket.socket | None) -> socket.socket:
     """The socket of this process's launcher, but not that one."""
     with _Caller.lock:
         if _Caller.socket is dead or _Caller.owner != os.getpid():
-            _Caller.socket, _Caller.owner = _start(), os.getpid()
+            _Caller.socket = _start()
         assert _Caller.socket is not None
         return _Caller.socket
 
 
 def _start() -> socket.socket:
     """Start a launcher, in a session of its own so that Ctrl-C does not reach it. posix_spawn is safe among threads."""
+    if _Caller.owner == os.getpid():
+        os.waitpid(_Caller.pid, 0)  # the one before was killed: without this it would stay as a zombie
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     argv = [sys.executable, "-I", "-S", "-c", BOOT.format(path=package, caller=os.getpid())]
     with theirs:
         null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), ORDERS), *null]
-        os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+        _Caller.pid = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+    _Caller.owner = os.getpid()
     return ours
 
 
@@ -153,19 +158,19 @@ class Launcher:
         message, copies, _, _ = socket.recv_fds(self.orders, 1 << 16, 253)
         if not message:
             return False
-        payload, channel_number, *rest = copies
+        payload, here, channel_number, *rest = copies
         channel = socket.socket(fileno=channel_number)
         try:
-            pid = child.spawn(_received(message, rest), lambda: _read_order(payload))
+            pid = child.spawn(_received(message, rest), lambda: _read_order(payload, here))
         except OSError as refused:
-            channel.send(marshal.dumps((0, getattr(refused, "syscall", "clone3"), refused.errno)))
+            _answer(channel, (0, getattr(refused, "syscall", "clone3"), refused.errno))
             channel.close()
         else:
             pidfd = os.pidfd_open(pid)
-            socket.send_fds(channel, [marshal.dumps((pid, "clone3", 0))], [pidfd])
             self.running[pidfd] = pid, channel
             self.poll.register(pidfd, select.POLLIN)
-        for number in (payload, *rest):
+            _answer(channel, (pid, "clone3", 0), pidfd)
+        for number in (payload, here, *rest):
             os.close(number)
         return True
 
@@ -175,10 +180,7 @@ class Launcher:
         os.close(pidfd)
         pid, channel = self.running.pop(pidfd)
         with channel:
-            try:
-                channel.send(marshal.dumps(child.reap(pid)))
-            except OSError:
-                pass  # whoever started it no longer wants to know
+            _answer(channel, child.reap(pid))
 
     def _end_all(self) -> None:
         """No container outlives the caller. (If the launcher is killed, the parent-death signal does the same.)"""
@@ -187,12 +189,23 @@ class Launcher:
             child.reap(pid)
 
 
+def _answer(channel: socket.socket, answer: int | tuple[int, str, int | None], *descriptors: int) -> None:
+    """Tell the caller, if it still wants to know: somebody may have pressed Ctrl-C there."""
+    try:
+        socket.send_fds(channel, [marshal.dumps(answer)], descriptors)
+    except OSError:
+        pass
+
+
 def _received(message: bytes, copies: list[int]) -> child.Birth:
     """The order's numbers, with the descriptors under the numbers that they got here; imports what it needs."""
     flags, extra, numbers, path, modules = marshal.loads(message)
     sys.path[:] = path
     for name in modules:
-        __import__(name)
+        try:
+            __import__(name)
+        except ImportError:
+            pass  # the new process will meet the same error, and can report it
     streams, rest = copies[:5], iter(copies[5:])
     given = {key: next(rest) for key in extra}
     return child.Birth(
@@ -200,8 +213,9 @@ def _received(message: bytes, copies: list[int]) -> child.Birth:
     )
 
 
-def _read_order(payload: int) -> child.Order:
-    """Run by the new process: what a learner's own class does while it is unpickled cannot hurt the launcher."""
+def _read_order(payload: int, here: int) -> child.Order:
+    """Run by the new process, in the caller's working directory. A learner's class cannot hurt the launcher here."""
+    syscalls.call("fchdir", here, path=".")
     with os.fdopen(payload, "rb") as file:
         order: child.Order = pickle.load(file)
         return order

@@ -115,10 +115,12 @@ def _checked(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """The command as a list of words; refused if the kernel could not take it, before anything is made."""
     if isinstance(argv, str | bytes):
         raise ContainerError(f"the command must be a list of words, not {argv!r}: write {argv.split()!r}")
-    words = [os.fspath(word) for word in argv]
+    words = [os.fsdecode(word) if isinstance(word, bytes | os.PathLike) else word for word in argv]
     if not words or not words[0]:
         raise ContainerError("the command is empty: give at least the name of a program")
     for text in (*words, *env.keys(), *env.values()):
+        if not isinstance(text, str):
+            raise ContainerError(f"{text!r} is no text: the words of a command and its environment are")
         if "\0" in text:
             raise ContainerError(f"a NUL byte in {text!r}: the kernel would end the text there")
     return words

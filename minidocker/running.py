@@ -13,9 +13,10 @@ import signal
 import time
 
 from minidocker import child
-from minidocker.outcome import Result, failure
+from minidocker.outcome import ContainerError, Result, failure
 
 PIPE = -1  # for stdout and stderr: capture it
+AFTER_END = 64  # reads of 64 KiB that empty any pipe, after the end of the process; what it left running may write on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Process:
         self._entered: list[Isolator] = []
         self._parent: child.Forked | Launched | None = None
         self._written: dict[int, list[bytes]] = {}  # our end of a pipe or terminal -> what came out of it so far
+        self._sources: list[int] = []  # the keys of `_written` that are stdout and stderr; -1 if we do not capture it
         self._open: set[int] = set()  # descriptors to close at the end at the latest
 
     def __enter__(self) -> Process:
@@ -87,9 +89,11 @@ class Process:
         """Yield the lines that it writes to stdout (or its terminal) as they come, without line ends, until it ends."""
         rest = b""
         for source, data in self._chunks(None):
-            if source == next(iter(self._written)):
+            if source == self._sources[0]:
                 *whole, rest = (rest + data).split(b"\n")
-                yield from (line.decode(errors="backslashreplace") for line in whole)
+                for line in whole:
+                    line = line.removesuffix(b"\r") if self.order.terminal else line  # a terminal makes two of one
+                    yield line.decode(errors="backslashreplace")
         if rest:
             yield rest.decode(errors="backslashreplace")
 
@@ -101,7 +105,7 @@ class Process:
             self._entered.append(isolator)
 
     def _give_birth(self, stdin: str | bytes | int, stdout: int, stderr: int) -> None:
-        """The process is born and waits; second moment: attach; the gate opens, and third moment: it goes on alone."""
+        """The process is born and waits; the gate opens, and in the third moment it goes on alone."""
         streams = self._terminal() if self.order.terminal else self._streams(stdin, stdout, stderr)
         gate, key = self._pipe()
         failed, report = self._pipe()
@@ -110,13 +114,26 @@ class Process:
         self.pid, self.pidfd = self._parent.pid, self._parent.pidfd
         self._open |= {self._parent.pidfd, self._parent.ended}
         self._close(*streams, gate, report)
-        for isolator in self._entered:
-            _on_the_host(isolator, isolator.attach, self.pid)
-        os.write(key, b"x")
+        refused = self._attach(key)
+        self._close(key)
         text = b"".join(iter(lambda: os.read(failed, 65536), b""))  # nothing but its end, if the command executes
-        self._close(key, failed)
+        self._close(failed)
         if text:
             raise failure(*marshal.loads(text))
+        if refused:
+            raise refused
+
+    def _attach(self, key: int) -> Exception | None:
+        """Second moment, then open the gate. Returns what went wrong; the report of a dead process says it better."""
+        try:
+            for isolator in self._entered:
+                _on_the_host(isolator, isolator.attach, self.pid)
+            os.write(key, b"x")
+        except BrokenPipeError:
+            return ContainerError("the new process was killed before it executed the command")
+        except Exception as refused:
+            return refused
+        return None
 
     def _pipe(self) -> tuple[int, int]:
         """A pipe, close-on-exec as all descriptors that Python makes: (end to read, end to write)."""
@@ -144,8 +161,10 @@ class Process:
     def _output(self, descriptor: int) -> int:
         """The descriptor itself, or the end to write of a pipe that we read."""
         if descriptor != PIPE:
+            self._sources.append(-1)
             return descriptor
         ours, theirs = self._pipe()
+        self._sources.append(ours)
         self._written[ours] = []
         return theirs
 
@@ -153,6 +172,7 @@ class Process:
         """A pseudo-terminal, pty(7): ours is the end where a person, or a test, types and reads."""
         self.terminal, theirs = os.openpty()
         self._open |= {self.terminal, theirs}
+        self._sources = [self.terminal]
         self._written[self.terminal] = []
         return [theirs, theirs, theirs]
 
@@ -166,11 +186,13 @@ class Process:
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = {self._parent.ended, *self._written}
         ready: list[int] = []
-        while ready != [self._parent.ended]:
+        reads = AFTER_END
+        while ready != [self._parent.ended] and reads:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = _readable(waiting, left)
             if not ready:
                 raise TimeoutError(f"{self.order.argv[0]} has not ended after {timeout} s")
+            reads -= self._parent.ended in ready
             for descriptor in set(ready) - {self._parent.ended}:
                 data = _read(descriptor)
                 self._written[descriptor].append(data)
@@ -181,8 +203,7 @@ class Process:
         """It has ended: take its status, let the isolators go in reverse order (fourth moment), close what is open."""
         assert self._parent is not None
         status = self._parent.collect()
-        stdout, stderr = [*map(b"".join, self._written.values()), b"", b""][:2]
-        self.result = Result(status, stdout, stderr)
+        self.result = Result(status, *(b"".join(self._written.get(source, [])) for source in self._sources))
         self._leave()
         return self.result
 
