@@ -1,0 +1,199 @@
+"""Chapter 3: where the control groups of this machine are, and one directory in one of them.
+
+Control groups are directories of a file system, cgroups(7). There are two versions of it, and a machine may mount both:
+
+    version 2    one hierarchy (a tree of directories) with all controllers; what a directory's children may use
+                 is written to its cgroup.subtree_control
+    version 1    a hierarchy for each controller (or a few): the same tree again and again, a file for each limit in each
+
+A controller is in one hierarchy only. So each is looked up once, wherever it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import time
+
+from minidocker.outcome import ContainerError, failure
+
+PARENT = "minidocker"  # all our groups are children of this one
+PATIENCE = 5.0  # seconds for killed processes to leave: an uninterruptible read from a disk may take some
+
+_found: list[Hierarchy] = []
+
+
+class Hierarchy:
+    """A mounted tree of control groups: its `version`, its `path`, and the `controllers` that are in it."""
+
+    def __init__(self, version: int, path: str, controllers: set[str]) -> None:
+        self.version, self.path, self.controllers = version, path, controllers
+
+    def enable(self) -> None:
+        """Version 2: let the children of our parent group use the controllers. None of its processes may be in between."""
+        wanted = " ".join(f"+{name}" for name in sorted(self.controllers & {"cpu", "memory", "pids", "io"}))
+        for group in (self.path, f"{self.path}/{PARENT}"):
+            path = f"{group}/cgroup.subtree_control"
+            if wanted and not {*wanted.replace("+", "").split()} <= {*read(path).split()}:
+                write(path, wanted)
+
+
+def hierarchies() -> list[Hierarchy]:
+    """Those of this machine. Read once: a process lives shorter than a mount of these."""
+    if not _found:
+        with open("/proc/self/mountinfo") as file:
+            _found.extend(parse(file.read()))
+    return _found
+
+
+def parse(mountinfo: str) -> list[Hierarchy]:
+    """From the text of /proc/PID/mountinfo, proc(5): the mount point is field 5; type and options follow " - "."""
+    found: dict[str, Hierarchy] = {}
+    for line in mountinfo.splitlines():
+        place, _, rest = line.partition(" - ")
+        path, (kind, _, options) = place.split()[4], rest.split(" ", 2)
+        if kind == "cgroup2" and kind not in found:
+            found[kind] = Hierarchy(2, path, {*read(f"{path}/cgroup.controllers").split()})
+        elif kind == "cgroup" and options not in found:
+            found[options] = Hierarchy(1, path, {*options.split(",")} - {"rw", "ro"})
+    return [*found.values()]
+
+
+def read(path: str) -> str:
+    """The whole text of a small file of the kernel; empty if there is no such file, as some depend on its version."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, 65536), b"")).decode()
+    finally:
+        os.close(descriptor)
+
+
+def write(path: str, text: str) -> None:
+    """One write(2), which takes effect or fails. A failure is an error with the file's name: no limit is silently off."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as refused:
+        raise failure("Cgroup", f"write {text!r}", refused.errno, path, str(refused.strerror)) from refused
+
+
+class Group:
+    """The directory of one container in one hierarchy. A shared flock(2) on it says that its owner lives.
+
+    The kernel drops the lock with its holder, however that ends; so whoever gets it alone has found litter.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, name: str) -> None:
+        self.version, self.path = hierarchy.version, f"{hierarchy.path}/{PARENT}/{name}"
+        self.lock = self._make(hierarchy)
+
+    def _make(self, hierarchy: Hierarchy) -> int:
+        """Make and lock the directory; return the descriptor that holds the lock."""
+        for _ in range(100):
+            try:
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)
+                if self.version == 2:
+                    hierarchy.enable()
+                os.mkdir(self.path)
+                lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return lock
+            except FileExistsError:
+                if not remove_dead(self.path):
+                    raise ContainerError(f"Cgroup: a container with this name runs already: {self.path}") from None
+            except (FileNotFoundError, BlockingIOError):
+                continue  # prune came between two of the lines
+        raise ContainerError(f"Cgroup: {self.path} is removed again and again by somebody else")
+
+    def read(self, file: str) -> str:
+        """The text of one of its files; empty if the kernel has none of this name."""
+        return read(f"{self.path}/{file}")
+
+    def write(self, file: str, text: str) -> None:
+        """Set something."""
+        write(f"{self.path}/{file}", text)
+
+    def has(self, file: str) -> bool:
+        """Whether this kernel has that file."""
+        return os.path.exists(f"{self.path}/{file}")
+
+    def remove(self) -> None:
+        """End what is in it, and remove it."""
+        remove(self.path)
+        os.close(self.lock)
+
+
+def processes(path: str) -> list[int]:
+    """The numbers of the processes in a group, as this process sees them."""
+    return [int(pid) for pid in read(f"{path}/cgroup.procs").split()]
+
+
+def kill(path: str) -> None:
+    """SIGKILL to all that is in the group. Linux 5.14 has a file for it in version 2; else until nobody new appears."""
+    if os.path.exists(f"{path}/cgroup.kill"):
+        write(f"{path}/cgroup.kill", "1")
+        return
+    for pid in processes(path):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def remove(path: str) -> None:
+    """rmdir(2), which fails with EBUSY while there are processes: end those, and wait for them to leave."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.001
+    while True:
+        try:
+            return os.rmdir(path)
+        except FileNotFoundError:
+            return
+        except OSError as busy:
+            if busy.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        for child in [entry.path for entry in os.scandir(path) if entry.is_dir()]:
+            remove(child)  # made inside, by a container that may write here
+        kill(path)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+
+
+def remove_dead(path: str) -> bool:
+    """Remove the group if its owner is dead; say whether it was."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(path)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+
+
+def prune() -> list[str]:
+    """Remove the groups that dead owners left, with all processes in them; return their paths. As root.
+
+    Groups of living owners stay, and so does every group that is not below ours.
+    """
+    removed = []
+    for hierarchy in hierarchies():
+        parent = f"{hierarchy.path}/{PARENT}"
+        if os.path.isdir(parent):
+            removed += [entry.path for entry in os.scandir(parent) if entry.is_dir() and remove_dead(entry.path)]
+            try:
+                os.rmdir(parent)
+            except OSError:
+                pass  # somebody lives there
+    return removed
