@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Cgroup(Isolator):
-    """A control group with limits: `memory`, `memory_swap`, `cpus`, `cpu_weight`, `pids`, `io`, as `Limits` explains them.
+    """A control group with limits: `memory`, `memory_swap`, `cpus`, `cpu_weight`, `pids`, `io`.
 
     `memory` in bytes or as "64m"; `memory_swap` is memory and swap together (default: no swap); `cpus` in CPUs, 0.5 is
     half of one; `cpu_weight` 1 to 10000 against others of 100; `pids` counts processes and threads; `io` is
@@ -87,7 +87,7 @@ class Cgroup(Isolator):
         self.descriptors = tuple(os.open(file, os.O_WRONLY | os.O_CLOEXEC) for file in files)
 
     def inside(self) -> None:
-        """Join the groups of version 1. "0" is whoever writes it; a number would make the kernel wait 10 ms for all CPUs."""
+        """Join the groups of version 1. "0" is whoever writes it; a number would make the kernel wait 10 ms for all."""
         for descriptor in self.descriptors:
             call("write", descriptor, b"0", 1, path="tasks")
 
@@ -122,7 +122,7 @@ class Cgroup(Isolator):
         return processes(self._all()[0].path) if self.groups else []
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes. First they are stopped, where one signal each would lose a race against fork."""
+        """SIGKILL to all of its processes. Version 1 stops them first: one signal each would lose a race against fork."""
         if any(group.has("cgroup.kill") for group in self._all()):
             kill(next(group.path for group in self._all() if group.has("cgroup.kill")))
             return

@@ -4,7 +4,7 @@ Control groups are directories of a file system, cgroups(7). There are two versi
 
     version 2    one hierarchy (a tree of directories) with all controllers; what a directory's children may use
                  is written to its cgroup.subtree_control
-    version 1    a hierarchy for each controller (or a few): the same tree again and again, a file for each limit in each
+    version 1    a hierarchy for each controller (or a few): the same tree of directories again and again
 
 A controller is in one hierarchy only. So each is looked up once, wherever it is.
 """
@@ -32,7 +32,7 @@ class Hierarchy:
         self.version, self.path, self.controllers = version, path, controllers
 
     def enable(self) -> None:
-        """Version 2: let the children of our parent group use the controllers. None of its processes may be in between."""
+        """Version 2: let the children of our parent group use the controllers. No process may be in the groups between."""
         wanted = " ".join(f"+{name}" for name in sorted(self.controllers & {"cpu", "memory", "pids", "io"}))
         for group in (self.path, f"{self.path}/{PARENT}"):
             path = f"{group}/cgroup.subtree_control"
@@ -74,7 +74,7 @@ def read(path: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """One write(2), which takes effect or fails. A failure is an error with the file's name: no limit is silently off."""
+    """One write(2), which takes effect or fails; a failure is an error with the file's name: no limit is silently off."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:

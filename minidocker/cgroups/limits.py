@@ -80,7 +80,7 @@ class Limits:
                 raise ContainerError(f"Cgroup: io takes {', '.join(IO_V1)}, not {', '.join(set(rates) - set(IO_V1))}")
 
     def settings(self, group_of: Callable[[str], Group]) -> Iterator[Setting]:
-        """(group, file, text) for each limit that is set, in an order that the kernel takes; `group_of` finds controllers."""
+        """(group, file, text) for each limit, in an order that the kernel takes; `group_of` finds a controller's group."""
         if self.cpus is not None or self.cpu_weight is not None:
             yield from self._cpu(group_of("cpu"))
         if self.memory is not None:
@@ -130,7 +130,7 @@ class Limits:
 
 
 def device(path: str) -> str:
-    """The "MAJOR:MINOR" of the disk behind a device file, or below the file system of any other file; never a partition."""
+    """The "MAJOR:MINOR" of the disk behind a device file, or under any other file; the disk also for a partition."""
     try:
         status = os.stat(path)
     except OSError as failure:
