@@ -2,8 +2,8 @@
 
     minidocker doctor
 
-A verb imports what it needs when it is called, and `argparse`, which costs 13 ms, is left alone: starting a container is
-mostly starting Python. The exit status is the verb's own; 1 for a verb that does not exist, as Docker has it.
+A verb imports what it needs when it is called, and `argparse`, which costs 13 ms, is left alone: starting a container
+is mostly starting Python. The exit status is the verb's own; 1 for a verb that does not exist, as Docker has it.
 """
 
 from __future__ import annotations

@@ -17,21 +17,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from minidocker import syscalls
 from minidocker.syscalls import CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS, MS_PRIVATE, MS_REC
 
 HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
-NAMESPACES = {
-    name.lower(): getattr(syscalls, f"CLONE_NEW{flag}")
-    for name, flag in {
-        "mount": "NS", "pid": "PID", "uts": "UTS", "ipc": "IPC", "network": "NET", "user": "USER", "cgroup": "CGROUP",
-        "time": "TIME",
-    }.items()
-}  # fmt: skip
+NAMESPACES = "mount:NS pid:PID uts:UTS ipc:IPC network:NET user:USER cgroup:CGROUP time:TIME"
 TOOLS = ("busybox", "mount", "unshare", "nsenter", "ldd", "strace", "ip", "nft", "mmdebstrap", "runc", "crun", "bwrap")
 CONTROLLERS = {"cpu": "cpu", "memory": "memory", "pids": "pids", "io": "blkio", "freezer": "freezer"}  # v2: v1 names
+BE_ROOT = "run it as root, or with sudo"
 PROVISION = "run: sh vagrant/provision.sh"
 KVM_GET_API_VERSION = 0xAE00
 
@@ -68,14 +64,14 @@ def attempt(probe: Callable[[], object]) -> str:
 
 
 def tried(name: str, probe: Callable[[], object], remedy: str, needed: bool = True) -> Check:
-    """The check that comes of an attempt."""
+    """The check that comes of an attempt. Whoever is not root is told to be that first."""
     problem = attempt(probe)
-    return Check(name, problem or "works", remedy if problem else "", needed)
+    return Check(name, problem or "works", (BE_ROOT if os.geteuid() else remedy) if problem else "", needed)
 
 
 def report() -> list[Check]:
     """Everything, in the order of the chapters. Meant for root: another user is told what root could do."""
-    parts = (basics, namespaces, cgroups, file_systems, network, machine)
+    parts = (basics, namespaces, cgroups, later_chapters)
     return [check for part in parts for check in part()]
 
 
@@ -85,11 +81,11 @@ def basics() -> Iterator[Check]:
     major, minor = (int(part) for part in release.split("-")[0].split(".")[:2])
     yield Check("kernel", release, "" if (major, minor) >= (5, 11) else "Linux 5.11 or later is needed")
     root = os.geteuid() == 0
-    yield Check("rights", "root" if root else f"user id {os.geteuid()}", "" if root else "run it as root, or with sudo")
+    yield Check("rights", "root" if root else f"user id {os.geteuid()}", "" if root else BE_ROOT)
     missing = [tool for tool in TOOLS if not shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")]
     yield Check("tools", f"not here: {', '.join(missing)}" if missing else "all here", PROVISION if missing else "")
     for name in ("busybox", "debian"):
-        yield tried(f"root {name}", lambda root=HOME / "roots" / name: execute_in(root), PROVISION)
+        yield tried(f"root {name}", partial(execute_in, HOME / "roots" / name), PROVISION)
 
 
 def execute_in(root: Path) -> None:
@@ -101,19 +97,22 @@ def execute_in(root: Path) -> None:
 
 def namespaces() -> Iterator[Check]:
     """The eight, as root; then what a user without rights may do."""
-    for name, flag in NAMESPACES.items():
-        remedy = f"the kernel or a policy forbids it: see unshare --{name} true"
-        yield tried(f"namespace {name}", lambda flag=flag: syscalls.unshare(flag), remedy)
+    for name, suffix in (word.split(":") for word in NAMESPACES.split()):
+        flag = getattr(syscalls, f"CLONE_NEW{suffix}")
+        yield tried(
+            f"namespace {name}", partial(syscalls.unshare, flag), "the kernel, a policy or a container forbids it"
+        )
     switch = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
     restricted = switch.exists() and switch.read_text().strip() != "0"
     remedy = "user namespaces only work as root here"
     if restricted:
         remedy = "AppArmor forbids it: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-    yield tried("user without root", unshare_as_nobody, remedy, needed=False)
+    problem = attempt(unshare_as_nobody)
+    yield Check("user without root", problem or "works", remedy if problem else "", needed=False)
 
 
 def unshare_as_nobody() -> None:
-    """In the child: become the user nobody, then root of a user namespace that may own others (AppArmor allows the first only)."""
+    """In the child, as nobody: a user namespace, and another that it owns. AppArmor allows only the first."""
     if os.geteuid() == 0:
         os.setresuid(65534, 65534, 65534)
     syscalls.unshare(CLONE_NEWUSER | CLONE_NEWUTS)
@@ -138,7 +137,8 @@ def cgroups() -> Iterator[Check]:
     for name, old_name in CONTROLLERS.items():
         # v1 first: where both are mounted, a controller is in one of them only, but every v2 hierarchy can freeze.
         places = [(v, where) for v, where, has in sorted(mounts) if (old_name if v == 1 else name) in has]
-        yield controller(name, *places[0]) if places else Check(f"cgroup {name}", "in no hierarchy", enable(name))
+        remedy = f"boot with cgroup_enable={name}, or use the virtual machine (vagrant up)"
+        yield controller(name, *places[0]) if places else Check(f"cgroup {name}", "in no hierarchy", remedy)
 
 
 def controller(name: str, version: int, where: Path) -> Check:
@@ -148,19 +148,20 @@ def controller(name: str, version: int, where: Path) -> Check:
         trial.mkdir()
         trial.rmdir()
     except OSError as failure:
-        return Check(f"cgroup {name}", f"v{version} at {where}: {os.strerror(failure.errno or 0).lower()}", "run it as root")
+        reason = os.strerror(failure.errno or 0).lower()
+        return Check(f"cgroup {name}", f"v{version} at {where}: {reason}", "run it as root, or outside a container")
     return Check(f"cgroup {name}", f"v{version} at {where}")
 
 
-def enable(name: str) -> str:
-    """How a kernel that has the controller is told to use it."""
-    return f"boot with cgroup_enable={name}, or use the virtual machine (vagrant up)"
-
-
-def file_systems() -> Iterator[Check]:
-    """Union mounts (chapter 4)."""
+def later_chapters() -> Iterator[Check]:
+    """Union mounts (chapter 4), the firewall that publishes ports (7), virtual machines to compare with (8), room."""
     yield tried("overlayfs", mount_overlay, "modprobe overlay", needed=False)
-    yield tried("FUSE", lambda: os.open("/dev/fuse", os.O_RDWR), "modprobe fuse", needed=False)
+    yield tried("FUSE", partial(os.open, "/dev/fuse", os.O_RDWR), "modprobe fuse", needed=False)
+    yield tried("nftables", add_table, "modprobe nf_tables", needed=False)
+    yield tried("KVM", ask_kvm, "virtual machines are emulated, and slow", needed=False)
+    disk = os.statvfs(HOME if HOME.exists() else "/")
+    free = disk.f_bavail * disk.f_frsize / 1e9
+    yield Check("free disk", f"{free:.0f} GB", "" if free >= 2 else f"2 GB are needed for {HOME}")
 
 
 def mount_overlay() -> None:
@@ -174,24 +175,11 @@ def mount_overlay() -> None:
     syscalls.mount("overlay", "merged", "overlay", 0, "lowerdir=lower,upperdir=upper,workdir=work")
 
 
-def network() -> Iterator[Check]:
-    """The firewall that publishes ports (chapter 7)."""
-    yield tried("nftables", add_table, "modprobe nf_tables", needed=False)
-
-
 def add_table() -> None:
     """In the child: a firewall table in a network namespace of its own."""
     syscalls.unshare(CLONE_NEWNET)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.execvp("nft", ["nft", "add", "table", "inet", "doctor"])
-
-
-def machine() -> Iterator[Check]:
-    """Virtual machines to compare with (chapter 8), and room."""
-    yield tried("KVM", ask_kvm, "virtual machines are emulated, and slow", needed=False)
-    disk = os.statvfs(HOME if HOME.exists() else "/")
-    free = disk.f_bavail * disk.f_frsize / 1e9
-    yield Check("free disk", f"{free:.0f} GB", "" if free >= 2 else f"2 GB are needed for {HOME}")
 
 
 def ask_kvm() -> None:

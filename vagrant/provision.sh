@@ -16,6 +16,7 @@ REPO=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 ROOTS=$HOME_DIR/roots
 COMMAND=/usr/local/bin/minidocker
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+umask 022
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME    # byte code makes each start two to three times faster
 
 PACKAGES="
@@ -132,9 +133,11 @@ EOF
     UNFINISHED=$HOME_DIR/$target
     quietly "making a virtual environment" "does $PYTHON have the modules venv and ensurepip?" \
         "$PYTHON" -m venv "$UNFINISHED"
+    mkdir "$UNFINISHED/tmp"    # where pip unpacks, so that a killed one leaves nothing in /tmp
     quietly "installing Python packages" "is there a network? only set-up needs it" \
-        "$UNFINISHED/bin/python" -m pip install --disable-pip-version-check --no-input --no-compile \
+        env TMPDIR="$UNFINISHED/tmp" "$UNFINISHED/bin/python" -m pip install --disable-pip-version-check --no-input --no-compile \
         --only-binary :all: --require-hashes -r "$REPO/requirements.lock"
+    rm -rf "$UNFINISHED/tmp"
     "$UNFINISHED/bin/python" -m compileall -q -j 0 "$UNFINISHED/lib" >/dev/null 2>&1 || true  # some test data is no Python
     old=$(readlink -f "$link" || true)
     ln -s "$target" "$link.new"
@@ -260,7 +263,8 @@ apt_source() {
 as_root() {
     [ "$(id -u)" != 0 ] || return 0
     command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
-    exec sudo env MINIDOCKER_HOME="$HOME_DIR" PYTHON="$PYTHON" sh "$REPO/vagrant/provision.sh"
+    exec sudo --preserve-env=http_proxy,https_proxy,no_proxy \
+        env MINIDOCKER_HOME="$HOME_DIR" PYTHON="$PYTHON" sh "$REPO/vagrant/provision.sh"
 }
 
 system() {

@@ -122,7 +122,7 @@ class Cgroup(Isolator):
         return processes(self._all()[0].path) if self.groups else []
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes. Version 1 stops them first: one signal each would lose a race against fork."""
+        """SIGKILL to all of its processes. Version 1 stops them first: a signal to each would lose a race with fork."""
         if any(group.has("cgroup.kill") for group in self._all()):
             kill(next(group.path for group in self._all() if group.has("cgroup.kill")))
             return

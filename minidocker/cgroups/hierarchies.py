@@ -32,7 +32,7 @@ class Hierarchy:
         self.version, self.path, self.controllers = version, path, controllers
 
     def enable(self) -> None:
-        """Version 2: let the children of our parent group use the controllers. No process may be in the groups between."""
+        """Version 2: let the children of our parent group use the controllers. No process may be in the inner groups."""
         wanted = " ".join(f"+{name}" for name in sorted(self.controllers & {"cpu", "memory", "pids", "io"}))
         for group in (self.path, f"{self.path}/{PARENT}"):
             path = f"{group}/cgroup.subtree_control"
@@ -74,7 +74,7 @@ def read(path: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """One write(2), which takes effect or fails; a failure is an error with the file's name: no limit is silently off."""
+    """One write(2): it takes effect, or the error names the file. No limit is silently off."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -80,7 +80,7 @@ class Limits:
                 raise ContainerError(f"Cgroup: io takes {', '.join(IO_V1)}, not {', '.join(set(rates) - set(IO_V1))}")
 
     def settings(self, group_of: Callable[[str], Group]) -> Iterator[Setting]:
-        """(group, file, text) for each limit, in an order that the kernel takes; `group_of` finds a controller's group."""
+        """(group, file, text) for each limit, in an order that the kernel takes; `group_of` finds a controller."""
         if self.cpus is not None or self.cpu_weight is not None:
             yield from self._cpu(group_of("cpu"))
         if self.memory is not None:
