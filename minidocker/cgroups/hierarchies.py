@@ -32,7 +32,7 @@ class Hierarchy:
         self.version, self.path, self.controllers = version, path, controllers
 
     def enable(self) -> None:
-        """Version 2: let the children of our parent group use the controllers. No process may be in the inner groups."""
+        """Version 2: let the children of our parent group use the controllers. Inner groups may hold no process."""
         wanted = " ".join(f"+{name}" for name in sorted(self.controllers & {"cpu", "memory", "pids", "io"}))
         for group in (self.path, f"{self.path}/{PARENT}"):
             path = f"{group}/cgroup.subtree_control"
