@@ -3,8 +3,8 @@
     python tools/uml.py tests/test_03_cgroups.py [pytest's options]
 
 User-Mode Linux is the Linux kernel compiled as an ordinary program (Debian's package user-mode-linux). It boots here as
-the user nobody, on this machine's own files: its root is an overlay in memory over a read-only view of the host's `/`, so
-the repository and its virtual environment are there, and nothing that the tests do reaches the host.
+the user nobody, on this machine's own files: its root is an overlay in memory over a read-only view of the host's `/`.
+So the repository and its virtual environment are there, and nothing that the tests do reaches the host.
 
 Its clock may run unevenly, so in it tests assert on the kernel's counters and not on seconds (MINIDOCKER_GUEST is set).
 The exit status comes back as a line on its console; without that line the run has failed, whatever else was printed.
@@ -31,7 +31,8 @@ INIT = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
 root=/run/root
 mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mkdir -p /run/up /run/work $root /run/m/lib/modules
-mount -t hostfs -o {modules} none /run/m/lib/modules && busybox insmod /run/m/lib/modules/*/kernel/fs/overlayfs/overlay.ko
+mount -t hostfs -o {modules} none /run/m/lib/modules
+busybox insmod /run/m/lib/modules/*/kernel/fs/overlayfs/overlay.ko
 mount -t overlay -o lowerdir=/,upperdir=/run/up,workdir=/run/work overlay $root || exec busybox poweroff -f
 mkdir -p $root/lib/modules && mount --move /run/m/lib/modules $root/lib/modules
 for kind in proc:proc sysfs:sys devtmpfs:dev tmpfs:run; do mount -t ${{kind%:*}} none $root/${{kind#*:}}; done
@@ -70,7 +71,7 @@ def environment() -> str:
 def boot(arguments: list[str]) -> tuple[int, str]:
     """Boot, run the tests, and return pytest's exit status and all that was printed. Any user may do this."""
     with tempfile.TemporaryDirectory(prefix="uml-") as place:
-        os.chmod(place, 0o755)  # noqa: PTH101
+        os.chmod(place, 0o755)
         init = Path(place, "init")
         text = INIT.format(
             modules=MODULES, repository=REPOSITORY, environment=environment(), command=guest_command(arguments)

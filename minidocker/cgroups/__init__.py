@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 
-from minidocker.cgroups.hierarchies import PATIENCE, Group, Hierarchy, hierarchies, kill, processes, prune
+from minidocker.cgroups.hierarchy import PATIENCE, Group, Hierarchy, hierarchies, kill, processes, prune
 from minidocker.cgroups.limits import Limits
 from minidocker.cgroups.statistics import Statistics
 from minidocker.outcome import ContainerError

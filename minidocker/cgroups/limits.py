@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from minidocker.cgroups.hierarchies import Group
+    from minidocker.cgroups.hierarchy import Group
 
     Size = int | str
     Setting = tuple[Group, str, str]  # where, in which file, what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from minidocker.cgroups.hierarchies import Group
+    from minidocker.cgroups.hierarchy import Group
 
 
 class Statistics:

@@ -1,0 +1,396 @@
+"""Chapter 3: each limit is enforced, by whichever version of cgroups this machine has; and nothing is left."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import HOME, need
+from test_00_process import both_ways, python, until, way  # noqa: F401
+
+from minidocker.cgroups import Cgroup, prune
+from minidocker.cgroups.hierarchy import PARENT, Hierarchy, hierarchies, parse
+from minidocker.cgroups.limits import device, size
+from minidocker.namespaces import Namespaces
+from minidocker.process import ContainerError, run, start
+from minidocker.rootfs import PivotRoot
+
+pytestmark = pytest.mark.chapter(3)
+REPO = pathlib.Path(__file__).parent.parent
+ROOT = HOME / "roots" / "busybox"
+GUEST = os.environ.get("MINIDOCKER_GUEST")  # its clock is uneven: there counters are asserted, not seconds
+DISK = "/run/disk" if GUEST else "/var/tmp"  # on a disk of its own
+SPIN = "while :; do :; done"
+MEMORY_HOG = "a=xxxxxxxxxxxxxxxx; while :; do a=$a$a; done"
+
+
+def walls(fence):
+    """The list of stage 3."""
+    return [Namespaces("pid mount uts ipc net"), fence, Namespaces("cgroup"), PivotRoot(ROOT)]
+
+
+def groups(name):
+    """The directories of a container in all hierarchies."""
+    paths = [pathlib.Path(hierarchy.path, PARENT, name) for hierarchy in hierarchies()]
+    return [path for path in paths if path.is_dir()]
+
+
+@both_ways
+def test_the_process_and_its_children_are_in_the_group():
+    fence = Cgroup()
+    with start(["sh", "-c", "sleep 60 & echo started; wait"], *walls(fence), name="children") as process:
+        assert next(process.lines()) == "started"
+        assert process.pid in fence.processes()
+        assert len(fence.processes()) == 2
+        assert fence.statistics().pids == 2
+        assert groups("children")
+    assert not groups("children")
+
+
+@both_ways
+def test_the_cgroup_namespace_shows_the_group_as_the_root():
+    listed = run(["cat", "/proc/self/cgroup"], *walls(Cgroup())).stdout.splitlines()
+    ours = [line for line in listed if {*line.split(":")[1].split(","), ""} & {"cpu", "memory", "pids", ""}]
+    assert ours
+    assert all(line.endswith(":/") for line in ours)
+
+
+@both_ways
+def test_cpu_quota_is_enforced():
+    fence = Cgroup(cpus=0.2)
+    with start(["sh", "-c", SPIN], *walls(fence)):
+        time.sleep(0.3)
+        before, begin = fence.statistics(), time.monotonic()
+        time.sleep(2)
+        after, end = fence.statistics(), time.monotonic()
+    assert after.throttled_periods > before.throttled_periods
+    if not GUEST:
+        share = (after.cpu_seconds - before.cpu_seconds) / (end - begin)
+        assert 0.18 <= share <= 0.22
+
+
+@both_ways
+def test_cpu_quota_counts_all_processes_together():
+    fence = Cgroup(cpus=0.3)
+    with start(["sh", "-c", f"({SPIN}) & ({SPIN}) & {SPIN}"], *walls(fence)):
+        time.sleep(0.3)
+        before, begin = fence.statistics(), time.monotonic()
+        time.sleep(2)
+        share = (fence.statistics().cpu_seconds - before.cpu_seconds) / (time.monotonic() - begin)
+    assert fence.statistics().throttled_periods > 0
+    if not GUEST:
+        assert 0.27 <= share <= 0.33
+
+
+@both_ways
+def test_cpu_weight_divides_a_busy_cpu():
+    cpu = str(min(os.sched_getaffinity(0)))
+    heavy, light = Cgroup(cpu_weight=300), Cgroup(cpu_weight=100)
+    pinned = ["taskset", "-c", cpu, "sh", "-c", SPIN]
+    with start(pinned, heavy), start(pinned, light):
+        time.sleep(0.3)
+        before = heavy.statistics().cpu_seconds, light.statistics().cpu_seconds
+        time.sleep(3)
+        used = [fence.statistics().cpu_seconds - start for fence, start in zip((heavy, light), before, strict=True)]
+    assert 2.4 < used[0] / used[1] < 3.6
+
+
+@both_ways
+def test_a_memory_hog_is_killed_and_reported():
+    fence, other = Cgroup(memory="32m"), Cgroup(memory="32m")
+    with start(["sh", "-c", "echo ready; sleep 60"], *walls(other)) as bystander:
+        assert next(bystander.lines()) == "ready"
+        result = run(["sh", "-c", MEMORY_HOG], *walls(fence), timeout=60)
+        assert bystander.alive()
+    assert result.exit_code == 137
+    assert result.signal == signal.SIGKILL
+    assert fence.oom_killed
+    assert fence.statistics().oom_kills == 1
+    assert not other.oom_killed
+    peak = fence.statistics().memory_peak_bytes
+    assert peak is None or 0.9 * (32 << 20) < peak <= 32 << 20
+
+
+def test_a_program_within_its_limit_lives():
+    fence = Cgroup(memory="64m")
+    code = "bytes(16 << 20); print('fits')"
+    assert run([sys.executable, "-S", "-c", code], fence).stdout == "fits\n"
+    assert not fence.oom_killed
+
+
+@both_ways
+def test_a_fork_bomb_stops_at_the_limit_and_the_host_goes_on():
+    fence = Cgroup(pids=20)
+    bomb = "b() { b | b & }; b; sleep 1; echo over"
+    with start(["sh", "-c", bomb], *walls(fence)) as process:
+        for _ in range(10):
+            assert subprocess.run(["true"], timeout=10).returncode == 0
+            assert (fence.statistics().pids or 0) <= 20
+            time.sleep(0.05)
+        process.kill()
+    assert fence.statistics().pids_refused > 0
+
+
+def test_bytes_per_second_from_a_disk():
+    file = pathlib.Path(DISK) / f"bytes-{os.getpid()}"
+    rate, amount = (1 << 20, 3 << 20) if GUEST else (2 << 20, 4 << 20)
+    try:
+        with file.open("wb") as out:
+            out.write(os.urandom(1 << 20) * (amount >> 20))
+            os.fsync(out.fileno())
+        read = ["dd", f"if={file}", "of=/dev/null", "bs=64k", "iflag=direct"]
+        fence = Cgroup(io={str(file): {"rbps": rate}})
+        begin = time.monotonic()
+        result = run(read, fence, timeout=60)
+        measured = amount / (time.monotonic() - begin)
+    finally:
+        file.unlink(missing_ok=True)
+    assert result.exit_code == 0, result.stderr
+    assert fence.statistics().read_bytes >= amount
+    assert measured <= 1.1 * rate
+    if not GUEST:
+        assert measured >= 0.9 * rate
+
+
+@both_ways
+def test_frozen_processes_stand_still():
+    fence = Cgroup()
+    with start(["sh", "-c", SPIN], *walls(fence)) as process:
+        until(lambda: fence.statistics().cpu_seconds > 0.05)
+        fence.freeze()
+        before = fence.statistics().cpu_seconds
+        time.sleep(0.3)
+        assert fence.statistics().cpu_seconds - before < 0.005
+        assert process.alive()
+        fence.thaw()
+        assert until(lambda: fence.statistics().cpu_seconds > before + 0.05)
+
+
+def test_a_frozen_container_can_be_ended():
+    fence = Cgroup()
+    with start(["sleep", "60"], *walls(fence)) as process:
+        fence.freeze()
+        fence.kill()
+        assert process.wait(10).exit_code == 137
+
+
+@both_ways
+def test_kill_ends_all_however_fast_they_fork():
+    fence = Cgroup(pids=200)
+    with start(["sh", "-c", "f() { (f &) ; }; while :; do (sleep 0.01 &) ; done"], fence) as process:
+        time.sleep(0.3)
+        fence.kill()
+        assert process.wait(10).exit_code == 137
+    assert not fence.processes()
+
+
+def test_what_left_the_process_group_dies_with_the_group():
+    with start(["sh", "-c", "setsid sleep 1000 & echo $!"], Cgroup()) as process:
+        pid = int(next(process.lines()))
+        process.wait(10)
+    assert until(lambda: not pathlib.Path(f"/proc/{pid}/cmdline").exists() or not read_command(pid))
+
+
+def read_command(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_limits_change_while_it_runs():
+    fence = Cgroup(memory="32m", pids=10)
+    with start(["sleep", "60"], *walls(fence)):
+        for memory in ("64m", "16m", "128m"):
+            fence.update(memory=memory)
+            group = fence._group("memory")
+            file = "memory.max" if group.version == 2 else "memory.limit_in_bytes"
+            assert int(group.read(file)) == size(memory)
+
+
+def test_statistics_survive_the_container():
+    fence = Cgroup()
+    run(["sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done"], *walls(fence))
+    assert fence.statistics().cpu_seconds > 0
+    assert "cpu_seconds" in repr(fence.statistics())
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"memory": "lots"}, "no size"),
+        ({"memory": "1q"}, "no size"),
+        ({"memory": 0}, "no size"),
+        ({"memory": "64m", "memory_swap": "32m"}, "includes memory"),
+        ({"memory_swap": "64m"}, "needs memory"),
+        ({"cpus": 0}, "smallest"),
+        ({"cpu_weight": 0}, "between"),
+        ({"pids": 0}, "itself"),
+        ({"io": {"/nowhere": {"rbps": 1}}}, "no such file"),
+        ({"io": {"/proc/uptime": {"rbps": 1}}}, "not on a disk"),
+        ({"io": {DISK: {"speed": 1}}}, "io takes"),
+    ],
+)
+def test_bad_values_are_refused_before_anything_is_made(limits, words):
+    with pytest.raises(ContainerError, match=words):
+        Cgroup(**limits)
+
+
+def test_sizes():
+    assert [size(text) for text in ("1", 7, "2k", "3M", "1g", "64m", "5KiB")] == [
+        1, 7, 2048, 3 << 20, 1 << 30, 64 << 20, 5120,
+    ]  # fmt: skip
+
+
+def test_the_disk_of_a_partition():
+    places = pathlib.Path("/sys/class/block").glob("*/partition")
+    for place in places:
+        disk = place.resolve().parent.parent / "dev"
+        assert device(f"/dev/{place.parent.name}") == disk.read_text().strip()
+    assert ":" in device(DISK)
+
+
+@pytest.mark.parametrize("limit", [{"memory": "64m"}, {"cpus": 0.5}, {"pids": 9}])
+def test_a_missing_controller_is_an_error_that_names_it(monkeypatch, limit):
+    missing = {"memory": "memory", "cpus": "cpu", "pids": "pids"}[next(iter(limit))]
+    poorer = [Hierarchy(h.version, h.path, h.controllers - {missing}) for h in hierarchies()]
+    monkeypatch.setattr("minidocker.cgroups.hierarchy._found", poorer)
+    with pytest.raises(ContainerError, match=f"controller {missing} is missing here, looked for it in /sys/fs/cgroup"):
+        run(["true"], Cgroup(**limit), name="poor")
+    assert not groups("poor")
+
+
+def test_no_cgroups_at_all(monkeypatch):
+    monkeypatch.setattr("minidocker.cgroups.hierarchy._found", [Hierarchy(2, "/sys/fs/cgroup", set())])
+    with pytest.raises(ContainerError, match="no control groups here"):
+        run(["true"], Cgroup())
+
+
+def test_a_limit_that_the_kernel_refuses_leaves_nothing():
+    with pytest.raises(ContainerError, match="pids.max"):
+        run(["true"], Cgroup(pids=10**12), name="refused")
+    assert not groups("refused")
+
+
+def test_the_same_object_fences_one_container_at_a_time():
+    fence = Cgroup()
+    with start(["sleep", "60"], fence), pytest.raises(ContainerError, match="make one for each"):
+        run(["true"], fence)
+    assert run(["true"], fence).exit_code == 0
+
+
+def test_the_name_of_a_living_container_is_taken():
+    with start(["sleep", "60"], Cgroup(), name="twice") as process:
+        with pytest.raises(ContainerError, match="runs already"):
+            run(["true"], Cgroup(), name="twice")
+        assert process.alive()
+        assert groups("twice")
+
+
+KILLED = """
+    import os, signal, sys
+    from minidocker.cgroups import Cgroup
+    from minidocker.process import start
+    process = start(["sleep", "1000"], Cgroup(memory="64m"), name=sys.argv[1])
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_groups_of_a_killed_owner_are_pruned():
+    python(KILLED, "orphan", check=False)
+    left = groups("orphan")
+    assert left
+    with start(["sleep", "60"], Cgroup(), name="alive") as process:
+        assert {*map(str, left)} <= {*prune()}
+        assert process.alive()
+        assert groups("alive")
+    assert not groups("orphan")
+    assert prune() == []
+
+
+def test_the_name_of_a_killed_owner_is_free():
+    python(KILLED, "again", check=False)
+    assert groups("again")
+    assert run(["echo", "back"], Cgroup(), name="again").stdout == "back\n"
+    assert not groups("again")
+
+
+def test_prune_leaves_the_groups_of_others_alone():
+    foreign = [pathlib.Path(hierarchy.path, f"somebody-{os.getpid()}") for hierarchy in hierarchies()]
+    try:
+        for path in foreign:
+            path.mkdir()
+        prune()
+        assert all(path.is_dir() for path in foreign)
+    finally:
+        for path in foreign:
+            path.rmdir()
+
+
+def test_groups_made_inside_are_removed_too():
+    with start(["sleep", "60"], Cgroup(), name="nested"):
+        for path in groups("nested"):
+            (path / "deeper").mkdir()
+    assert not groups("nested")
+
+
+def test_twenty_at_once():
+    fences = [Cgroup(memory="64m", cpus=0.5, pids=20) for _ in range(20)]
+    results = {}
+
+    def one(number):
+        results[number] = run(["echo", str(number)], *walls(fences[number]))
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: result.stdout for number, result in results.items()} == {n: f"{n}\n" for n in range(20)}
+
+
+V2 = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = (
+    "25 20 0:21 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    "26 20 0:22 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "27 20 0:23 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
+    "28 20 0:22 / /mnt/again rw - cgroup cgroup rw,memory\n"
+)
+HYBRID = V1 + "36 24 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+OTHER = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+
+
+def test_mounts_of_each_kind_are_understood(monkeypatch):
+    monkeypatch.setattr("minidocker.cgroups.hierarchy.read", lambda path: "hugetlb" if "unified" in path else "cpu io")
+    assert [(h.version, h.path, h.controllers) for h in parse(OTHER + V2)] == [(2, "/sys/fs/cgroup", {"cpu", "io"})]
+    old = [(h.version, h.path, h.controllers) for h in parse(OTHER + V1)]
+    assert old[:2] == [
+        (1, "/sys/fs/cgroup/cpu,cpuacct", {"cpu", "cpuacct"}),
+        (1, "/sys/fs/cgroup/memory", {"memory"}),
+    ]
+    assert len(old) == 3
+    assert [h.version for h in parse(HYBRID)] == [1, 1, 1, 2]
+
+
+def test_the_stage():
+    stage = [sys.executable, str(REPO / "chapters/03_cgroups/stage.py")]
+    shown = subprocess.run(stage, capture_output=True, text=True, timeout=60)
+    assert "stage3" in shown.stdout
+    assert "more memory than the fence allows" in shown.stderr
+    assert shown.returncode == 0
+    assert subprocess.run([*stage, "sh", "-c", "exit 7"]).returncode == 7
+    assert subprocess.run([*stage, "nosuch"], capture_output=True).returncode == 127
+
+
+@pytest.mark.xfail(bool(GUEST), reason="this is that guest", run=False)
+def test_the_same_on_version_2_alone():
+    need(pathlib.Path("/usr/bin/linux.uml").exists(), "needs User-Mode Linux: apt install user-mode-linux")
+    command = [sys.executable, "tools/uml.py", "tests/test_03_cgroups.py", "-k", "not launcher"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert " passed" in done.stdout
