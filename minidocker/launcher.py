@@ -116,7 +116,7 @@ def _launcher(dead: socket.socket | None) -> socket.socket:
 def _start() -> socket.socket:
     """Start a launcher, in a session of its own so that Ctrl-C does not reach it. posix_spawn is safe among threads."""
     if _Caller.owner == os.getpid():
-        os.waitpid(_Caller.pid, 0)  # the one before was killed: without this it would stay as a zombie
+        _bury(_Caller.pid)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     argv = [sys.executable, "-I", "-S", "-c", BOOT.format(path=package, caller=os.getpid())]
@@ -126,6 +126,14 @@ def _start() -> socket.socket:
         _Caller.pid = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
     _Caller.owner = os.getpid()
     return ours
+
+
+def _bury(pid: int) -> None:
+    """Reap a launcher that somebody killed, or it would stay in the caller's /proc as a zombie."""
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # the caller ignores SIGCHLD, or waits for all children itself
 
 
 class Launcher:

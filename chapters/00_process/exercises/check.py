@@ -1,0 +1,114 @@
+"""Check an exercise of chapter 0.
+
+python chapters/00_process/exercises/check.py 3              # your work in exercise_3.py
+python chapters/00_process/exercises/check.py 3 my_file.py   # or in another file
+"""
+
+import importlib
+import os
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../../.."))
+
+from minidocker.process import ContainerError, ContainerTimeout, Isolator, run
+
+FORK_BOMB = "bomb() { bomb | bomb & }; bomb; sleep 60"
+
+
+def load(path):
+    """The module in a file; its directory stays in sys.path, since the launcher looks there for the isolator's class."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    return importlib.import_module(os.path.splitext(os.path.basename(path))[0])
+
+
+def check_1(module):
+    """A zombie is in state Z, tells its exit code once, and is gone."""
+    state, code, there = module.zombie()
+    assert state == "Z", f"the state is {state!r}: look when it has ended, and before you wait for it"
+    assert code == 3, f"the exit code is {code}"
+    assert not there, "the zombie is still there"
+
+
+def check_2(module):
+    """In time, too late, not there; no descriptor left."""
+    before = len(os.listdir("/proc/self/fd"))
+    began = time.monotonic()
+    assert module.run_for(["sh", "-c", "exit 5"], 10) == 5
+    assert time.monotonic() - began < 2, "a process that ends early must not cost the whole time"
+    assert module.run_for(["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], 0.3) == 124
+    assert module.run_for(["no-such-program"], 10) == 127
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor is left open"
+    try:
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a zombie is left"
+    except ChildProcessError:
+        pass
+
+
+def check_3(module):
+    """Both limits are there inside, and neither is here."""
+    here = os.nice(0)
+    result = run(["sh", "-c", "nice; ulimit -n"], module.Modest(nice=7, files=33))
+    assert result.stdout.split() == [str(here + 7), "33"], f"inside are {result.stdout.split()}"
+    assert os.nice(0) == here, "your own priority has changed: that was the wrong moment"
+
+
+def check_4(module):
+    """The directory is new, empty, used, and gone, however it ends."""
+
+    class Fails(Isolator):
+        def attach(self, pid):
+            raise OSError(5, "on purpose")
+
+    scratch = module.Scratch()
+    result = run(["sh", "-c", "ls -A; touch b a; pwd; exit 3"], scratch)
+    assert result.exit_code == 3
+    directory = result.stdout.strip()
+    assert directory != os.getcwd(), "the command ran in your own directory"
+    assert not os.path.exists(directory), f"{directory} is still there"
+    assert scratch.files == ["a", "b"], f"files is {scratch.files}"
+    for argv, others in ((["no-such-program"], []), (["true"], [Fails()])):
+        before = set(os.listdir("/tmp"))
+        try:
+            run(argv, module.Scratch(), *others)
+        except ContainerError:
+            pass
+        assert set(os.listdir("/tmp")) <= before, f"a directory is left after {argv[0]}"
+
+
+def check_5(module):
+    """First a harmless command, then the bomb: the machine does not notice."""
+    limits = run(["sh", "-c", "id -u; ulimit -p 2>/dev/null || ulimit -u"], module.GlassCase(uid=54321, processes=20))
+    assert limits.stdout.split() == ["54321", "20"], f"inside are user and limit {limits.stdout.split()}: no bomb today"
+    try:
+        run(["sh", "-c", FORK_BOMB], module.GlassCase(uid=54321, processes=20), timeout=2)
+    except ContainerTimeout as over:
+        refused = over.result.stderr
+    else:
+        raise AssertionError("the bomb ended by itself")
+    assert "ork" in refused, "nobody was refused a process"  # "Cannot fork", "fork: retry"
+    deadline = time.monotonic() + 5
+    while (left := processes_of(54321)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, f"{len(left)} processes are left"
+
+
+def processes_of(uid):
+    """The pids of a user that still run."""
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                zombie = file.read().rpartition(")")[2].split()[0] == "Z"
+            if os.stat(f"/proc/{name}").st_uid == uid and not zombie:
+                found.append(int(name))
+        except OSError:
+            pass  # it ended while we looked
+    return found
+
+
+if __name__ == "__main__":
+    number, *path = sys.argv[1:]
+    globals()[f"check_{number}"](load(path[0] if path else os.path.join(HERE, f"exercise_{number}.py")))
+    print(f"exercise {number}: done")
