@@ -18,7 +18,7 @@ FORK_BOMB = "bomb() { bomb | bomb & }; bomb; sleep 60"
 
 
 def load(path):
-    """The module in a file; its directory stays in sys.path, since the launcher looks there for the isolator's class."""
+    """The module in a file. Its directory stays in sys.path, where the launcher looks for the isolator's class."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     return importlib.import_module(os.path.splitext(os.path.basename(path))[0])
 
