@@ -37,38 +37,47 @@ class Launched:
     """A new process whose parent is the launcher: `pid`, `pidfd`, and `ended`, a descriptor readable at its end."""
 
     def __init__(self, birth: child.Birth, order: child.Order) -> None:
-        """Ask the launcher. Its answer is the pid, with a pidfd, or the errno with which clone3 failed."""
+        """Ask the launcher; again, if it was dying when it was asked: what it may have made dies with it."""
+        for _ in range(3):
+            if self._ask(birth, order):
+                return
+        raise ContainerError("launcher: killed each time it was asked; see dmesg whether memory is short")
+
+    def _ask(self, birth: child.Birth, order: child.Order) -> bool:
+        """Its answer is the pid, with a pidfd, or the errno with which clone3 failed. False: there is no answer."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs:
-            self._ask(birth, order, theirs)
+            _post(birth, order, theirs)
             theirs.close()
             answer, extra, _, _ = ours.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
             if not answer:
-                raise ContainerError("launcher: it was killed; the next run starts a new one")
+                return False
             pid, syscall, number = marshal.loads(answer)
             if number:
                 raise syscalls.error(syscall, number)
             self.pid, self.ended = pid, ours.detach()
             self.pidfd = int.from_bytes(extra[0][2], sys.byteorder)  # recv_fds would let other programs inherit it
-
-    def _ask(self, birth: child.Birth, order: child.Order, channel: socket.socket) -> None:
-        """Send the order in a file in memory, which has no size limit; numbers and descriptors in one message."""
-        payload, here = os.memfd_create("order"), os.open("/proc/self/cwd", os.O_PATH | os.O_CLOEXEC)
-        try:
-            modules = _write_order(payload, order)
-            asked = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
-            extra = {key: number for key, number in asked.items() if number is not None}
-            message = marshal.dumps((birth.flags, [*extra], [*birth.descriptors], sys.path, modules))
-            copies = [payload, here, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
-            _send(message, copies)
-        finally:
-            os.close(payload)
-            os.close(here)
+            return True
 
     def collect(self) -> int:
         """Its wait status, once it has ended. If the launcher was killed, so was it."""
         answer = os.read(self.ended, 64)
         return int(marshal.loads(answer)) if answer else int(signal.SIGKILL)
+
+
+def _post(birth: child.Birth, order: child.Order, channel: socket.socket) -> None:
+    """Send the order in a file in memory, which has no size limit; numbers and descriptors in one message."""
+    payload, here = os.memfd_create("order"), os.open("/proc/self/cwd", os.O_PATH | os.O_CLOEXEC)
+    try:
+        modules = _write_order(payload, order)
+        asked = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
+        extra = {key: number for key, number in asked.items() if number is not None}
+        message = marshal.dumps((birth.flags, [*extra], [*birth.descriptors], sys.path, modules))
+        copies = [payload, here, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
+        _send(message, copies)
+    finally:
+        os.close(payload)
+        os.close(here)
 
 
 def _write_order(payload: int, order: child.Order) -> list[str]:

@@ -67,7 +67,8 @@ def failure(
     """One line for a person: what failed, on what, and the remedy where one is known."""
     if syscall == "execve":
         return _cannot_execute(number, path, text)
-    where = f"{isolator or 'engine'}: {syscall or ''}{f'({path})' if path else ''}".rstrip(": ")
+    place = f"{syscall}({path})" if syscall and path else syscall or path
+    where = f"{isolator or 'engine'}: {place}" if place else isolator or "engine"
     remedy = _CLONE_REMEDIES.get(number or 0) if syscall == "clone3" else None
     message = f"{where}: {text}" + (f" ({remedy})" if remedy else "")
     return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path)

@@ -663,6 +663,13 @@ def test_the_launcher_is_killed_and_the_next_run_starts_another(second_thread):
     assert old not in children(), "the old launcher is a zombie"
 
 
+def test_the_launcher_is_killed_again_and_again(second_thread):
+    """An order may reach a launcher that is just dying; then the next one takes it."""
+    for turn in range(20):
+        os.kill(launcher_pid(), signal.SIGKILL)
+        assert run(["echo", str(turn)]).stdout == f"{turn}\n"
+
+
 def test_the_launcher_is_killed_while_the_new_process_is_inside(second_thread, tmp_path):
     diary = tmp_path / "diary"
     with pytest.raises(ContainerError):

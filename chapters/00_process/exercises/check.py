@@ -62,7 +62,7 @@ def check_4(module):
             raise OSError(5, "on purpose")
 
     scratch = module.Scratch()
-    result = run(["sh", "-c", "pwd; test -z \"$(ls -A)\" || exit 4; touch b a; exit 3"], scratch)
+    result = run(["sh", "-c", 'pwd; test -z "$(ls -A)" || exit 4; touch b a; exit 3'], scratch)
     assert result.exit_code == 3, "the command ran in a directory that was not empty"
     directory = result.stdout.strip()
     assert directory != os.getcwd(), "the command ran in your own directory"
