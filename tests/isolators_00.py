@@ -5,13 +5,23 @@ import signal
 import time
 
 from minidocker import syscalls
+from minidocker.cgroups import Cgroup
+from minidocker.namespaces import Namespaces
 from minidocker.process import Isolator
+from minidocker.rootfs import PivotRoot
 
 
 def note(path, text):
     """Append one line to a file that the host and the inside share."""
     with open(path, "a") as file:
         file.write(text + "\n")
+
+
+def whole_list():
+    """The isolators of stage 3, on the small root."""
+    home = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
+    fence = Cgroup(memory="64M", cpus=0.5)
+    return [Namespaces("pid mount uts ipc net"), fence, Namespaces("cgroup"), PivotRoot(f"{home}/roots/busybox")]
 
 
 class Diary(Isolator):

@@ -43,7 +43,7 @@ def way(request, monkeypatch):
 def python(code, *arguments, **options):
     """Run Python code in a fresh interpreter, which has one thread; fail the test if it fails."""
     options = {"check": True, "capture_output": True, "text": True, "timeout": 60, "cwd": ROOT} | options
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | options.pop("env", {})
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} | options.pop("env", {})
     return subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments], env=env, **options)
 
 
@@ -579,7 +579,7 @@ def test_interact_through_a_real_terminal(how):
     outer, user = os.openpty()
     subprocess.run(["stty", "rows", "20", "cols", "70"], stdin=user, check=True)
     before = subprocess.run(["stty", "-g"], stdin=user, capture_output=True, check=True).stdout
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     code = [sys.executable, "-c", textwrap.dedent(INTERACT), how]
     host = subprocess.Popen(["setsid", "--ctty", *code], stdin=user, stdout=user, stderr=user, env=env)
     typed(outer, b"", b"> ")
@@ -601,7 +601,7 @@ def test_interact_without_a_terminal():
         [sys.executable, "-c", textwrap.dedent(code), "fork"],
         input=b"echo $((6 * 7))\nexit 4\n",
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         timeout=30,
     )
     assert answer.returncode == 4, answer.stderr
@@ -714,7 +714,7 @@ def test_containers_die_with_a_caller_that_is_killed(how):
         [sys.executable, "-c", textwrap.dedent(HOST), how],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     with host:
         pid = int(host.stdout.readline().split()[0])

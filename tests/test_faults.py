@@ -1,6 +1,6 @@
 """Faults: the host side is killed with SIGKILL at each step of a container's life. What is left, `prune` removes."""
 
-import importlib
+import contextlib
 import os
 import pathlib
 import random
@@ -12,11 +12,12 @@ import threading
 import time
 
 import pytest
-from conftest import HOME, REPO, cgroups, need
+from conftest import cgroups, need
+from isolators_00 import whole_list
 
-from minidocker.namespaces import Namespaces, namespace_of
+from minidocker.cgroups import prune
+from minidocker.namespaces import namespace_of
 from minidocker.process import run
-from minidocker.rootfs import PivotRoot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the whole list of isolators needs root")
 
@@ -24,8 +25,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the whole list of iso
 # that waits in that moment, a fifo to say so, a name.
 HOST = """
 import os, sys, threading, time
-from isolators_00 import Pauses
-from test_faults import whole_list
+from isolators_00 import Pauses, whole_list
 from minidocker.process import start
 
 how, moment, place, fifo, name = sys.argv[1:]
@@ -42,7 +42,7 @@ with start(["sleep", "60"], *isolators, name=name) as process:
 # A host side that starts and ends containers as fast as it can, to be killed at any moment.
 BUSY = """
 import sys, threading
-from test_faults import whole_list
+from isolators_00 import whole_list
 from minidocker.process import run
 
 if sys.argv[1] == "launcher":
@@ -53,36 +53,28 @@ while True:
 """
 
 
-def whole_list():
-    """The isolators of stage 3; those of stage 2 as long as there is no chapter 3."""
-    root = PivotRoot(HOME / "roots" / "busybox")
-    views = Namespaces("pid mount uts ipc net")
-    try:
-        fences = importlib.import_module("minidocker.cgroups")
-    except ImportError:
-        return [views, root]
-    return [views, fences.Cgroup(memory="64M", cpus=0.5), Namespaces("cgroup"), root]
-
-
-def prune():
-    """What a learner would call, or the next start."""
-    try:
-        importlib.import_module("minidocker.cgroups").prune()
-    except ImportError:
-        pass
-
-
+@contextlib.contextmanager
 def host(code, *arguments):
-    """Start such a host side."""
-    env = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'tests'}"}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.PIPE, text=True)
+    """Start such a host side; it ends with the block, also if the test fails."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def family(pid):
     """The process and all its descendants."""
     found = [pid]
     for tasks in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in tasks.read_text().split():
+        try:
+            children = tasks.read_text().split()
+        except OSError:
+            continue  # it has ended since
+        for child in children:
             found += family(int(child))
     return found
 
