@@ -49,8 +49,13 @@ def python(code, *arguments, **options):
 
 def children(pid="self"):
     """The pids of the children of all threads of a process."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
-    return sorted(int(word) for task in tasks for word in task.read_text().split())
+    found = []
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except OSError:
+            pass  # a thread that has ended since
+    return sorted(found)
 
 
 def until(condition, seconds=10):
