@@ -145,7 +145,7 @@ def _arrange(birth: Birth) -> tuple[int, int]:
 def _forget_the_parent(terminal: bool) -> None:
     """A session of its own, no inherited signal handling; with `terminal`, descriptor 0 is its controlling terminal."""
     os.setsid()
-    for number in signal.valid_signals():
+    for number in range(1, signal.NSIG):
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -167,7 +167,6 @@ def _seal_imports() -> None:
     sys.meta_path[:] = [_Sealed]
     sys.path.clear()
     sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
 
 
 def _survive_nobody(report: int) -> None:

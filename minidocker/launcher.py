@@ -88,11 +88,12 @@ def _write_order(payload: int, order: child.Order) -> list[str]:
     modules = {type(isolator).__module__ for isolator in order.isolators}
     pickler = __import__("cloudpickle" if "__main__" in modules else "pickle")
     try:
-        with os.fdopen(os.dup(payload), "wb") as file:
-            pickler.dump(order, file)
+        text = pickler.dumps(order)
     except (TypeError, pickle.PicklingError, AttributeError) as refused:
         raise ContainerError(f"an isolator holds what cannot be sent to another process: {refused}") from refused
-    os.lseek(payload, 0, os.SEEK_SET)
+    while text:
+        text = text[os.write(payload, text) :]
+    os.lseek(payload, 0, os.SEEK_SET)  # the copy that the launcher gets shares the position
     return [name for name in (*modules, pickler.__name__) if name.partition(".")[0] in ("minidocker", "cloudpickle")]
 
 
@@ -230,9 +231,22 @@ def _received(message: bytes, copies: list[int]) -> child.Birth:
     )
 
 
-def _read_order(payload: int, here: int) -> child.Order:
-    """Run by the new process, in the caller's working directory. A learner's class cannot hurt the launcher here."""
-    syscalls.call("fchdir", here, path=".")
-    with os.fdopen(payload, "rb") as file:
-        order: child.Order = pickle.load(file)
-        return order
+def _reader(payload: int, here: int, learners: bool) -> Callable[[], child.Order]:
+    """What the new process does to get its order. A learner's class is unpickled only there: here it could do harm.
+
+    An order without one is unpickled here, where all that it needs is in memory already: a new process copies each page
+    of it at the first touch, and would take ten times as long.
+    """
+    order = None if learners else _unpickled(payload)
+
+    def read_order() -> child.Order:
+        syscalls.call("fchdir", here, path=".")
+        return order or _unpickled(payload)
+
+    return read_order
+
+
+def _unpickled(payload: int) -> child.Order:
+    """The order in a file in memory."""
+    order: child.Order = pickle.loads(os.pread(payload, os.fstat(payload).st_size, 0))
+    return order

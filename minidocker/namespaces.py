@@ -9,10 +9,13 @@ it (or somebody holds it open), and everything that belongs to it ends with it: 
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
+import sys
 
 from minidocker import syscalls
+from minidocker.init import Init as Init
+from minidocker.init import go_on_as_child
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
@@ -32,9 +35,14 @@ KINDS = {
 # makes it, when it has joined its own; and the clocks of a time namespace are set before anybody is in it.
 LATE = ("cgroup", "time")
 
-# <linux/sockios.h>, <linux/if.h>
+# <linux/sockios.h>, <linux/if.h>, <linux/socket.h>
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 AF_INET, SOCK_DGRAM = 2, 2
+
+# <linux/prctl.h>
+PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
+
+APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 
 
 def namespace_of(pid: int | str, kind: str) -> int:
@@ -93,9 +101,12 @@ class Namespaces(Isolator):
             _write(f"/proc/{pid}/gid_map", self.gid_map)
 
     def inside(self) -> None:
-        """Make each new view usable. A namespace starts as a copy (mount, uts) or empty (net, ipc, pid)."""
+        """Make each new view usable. A namespace starts as a copy (mount, uts) or empty (net, ipc, pid).
+
+        The change of user comes last: after it, files in /proc/self belong to somebody else until the command executes.
+        """
         if "user" in self.kinds:
-            _become_root()
+            _check_rights()
         if "mount" in self.kinds:
             make_mounts_private()
         if "uts" in self.kinds:
@@ -106,6 +117,9 @@ class Namespaces(Isolator):
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         if "time" in self.kinds:
             _enter_time(self.monotonic, self.boottime)
+        if "user" in self.kinds:
+            _leave_groups()
+            _become_root(self.uid_map, self.gid_map)
 
 
 def _write(path: str, text: str) -> None:
@@ -117,19 +131,41 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _become_root() -> None:
-    """User and group 0 of the new user namespace, if the maps have them, and no other groups where that is allowed."""
+def _check_rights() -> None:
+    """Whoever makes a user namespace has all rights in it, unless a security module takes them away again.
+
+    So ask for something impossible, to drop capability 4095: EINVAL answers those who may ask, EPERM the others.
+    """
+    try:
+        syscalls.prctl(PR_CAPBSET_DROP, 4095)
+    except PermissionError:
+        text = "this machine gives no rights in a user namespace to those who are not root"
+        if os.path.exists(APPARMOR):
+            text += "; AppArmor does that: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        raise PermissionError(errno.EPERM, text) from None
+    except OSError:
+        pass
+
+
+def _leave_groups() -> None:
+    """Keep none of the caller's other groups, where that is allowed; else they stay, shown as nobody's."""
     try:
         os.setgroups([])
     except PermissionError:
-        pass  # given up in `attach`; the caller's groups stay, shown as nobody's
-    syscalls.call("setresgid", 0, 0, 0)
-    syscalls.call("setresuid", 0, 0, 0)
+        pass  # given up in `attach`
+
+
+def _become_root(uid_map: str, gid_map: str) -> None:
+    """User and group 0 of the new user namespace, if the maps have them: the first column is the number inside."""
+    if "0" in gid_map.split()[::3]:
+        syscalls.call("setresgid", 0, 0, 0)
+    if "0" in uid_map.split()[::3]:
+        syscalls.call("setresuid", 0, 0, 0)
 
 
 def _loopback_up() -> None:
     """A new network namespace has one interface, lo, and it is down: netdevice(7)."""
-    ifreq = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, "little").ljust(24, b"\0")
+    ifreq = b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(2, sys.byteorder).ljust(24, b"\0")
     descriptor = syscalls.call("socket", AF_INET, SOCK_DGRAM, 0)
     syscalls.call("ioctl", descriptor, SIOCSIFFLAGS, ifreq, path="lo")
     os.close(descriptor)
@@ -147,61 +183,59 @@ def _enter_time(monotonic: int, boottime: int) -> None:
 class Join(Isolator):
     """Enter the namespaces of the running process `pid` instead of making new ones: nsenter(1), `docker exec`.
 
-    `kinds` default to all in which it differs from the caller. Needs CAP_SYS_ADMIN over each of them. setns(2) takes a
-    pidfd, so a process that ended meanwhile is an error and never another process with its number.
+    `kinds` default to all; those in which it does not differ from the caller are left out. It takes CAP_SYS_ADMIN over each
+    of them: root has it, and whoever made the user namespace that they belong to. setns(2) takes a pidfd, so a process
+    that ended meanwhile is an error, and never another process with its number.
     """
 
     def __init__(self, pid: int, kinds: str = "") -> None:
-        self.pid, self.kinds = pid, _checked(kinds)
+        self.pid, self.kinds = pid, _checked(kinds) or [*KINDS]
 
     def __enter__(self) -> Isolator:
         """Hold the process, and find out where it lives."""
-        pidfd = os.pidfd_open(self.pid)
-        self.descriptors = (pidfd,)
-        kinds = self.kinds or [kind for kind in KINDS if namespace_of(self.pid, kind) != namespace_of("self", kind)]
-        self.flags = sum(KINDS[kind] for kind in kinds if kind != "pid")
-        self.pid_namespace = pidfd if "pid" in kinds else None
+        try:
+            self.descriptors = (os.pidfd_open(self.pid),)
+            self._look()
+        except (ProcessLookupError, FileNotFoundError) as gone:
+            self.__exit__()
+            message = f"Join: process {self.pid} has ended, and its namespaces cannot be entered through it any more"
+            raise ContainerError(message, isolator="Join", errno=gone.errno) from None
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _look(self) -> None:
+        """Which namespaces to enter, and how to get into the PID namespace.
+
+        Root lets the new process be born in it. Another user has the right to only after entering the user namespace,
+        when it is already born: then a child of it becomes the command.
+        """
+        differ = [kind for kind in self.kinds if namespace_of(self.pid, kind) != namespace_of("self", kind)]
+        self.flags = sum(KINDS[kind] for kind in differ)
+        if self.flags & syscalls.CLONE_NEWPID and os.geteuid() == 0:
+            self.flags &= ~syscalls.CLONE_NEWPID
+            self.pid_namespace = self.descriptors[0]
+        self.maps = [_read(f"/proc/{self.pid}/{name}") for name in ("uid_map", "gid_map")]
 
     def inside(self) -> None:
         """All at once: the kernel sorts out that the rights come from the user namespace, and the rest follows."""
+        syscalls.prctl(PR_SET_DUMPABLE, 0)  # those who live there must not trace us until the exec (CVE-2016-9962)
+        if self.flags & syscalls.CLONE_NEWUSER:
+            _leave_groups()  # root's groups would be of use in there
         if self.flags:
-            syscalls.setns(self.descriptors[0], self.flags)
+            syscalls.call("setns", self.descriptors[0], self.flags, path=f"process {self.pid}")
+        if self.flags & syscalls.CLONE_NEWUSER:
+            _become_root(*self.maps)
+        if self.flags & syscalls.CLONE_NEWPID:
+            go_on_as_child()
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.descriptors[0])
+        for descriptor in self.descriptors:
+            os.close(descriptor)
 
 
-class Init(Isolator):
-    """A first process for a PID namespace that does its two duties; the command becomes its child. `docker run --init`.
-
-    The kernel gives every orphan to PID 1, which must reap it, and drops each signal for which PID 1 has no handler. A
-    program that was not written as one does neither. Last in the list: it stays what it is, behind all the walls.
-    """
-
-    def inside(self) -> None:
-        """Only the child returns, and becomes the command."""
-        command = os.fork()
-        if command == 0:
-            return
-        syscalls.close_range(3)  # among them the report, which must not stay open when the command executes
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
-            signal.signal(number, lambda number, _: _forward(command, number))
-        os._exit(_reap_until(command))
-
-
-def _forward(command: int, number: int) -> None:
-    """Pass a signal on to the command, if it is still there."""
-    try:
-        os.kill(command, number)
-    except ProcessLookupError:
-        pass
-
-
-def _reap_until(command: int) -> int:
-    """Reap whatever ends; return the exit code of the command, 128+N after a signal, once it is among them."""
-    while True:
-        pid, status = os.wait()
-        if pid == command:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+def _read(path: str) -> str:
+    """The text of a small file of /proc."""
+    with open(path) as file:
+        return file.read()

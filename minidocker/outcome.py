@@ -11,6 +11,12 @@ import os
 
 ENGINE_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from minidocker.process import Isolator
+
 # What usually is behind an errno of clone3(2), for the reader who meets it first here
 _CLONE_REMEDIES = {
     errno.EPERM: "new namespaces need root, or a user namespace beside them",
@@ -83,3 +89,12 @@ def _cannot_execute(number: int | None, path: str | None, text: str) -> Containe
     else:
         message, code = f"{path}: cannot be executed: {text.lower()}", NOT_EXECUTABLE
     return ContainerError(message, syscall="execve", errno=number, path=path, exit_code=code)
+
+
+def on_the_host(isolator: Isolator, moment: Callable[..., object], *arguments: object) -> None:
+    """Run one moment of an isolator; if the kernel refuses it something, say whose moment it was."""
+    try:
+        moment(*arguments)
+    except OSError as refused:
+        name, syscall = type(isolator).__name__, getattr(refused, "syscall", moment.__name__)
+        raise failure(name, syscall, refused.errno, refused.filename, str(refused.strerror)) from refused

@@ -13,14 +13,14 @@ import signal
 import time
 
 from minidocker import child
-from minidocker.outcome import ContainerError, Result, failure
+from minidocker.outcome import ContainerError, Result, failure, on_the_host
 
 PIPE = -1  # for stdout and stderr: capture it
 AFTER_END = 64  # reads of 64 KiB that empty any pipe, after the end of the process; what it left running may write on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
 
     from minidocker.launcher import Launched
@@ -87,13 +87,12 @@ class Process:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines that it writes to stdout (or its terminal) as they come, without line ends, until it ends."""
-        rest = b""
+        rest, end = b"", b"\r" if self.order.terminal else b""  # a terminal makes two characters of a line's end
         for source, data in self._chunks(None):
             if source == self._sources[0]:
                 *whole, rest = (rest + data).split(b"\n")
                 for line in whole:
-                    line = line.removesuffix(b"\r") if self.order.terminal else line  # a terminal makes two of one
-                    yield line.decode(errors="backslashreplace")
+                    yield line.removesuffix(end).decode(errors="backslashreplace")
         if rest:
             yield rest.decode(errors="backslashreplace")
 
@@ -101,7 +100,7 @@ class Process:
         """First moment: each isolator prepares on the host."""
         for isolator in self.order.isolators:
             isolator.container = self.name
-            _on_the_host(isolator, isolator.__enter__)
+            on_the_host(isolator, isolator.__enter__)
             self._entered.append(isolator)
 
     def _give_birth(self, stdin: str | bytes | int, stdout: int, stderr: int) -> None:
@@ -127,7 +126,7 @@ class Process:
         """Second moment, then open the gate. Returns what went wrong; the report of a dead process says it better."""
         try:
             for isolator in self._entered:
-                _on_the_host(isolator, isolator.attach, self.pid)
+                on_the_host(isolator, isolator.attach, self.pid)
             os.write(key, b"x")
         except BrokenPipeError:
             return ContainerError("the new process was killed before it executed the command")
@@ -172,8 +171,7 @@ class Process:
         """A pseudo-terminal, pty(7): ours is the end where a person, or a test, types and reads."""
         self.terminal, theirs = os.openpty()
         self._open |= {self.terminal, theirs}
-        self._sources = [self.terminal]
-        self._written[self.terminal] = []
+        self._sources, self._written = [self.terminal], {self.terminal: []}
         return [theirs, theirs, theirs]
 
     def _chunks(self, timeout: float | None) -> Iterator[tuple[int, bytes]]:
@@ -185,8 +183,7 @@ class Process:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = {self._parent.ended, *self._written}
-        ready: list[int] = []
-        reads = AFTER_END
+        ready, reads = list[int](), AFTER_END
         while ready != [self._parent.ended] and reads:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready = _readable(waiting, left)
@@ -202,8 +199,9 @@ class Process:
     def _end(self) -> Result:
         """It has ended: take its status, let the isolators go in reverse order (fourth moment), close what is open."""
         assert self._parent is not None
-        status = self._parent.collect()
-        self.result = Result(status, *(b"".join(self._written.get(source, [])) for source in self._sources))
+        self.result = Result(
+            self._parent.collect(), *(b"".join(self._written.get(source, [])) for source in self._sources)
+        )
         self._leave()
         return self.result
 
@@ -219,20 +217,11 @@ class Process:
         try:
             if self._entered:
                 isolator = self._entered.pop()
-                _on_the_host(isolator, isolator.__exit__, None, None, None)
+                on_the_host(isolator, isolator.__exit__, None, None, None)
         finally:
             if self._entered:
                 self._leave()
             self._close(*self._open)
-
-
-def _on_the_host(isolator: Isolator, moment: Callable[..., object], *arguments: object) -> None:
-    """Run one moment of an isolator; if the kernel refuses it something, say whose moment it was."""
-    try:
-        moment(*arguments)
-    except OSError as refused:
-        name, syscall = type(isolator).__name__, getattr(refused, "syscall", moment.__name__)
-        raise failure(name, syscall, refused.errno, refused.filename, str(refused.strerror)) from refused
 
 
 def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:

@@ -61,7 +61,7 @@ CELLS = f"""
 import time
 import matplotlib.pyplot
 import numpy
-#from minidocker.cgroups import Cgroup
+from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
@@ -71,7 +71,7 @@ def measured():
     result = run(
         ["true"],
         Namespaces("pid mount uts ipc net"),
-        #        Cgroup(memory={MEMORY}, cpus={CPUS}, pids={PIDS}),
+        Cgroup(memory={MEMORY}, cpus={CPUS}, pids={PIDS}),
         Namespaces("cgroup"),
         PivotRoot({str(ROOT)!r}),
     )

@@ -4,7 +4,8 @@
 
 User-Mode Linux is the Linux kernel compiled as an ordinary program (Debian's package user-mode-linux). It boots here as
 the user nobody, on this machine's own files: its root is an overlay in memory over a read-only view of the host's `/`.
-So the repository and its virtual environment are there, and nothing that the tests do reaches the host.
+So the repository and its virtual environment are there, and nothing that the tests do reaches the host. (If nobody may
+not read those, since they are in somebody's home, it boots as whoever calls this.)
 
 Its clock may run unevenly, so in it tests assert on the kernel's counters and not on seconds (MINIDOCKER_GUEST is set).
 The exit status comes back as a line on its console; without that line the run has failed, whatever else was printed.
@@ -36,7 +37,7 @@ busybox insmod /run/m/lib/modules/*/kernel/fs/overlayfs/overlay.ko
 mount -t overlay -o lowerdir=/,upperdir=/run/up,workdir=/run/work overlay $root || exec busybox poweroff -f
 mkdir -p $root/lib/modules && mount --move /run/m/lib/modules $root/lib/modules
 for kind in proc:proc sysfs:sys devtmpfs:dev tmpfs:run; do mount -t ${{kind%:*}} none $root/${{kind#*:}}; done
-mkdir -p $root/dev/pts $root/dev/shm && mount -t devpts none $root/dev/pts && mount -t tmpfs none $root/dev/shm
+mkdir -p $root/run/tmp $root/dev/pts $root/dev/shm && mount -t devpts none $root/dev/pts && mount -t tmpfs none $root/dev/shm
 mount -t cgroup2 none $root/sys/fs/cgroup
 cat > $root/run/second <<'END'
 ip link set lo up
@@ -62,10 +63,17 @@ def environment() -> str:
         "MINIDOCKER_HOME": os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"),
         "MINIDOCKER_MUST_WORK": "1",
         "MINIDOCKER_GUEST": "uml",
+        "TMPDIR": "/run/tmp",  # the clone may lie in /tmp, which stays as it is
         "PYTHONPATH": str(REPOSITORY),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in names.items())
+
+
+def nobody_may_read(path: Path) -> bool:
+    """Whether any user may go there and read it."""
+    real = path.resolve()
+    return bool(real.stat().st_mode & 0o004) and all(parent.stat().st_mode & 0o001 for parent in real.parents)
 
 
 def boot(arguments: list[str]) -> tuple[int, str]:
@@ -84,7 +92,7 @@ def boot(arguments: list[str]) -> tuple[int, str]:
         with disk.open("wb") as file:
             file.truncate(64 << 20)
         user = {}
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and all(map(nobody_may_read, (HERE, Path(sys.executable)))):
             for path in (scratch, disk):
                 os.chown(path, NOBODY, NOBODY)
             user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}

@@ -11,9 +11,8 @@ command runs, so that everything the command ever starts is in it. `prune` remov
 from __future__ import annotations
 
 import os
-import time
 
-from minidocker.cgroups.hierarchy import PATIENCE, Group, Hierarchy, hierarchies, kill, processes, prune
+from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, processes, prune
 from minidocker.cgroups.limits import Limits
 from minidocker.cgroups.statistics import Statistics
 from minidocker.outcome import ContainerError
@@ -50,9 +49,8 @@ class Cgroup(Isolator):
             raise ContainerError("Cgroup: it fences a container already: make one for each")
         try:
             for hierarchy in hierarchies():
-                if hierarchy.controllers & {*USED}:
-                    group = Group(hierarchy, self.container)
-                    self.groups.update(dict.fromkeys(hierarchy.controllers & {*USED}, group))
+                if names := hierarchy.controllers & {*USED} - {*self.groups}:
+                    self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
             if not self.groups:
                 raise ContainerError("Cgroup: no control groups here: see the lines on cgroups of minidocker doctor")
             self._write(self.limits)
@@ -69,6 +67,8 @@ class Cgroup(Isolator):
 
     def _group(self, controller: str) -> Group:
         """The group that has a controller, under its name in either version; an error if this machine has none."""
+        if not self.groups:
+            raise ContainerError("Cgroup: no container runs behind it")
         old_name = {"io": "blkio"}.get(controller, controller)
         group = self.groups.get(controller) or self.groups.get(old_name)
         if group is None:
@@ -122,16 +122,14 @@ class Cgroup(Isolator):
         return processes(self._all()[0].path) if self.groups else []
 
     def kill(self) -> None:
-        """SIGKILL to all of its processes. Version 1 stops them first: a signal to each would lose a race with fork."""
-        if any(group.has("cgroup.kill") for group in self._all()):
-            kill(next(group.path for group in self._all() if group.has("cgroup.kill")))
-            return
-        self.freeze()
-        kill(self._all()[0].path)
-        self.thaw()
+        """SIGKILL to all of its processes at once, however fast they fork."""
+        kill(self._group("freezer").path)
 
     def freeze(self) -> None:
-        """Stop all of its processes where they are, and return when they are: `docker pause`. They cannot notice it."""
+        """Stop all of its processes where they are, and return when they have: `docker pause`. They cannot notice it.
+
+        With version 1 alone not even SIGKILL ends what is frozen: `kill` thaws, `Process.kill` waits for a `thaw`.
+        """
         self._freeze(True)
 
     def thaw(self) -> None:
@@ -139,18 +137,7 @@ class Cgroup(Isolator):
         self._freeze(False)
 
     def _freeze(self, frozen: bool) -> None:
-        """Version 1 has a controller for it and a state to read; version 2 a file in each group, and an event."""
-        old = self.groups.get("freezer")
-        group = old or next(group for group in self._all() if group.version == 2)
-        file = shows = "freezer.state"
-        text = done = "FROZEN" if frozen else "THAWED"
-        if old is None:
-            file, text, shows, done = "cgroup.freeze", str(int(frozen)), "cgroup.events", f"frozen {int(frozen)}"
-        group.write(file, text)
-        deadline = time.monotonic() + PATIENCE
-        while done not in group.read(shows):
-            if time.monotonic() > deadline:
-                raise ContainerError(
-                    f"Cgroup: {group.path}: not all of its processes have stopped: one waits for a device"
-                )
-            time.sleep(0.001)
+        """An error if it takes longer than `PATIENCE`."""
+        group = self._group("freezer")
+        if not freeze(group.path, frozen):
+            raise ContainerError(f"Cgroup: {group.path}: not all of its processes have stopped: one waits for a device")

@@ -6,7 +6,8 @@ Control groups are directories of a file system, cgroups(7). There are two versi
                  is written to its cgroup.subtree_control
     version 1    a hierarchy for each controller (or a few): the same tree of directories again and again
 
-A controller is in one hierarchy only. So each is looked up once, wherever it is.
+A controller is in one hierarchy only. So each is looked up once, wherever it is. Version 2 freezes and kills with or
+without controllers, and does it better than version 1; so where it is mounted it is used for these.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ class Hierarchy:
 
     def enable(self) -> None:
         """Version 2: let the children of our parent group use the controllers. Inner groups may hold no process."""
-        wanted = " ".join(f"+{name}" for name in sorted(self.controllers & {"cpu", "memory", "pids", "io"}))
-        for group in (self.path, f"{self.path}/{PARENT}"):
+        wanted = self.controllers & {"cpu", "memory", "pids", "io"}
+        for group in (self.path, f"{self.path}/{PARENT}") if wanted else ():
             path = f"{group}/cgroup.subtree_control"
-            if wanted and not {*wanted.replace("+", "").split()} <= {*read(path).split()}:
-                write(path, wanted)
+            if not wanted <= {*read(path).split()}:
+                write(path, " ".join(f"+{name}" for name in sorted(wanted)))
 
 
 def hierarchies() -> list[Hierarchy]:
-    """Those of this machine. Read once: a process lives shorter than a mount of these."""
+    """Those of this machine, with the one that freezes in front. Read once: mounts of these outlive processes."""
     if not _found:
         with open("/proc/self/mountinfo") as file:
             _found.extend(parse(file.read()))
@@ -55,10 +56,10 @@ def parse(mountinfo: str) -> list[Hierarchy]:
         place, _, rest = line.partition(" - ")
         path, (kind, _, options) = place.split()[4], rest.split(" ", 2)
         if kind == "cgroup2" and kind not in found:
-            found[kind] = Hierarchy(2, path, {*read(f"{path}/cgroup.controllers").split()})
+            found[kind] = Hierarchy(2, path, {*read(f"{path}/cgroup.controllers").split(), "freezer"})
         elif kind == "cgroup" and options not in found:
             found[options] = Hierarchy(1, path, {*options.split(",")} - {"rw", "ro"})
-    return [*found.values()]
+    return sorted(found.values(), key=lambda hierarchy: ("freezer" not in hierarchy.controllers, -hierarchy.version))
 
 
 def read(path: str) -> str:
@@ -82,7 +83,10 @@ def write(path: str, text: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as refused:
-        raise failure("Cgroup", f"write {text!r}", refused.errno, path, str(refused.strerror)) from refused
+        why = str(refused.strerror).lower()
+        if refused.errno == errno.EBUSY and path.endswith("subtree_control"):
+            why = "an inner group may hold no process, and this one does: move them to a group below it"
+        raise failure("Cgroup", f"write {text!r}", refused.errno, path, why) from refused
 
 
 class Group:
@@ -92,6 +96,8 @@ class Group:
     """
 
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
+        if "/" in name or name in (".", ".."):
+            raise ContainerError(f"Cgroup: {name!r} cannot be the name of a directory: leave out the /")
         self.version, self.path = hierarchy.version, f"{hierarchy.path}/{PARENT}/{name}"
         self.lock = self._make(hierarchy)
 
@@ -103,15 +109,16 @@ class Group:
                 if self.version == 2:
                     hierarchy.enable()
                 os.mkdir(self.path)
-                lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return lock
+                lock = locked(self.path, fcntl.LOCK_SH)
+                if lock is not None:
+                    return lock
             except FileExistsError:
                 if not remove_dead(self.path):
-                    raise ContainerError(f"Cgroup: a container with this name runs already: {self.path}") from None
-            except (FileNotFoundError, BlockingIOError):
-                continue  # prune came between two of the lines
-        raise ContainerError(f"Cgroup: {self.path} is removed again and again by somebody else")
+                    time.sleep(0.001)  # its owner lives, or prune is about to remove it
+            except (FileNotFoundError, ContainerError) as gone:
+                if gone.errno != errno.ENOENT:
+                    raise  # else, as where no lock was to be had, prune came between two of the lines
+        raise ContainerError(f"Cgroup: a container with this name runs already: {self.path}")
 
     def read(self, file: str) -> str:
         """The text of one of its files; empty if the kernel has none of this name."""
@@ -127,8 +134,28 @@ class Group:
 
     def remove(self) -> None:
         """End what is in it, and remove it."""
-        remove(self.path)
-        os.close(self.lock)
+        try:
+            remove(self.path)
+        finally:
+            os.close(self.lock)
+
+
+def locked(path: str, how: int) -> int | None:
+    """Lock a directory without waiting: the descriptor that holds the lock, or None if somebody else has it.
+
+    Between open(2) and flock(2) the directory may be removed, and even made anew: then it is the wrong one.
+    """
+    descriptor = -1
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (FileNotFoundError, BlockingIOError):
+        pass
+    if descriptor >= 0:
+        os.close(descriptor)
+    return None
 
 
 def processes(path: str) -> list[int]:
@@ -137,15 +164,34 @@ def processes(path: str) -> list[int]:
 
 
 def kill(path: str) -> None:
-    """SIGKILL to all that is in the group. Linux 5.14 has a file for it in version 2; else until nobody new appears."""
+    """SIGKILL to all that is in the group. Linux 5.14 has a file for it in version 2.
+
+    Without that one they are frozen first, where this is possible, since a signal to each would lose a race with fork.
+    """
     if os.path.exists(f"{path}/cgroup.kill"):
-        write(f"{path}/cgroup.kill", "1")
-        return
+        return write(f"{path}/cgroup.kill", "1")
+    freeze(path, True)
     for pid in processes(path):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+    freeze(path, False)  # version 1: what is frozen does not even die
+
+
+def freeze(path: str, frozen: bool) -> bool:
+    """Stop all processes of a group, or let them go on; say whether they do. Version 1 has a controller for it."""
+    file, shows, text, done = "cgroup.freeze", "cgroup.events", str(int(frozen)), f"frozen {int(frozen)}"
+    if os.path.exists(f"{path}/freezer.state"):
+        file = shows = "freezer.state"
+        text = done = "FROZEN" if frozen else "THAWED"
+    elif not os.path.exists(f"{path}/{file}"):
+        return False  # version 1, and another controller
+    write(f"{path}/{file}", text)
+    deadline = time.monotonic() + PATIENCE
+    while done not in read(f"{path}/{shows}") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return done in read(f"{path}/{shows}")
 
 
 def remove(path: str) -> None:
@@ -168,18 +214,14 @@ def remove(path: str) -> None:
 
 def remove_dead(path: str) -> bool:
     """Remove the group if its owner is dead; say whether it was."""
+    lock = locked(path, fcntl.LOCK_EX)
+    if lock is None:
+        return not os.path.exists(path)
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove(path)
-        return True
-    except BlockingIOError:
-        return False
     finally:
         os.close(lock)
+    return True
 
 
 def prune() -> list[str]:
@@ -190,10 +232,12 @@ def prune() -> list[str]:
     removed = []
     for hierarchy in hierarchies():
         parent = f"{hierarchy.path}/{PARENT}"
-        if os.path.isdir(parent):
+        try:
             removed += [entry.path for entry in os.scandir(parent) if entry.is_dir() and remove_dead(entry.path)]
-            try:
-                os.rmdir(parent)
-            except OSError:
-                pass  # somebody lives there
+            os.rmdir(parent)
+        except FileNotFoundError:
+            pass  # nobody was here, or another prune
+        except OSError as busy:
+            if busy.errno != errno.EBUSY:
+                raise  # a living owner's group is in there: that is no error
     return removed

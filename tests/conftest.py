@@ -1,0 +1,238 @@
+"""What all tests share: which chapter they belong to, what they may skip, and that they leave nothing behind.
+
+pytest --chapter 3                                     only the tests that are marked chapter(3)
+MINIDOCKER_MODULE_03=my_cgroups.py pytest --chapter 3  the same, against a reader's own module
+MINIDOCKER_MUST_WORK=1 pytest                          a skip is a failure
+"""
+
+import gc
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
+MODULES = {0: "process", 1: "rootfs", 2: "namespaces", 3: "cgroups"}  # the module that a reader of a chapter may write
+SETTLE = (
+    2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process
+)
+
+swapped = pytest.StashKey[str]()
+
+
+# What may be skipped
+
+
+def must_work():
+    """Whether this machine must be able to run everything, as CI's must."""
+    return os.environ.get("MINIDOCKER_MUST_WORK", "") not in ("", "0")
+
+
+def need(condition, reason):
+    """Skip the test unless the condition holds; where everything must work, fail it."""
+    __tracebackhide__ = True
+    if not condition:
+        (pytest.fail if must_work() else pytest.skip)(reason)
+
+
+def fail_if_skipped(report):
+    """Turn a skip into a failure where everything must work. (An expected failure is reported as a skip, and is not.)"""
+    if report.skipped and must_work() and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"MINIDOCKER_MUST_WORK is set, and this did not run: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Each test, with its set-up and tear-down."""
+    return fail_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    """A whole file that skips itself."""
+    return fail_if_skipped((yield))
+
+
+# Chapters
+
+
+def pytest_addoption(parser):
+    """--chapter N."""
+    parser.addoption("--chapter", type=int, metavar="N", help="run only the tests that are marked chapter(N)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of other chapters."""
+    wanted = config.getoption("--chapter")
+    if wanted is None:
+        return
+    here = [item for item in items if any(mark.args == (wanted,) for mark in item.iter_markers("chapter"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in here])
+    items[:] = here
+
+
+def pytest_configure(config):
+    """Put a reader's modules in the place of the package's own, before anything imports that."""
+    theirs = {name: value for name, value in os.environ.items() if name.startswith("MINIDOCKER_MODULE_") and value}
+    if theirs:
+        config.stash[swapped] = swap({module_of(name): reader_file(name, value) for name, value in theirs.items()})
+
+
+def module_of(variable):
+    """MINIDOCKER_MODULE_03 stands for `cgroups`."""
+    number = variable.rpartition("_")[2]
+    if not number.isdecimal() or int(number) not in MODULES:
+        known = ", ".join(f"{chapter:02} ({name})" for chapter, name in MODULES.items())
+        raise pytest.UsageError(f"{variable}: there is no module to swap for {number!r}; known are {known}")
+    return MODULES[int(number)]
+
+
+def reader_file(variable, value):
+    """The reader's file, which must exist."""
+    path = Path(value).absolute()
+    if not path.is_file():
+        raise pytest.UsageError(f"{variable}={value}: there is no such file (looked for {path})")
+    return path
+
+
+def swap(files):
+    """Make a directory in which `minidocker` is links to the package's modules, and to the reader's; put it first.
+
+    Through sys.path and PYTHONPATH the launcher, kernels and other programs find the same modules as the tests.
+    """
+    directory = tempfile.mkdtemp(prefix="swapped-")
+    package = Path(directory, "minidocker")
+    package.mkdir()
+    for path in (REPO / "minidocker").iterdir():
+        if path.name != "__pycache__":
+            name = f"{path.stem}.py" if path.stem in files else path.name  # a package may become a module
+            (package / name).symlink_to(files.get(path.stem, path))
+    sys.path.insert(0, directory)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, os.environ.get("PYTHONPATH")]))
+    return directory
+
+
+def pytest_unconfigure(config):
+    """Remove the links."""
+    if directory := config.stash.get(swapped, None):
+        shutil.rmtree(directory)
+
+
+def pytest_report_header(config):
+    """Whose module is tested."""
+    if directory := config.stash.get(swapped, None):
+        links = Path(directory, "minidocker").iterdir()
+        return [
+            f"minidocker/{link.name}: {link.readlink()}"
+            for link in links
+            if link.readlink().parent != REPO / "minidocker"
+        ]
+    return []
+
+
+# Nothing is left behind
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Compare the machine before and after each test. What is there at only one moment of the waiting is no leak."""
+    before = traces()
+    yield
+    left, until = traces() - before, time.monotonic() + SETTLE
+    while left and time.monotonic() < until:
+        time.sleep(0.02)
+        gc.collect()
+        left &= traces()
+    lost = {line for line in before - traces() if line.startswith(("mount ", "this process"))}
+    if left or lost:
+        pytest.fail("\n".join(["this test left behind:", *sorted(left), *(f"lost: {line}" for line in sorted(lost))]))
+
+
+def traces():
+    """Everything that a container could leave on this machine, one line of text each."""
+    kinds = {
+        "mount": Path("/proc/self/mountinfo").read_text().splitlines(),
+        "cgroup": cgroups(),
+        "network link": (name for _, name in socket.if_nameindex()),
+        "firewall": firewall(),
+        "process": descendants(os.getpid()),
+        "descriptor": descriptors(),
+        "this process:": (f"{name} {os.readlink(f'/proc/self/{name}')}" for name in ("root", "cwd", *namespaces())),
+        "file": files(),
+    }
+    return {f"{kind} {text}" for kind, texts in kinds.items() for text in texts}
+
+
+def cgroups():
+    """The cgroups of containers: what lies below a directory `minidocker` or is named minidocker-something."""
+    for directory, names, _ in os.walk("/sys/fs/cgroup"):
+        for name in names:
+            if name.startswith("minidocker-") or "/minidocker" in directory:
+                yield f"{directory}/{name}"
+
+
+def firewall():
+    """The tables of nft."""
+    if not shutil.which("nft"):
+        return []
+    return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout.splitlines()
+
+
+def descendants(pid):
+    """Children, and theirs: "pid command line"; but not the launcher, which lives as long as its caller."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in read(children).split():
+            command = read(Path(f"/proc/{child}/cmdline")).replace("\0", " ")
+            if "minidocker.launcher" not in command:
+                yield f"{child} {command or read(Path(f'/proc/{child}/stat'))[:40]}"
+            yield from descendants(child)
+
+
+def read(path):
+    """Its text, or nothing if it is gone meanwhile."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def descriptors():
+    """Open descriptors of this process, but not the one with which it talks to its launcher."""
+    launcher = sys.modules.get("minidocker.launcher")
+    own = launcher and launcher._Caller.socket and launcher._Caller.socket.fileno()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue  # the directory that listdir had open
+        if int(number) != own:
+            yield f"{number} {target}"
+
+
+def namespaces():
+    """The names of this process's own namespaces."""
+    return (f"ns/{name}" for name in os.listdir("/proc/self/ns") if not name.endswith("_for_children"))
+
+
+def files():
+    """Directories that an engine writes to: its state, /tmp and shared memory, the top of the roots."""
+    temporary = Path(tempfile.gettempdir())
+    yield from (str(path) for path in temporary.iterdir() if "minidocker" in path.name)
+    for directory in (
+        Path("/dev/shm"),
+        Path("/run/minidocker"),
+        HOME,
+        *HOME.glob("roots/*"),
+        *HOME.glob("roots/*/tmp"),
+    ):
+        if directory.is_dir():
+            yield from map(str, directory.iterdir())
