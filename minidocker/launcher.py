@@ -32,6 +32,10 @@ from minidocker.outcome import ContainerError
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import Launcher; Launcher({caller}).serve()"
 ORDERS = 3  # its descriptor of the socket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Launched:
     """A new process whose parent is the launcher: `pid`, `pidfd`, and `ended`, a descriptor readable at its end."""
@@ -81,7 +85,7 @@ def _post(birth: child.Birth, order: child.Order, channel: socket.socket) -> Non
 
 
 def _write_order(payload: int, order: child.Order) -> list[str]:
-    """Pickle the order; return the modules that the launcher imports once, so that each new process need not.
+    """Pickle the order; return the modules that it takes to unpickle it.
 
     Classes of a notebook's cells are in no module: cloudpickle sends their code along.
     """
@@ -94,7 +98,7 @@ def _write_order(payload: int, order: child.Order) -> list[str]:
     while text:
         text = text[os.write(payload, text) :]
     os.lseek(payload, 0, os.SEEK_SET)  # the copy that the launcher gets shares the position
-    return [name for name in (*modules, pickler.__name__) if name.partition(".")[0] in ("minidocker", "cloudpickle")]
+    return [*modules - {"__main__"}, pickler.__name__]
 
 
 class _Caller:
@@ -179,7 +183,8 @@ class Launcher:
         payload, here, channel_number, *rest = copies
         channel = socket.socket(fileno=channel_number)
         try:
-            pid = child.spawn(_received(message, rest), lambda: _read_order(payload, here))
+            birth, ours = _received(message, rest)
+            pid = child.spawn(birth, _reader(payload, here, ours))
         except OSError as refused:
             _answer(channel, (0, getattr(refused, "syscall", "clone3"), refused.errno))
             channel.close()
@@ -215,29 +220,33 @@ def _answer(channel: socket.socket, answer: int | tuple[int, str, int | None], *
         pass
 
 
-def _received(message: bytes, copies: list[int]) -> child.Birth:
-    """The order's numbers, with the descriptors under the numbers that they got here; imports what it needs."""
+def _received(message: bytes, copies: list[int]) -> tuple[child.Birth, bool]:
+    """The order's numbers, with the descriptors under the numbers that they got here; and whether all code is ours.
+
+    Our modules are imported here, once, so that each new process need not.
+    """
     flags, extra, numbers, path, modules = marshal.loads(message)
     sys.path[:] = path
-    for name in modules:
+    ours = [name for name in modules if name.partition(".")[0] in ("minidocker", "cloudpickle", "pickle")]
+    for name in ours:
         try:
             __import__(name)
         except ImportError:
             pass  # the new process will meet the same error, and can report it
     streams, rest = copies[:5], iter(copies[5:])
     given = {key: next(rest) for key in extra}
-    return child.Birth(
-        flags, given.get("cgroup"), given.get("pid_namespace"), streams, dict(zip(numbers, rest, strict=True))
-    )
+    descriptors = dict(zip(numbers, rest, strict=True))
+    birth = child.Birth(flags, given.get("cgroup"), given.get("pid_namespace"), streams, descriptors)
+    return birth, ours == modules and "cloudpickle" not in ours
 
 
-def _reader(payload: int, here: int, learners: bool) -> Callable[[], child.Order]:
-    """What the new process does to get its order. A learner's class is unpickled only there: here it could do harm.
+def _reader(payload: int, here: int, ours: bool) -> Callable[[], child.Order]:
+    """What the new process does to get its order: unpickle it, in the caller's working directory.
 
-    An order without one is unpickled here, where all that it needs is in memory already: a new process copies each page
-    of it at the first touch, and would take ten times as long.
+    A learner's class may do harm while it is unpickled, so that happens only there. An order without one is unpickled
+    here, ten times as fast: to the new process everything is new, and each page that it writes to a copy to be made.
     """
-    order = None if learners else _unpickled(payload)
+    order = _unpickled(payload) if ours else None
 
     def read_order() -> child.Order:
         syscalls.call("fchdir", here, path=".")
