@@ -246,7 +246,12 @@ def _reader(payload: int, here: int, ours: bool) -> Callable[[], child.Order]:
     A learner's class may do harm while it is unpickled, so that happens only there. An order without one is unpickled
     here, ten times as fast: to the new process everything is new, and each page that it writes to a copy to be made.
     """
-    order = _unpickled(payload) if ours else None
+    try:
+        order = _unpickled(payload) if ours else None
+    except Exception:
+        order = (
+            None  # an isolator of ours holds something of a learner's; the new process will say what is wrong with it
+        )
 
     def read_order() -> child.Order:
         syscalls.call("fchdir", here, path=".")

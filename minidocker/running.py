@@ -21,7 +21,6 @@ AFTER_END = 64  # reads of 64 KiB that empty any pipe, after the end of the proc
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from minidocker.launcher import Launched
     from minidocker.process import Isolator
@@ -47,9 +46,7 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.result is None:
             self.kill()
             self.wait()

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
@@ -398,6 +399,15 @@ def test_an_isolator_that_the_launcher_cannot_rebuild(second_thread):
     assert run(["echo", "next"]).stdout == "next\n"
 
 
+def test_an_isolator_of_ours_that_holds_what_the_launcher_cannot_rebuild(second_thread):
+    isolator = Isolator()
+    isolator.anything = BadUnpickle()
+    with start(["sleep", "60"]) as other:
+        with pytest.raises(ContainerError, match="ValueError: cannot be rebuilt"):
+            run(["true"], isolator)
+        assert other.alive()
+
+
 def test_an_isolator_that_cannot_be_pickled(second_thread):
     isolator = Diary("/dev/null")
     isolator.lock = threading.Lock()
@@ -575,6 +585,7 @@ def typed(terminal, text, expected):
     os.write(terminal, text)
     seen = b""
     while expected not in seen:
+        assert select.select([terminal], [], [], 10)[0], f"nothing more after {seen}"
         seen += os.read(terminal, 4096)
     return seen
 
