@@ -1,6 +1,7 @@
 """Chapter 0: the other side of the launcher, a program of its own: one loop, one thread, as little memory as possible.
 
-Launcher(caller, orders).serve()    # the pid of the process that it works for, and the descriptor of the socket to that one
+`launcher` starts it, with the pid of its caller and the descriptor of the socket between the two. It imports little,
+so that it starts fast and each of its forks is cheap.
 """
 
 from __future__ import annotations
