@@ -15,7 +15,7 @@ from minidocker.process import run
 from minidocker.rootfs import PivotRoot
 
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
-ROOT = os.environ.get("MINIDOCKER_ROOT", f"{HOME}/roots/busybox")
+ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 DEMO = ["sh", "-c", "echo $(hostname): I double a string until somebody stops me; a=x; while :; do a=$a$a; done"]
 
 fence = Cgroup(memory="64m", cpus=0.5, pids=64)
