@@ -1,6 +1,6 @@
 """Stage 3: the same process, behind walls and inside a fence.
 
-    python chapters/03_cgroups/stage.py [COMMAND [ARGUMENT...]]
+python chapters/03_cgroups/stage.py [COMMAND [ARGUMENT...]]
 """
 
 import os
