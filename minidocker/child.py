@@ -15,7 +15,6 @@ import errno
 import marshal
 import os
 import select
-import signal
 import sys
 
 from minidocker import syscalls

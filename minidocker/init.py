@@ -9,14 +9,13 @@ which that process has no handler; and when it ends, all others are killed: pid_
 from __future__ import annotations
 
 import os
-import signal
 
 from minidocker import syscalls
 from minidocker.process import Isolator
 
 
 class Init(Isolator):
-    """A PID namespace whose first process stays ours and does its duties, with the command as its child: docker run --init.
+    """A PID namespace whose first process stays ours and does its duties; the command is its child, as with --init.
 
     Last in the list, so that it stands behind all the walls, too.
     """

@@ -20,7 +20,6 @@ from __future__ import annotations
 import marshal
 import os
 import pickle
-import signal
 import socket
 import sys
 import threading

@@ -10,7 +10,6 @@ import marshal
 import os
 import pickle
 import select
-import signal
 import socket
 import sys
 

@@ -183,8 +183,8 @@ def _enter_time(monotonic: int, boottime: int) -> None:
 class Join(Isolator):
     """Enter the namespaces of the running process `pid` instead of making new ones: nsenter(1), `docker exec`.
 
-    `kinds` default to all; those in which it does not differ from the caller are left out. It takes CAP_SYS_ADMIN over each
-    of them: root has it, and whoever made the user namespace that they belong to. setns(2) takes a pidfd, so a process
+    `kinds` default to all; those in which it does not differ from the caller are left out. It takes CAP_SYS_ADMIN over
+    each of them: root has it, and whoever made the user namespace that they belong to. setns(2) takes a pidfd, so one
     that ended meanwhile is an error, and never another process with its number.
     """
 

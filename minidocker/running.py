@@ -9,7 +9,6 @@ from __future__ import annotations
 import marshal
 import os
 import select
-import signal
 import time
 
 from minidocker import child

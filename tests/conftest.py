@@ -43,7 +43,7 @@ def need(condition, reason):
 
 
 def fail_if_skipped(report):
-    """Turn a skip into a failure where everything must work. (An expected failure is reported as a skip, and is not.)"""
+    """Turn a skip into a failure where everything must work. (An expected failure is reported as a skip, too.)"""
     if report.skipped and must_work() and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"MINIDOCKER_MUST_WORK is set, and this did not run: {reason}"

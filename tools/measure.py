@@ -57,7 +57,7 @@ def interleaved(
 
 
 def rank(count: int, confidence: float = 0.95) -> int:
-    """The j of the interval [j-th, (n+1-j)-th] of n ordered values around the median; 1, the extremes, if n is small."""
+    """The j of the interval [j-th, (n+1-j)-th] of n ordered values around the median; 1, the extremes, for few."""
     outside, j = 0.0, 0
     while j < count // 2:
         outside += 2 * math.comb(count, j) / 2**count

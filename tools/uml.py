@@ -37,7 +37,8 @@ busybox insmod /run/m/lib/modules/*/kernel/fs/overlayfs/overlay.ko
 mount -t overlay -o lowerdir=/,upperdir=/run/up,workdir=/run/work overlay $root || exec busybox poweroff -f
 mkdir -p $root/lib/modules && mount --move /run/m/lib/modules $root/lib/modules
 for kind in proc:proc sysfs:sys devtmpfs:dev tmpfs:run; do mount -t ${{kind%:*}} none $root/${{kind#*:}}; done
-mkdir -p $root/run/tmp $root/dev/pts $root/dev/shm && mount -t devpts none $root/dev/pts && mount -t tmpfs none $root/dev/shm
+mkdir -p $root/run/tmp $root/dev/pts $root/dev/shm
+mount -t devpts none $root/dev/pts && mount -t tmpfs none $root/dev/shm
 mount -t cgroup2 none $root/sys/fs/cgroup
 cat > $root/run/second <<'END'
 ip link set lo up

@@ -15,10 +15,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import time
 
 from minidocker.outcome import ContainerError, failure
+from minidocker.syscalls import signal
 
 PARENT = "minidocker"  # all our groups are children of this one
 PATIENCE = 5.0  # seconds for killed processes to leave: an uninterruptible read from a disk may take some

@@ -1,0 +1,87 @@
+"""Run every stage and every notebook, and say what they showed: `make run`.
+
+    python tools/run_all.py
+
+Executed copies of the notebooks and their pictures go to build/run; those of the repository are not touched. The table at
+the end holds what cells recorded with `lab.claim`: the figures are this run's own. If one fails, the others still run,
+and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient.exceptions import CellExecutionError
+
+import notebooks
+
+REPO = Path(__file__).resolve().parent.parent
+BUILD = REPO / "build" / "run"
+CLAIMS = BUILD / "claims.jsonl"
+CELL_TIMEOUT = 120  # seconds
+
+
+def bar(done: int, total: int, what: str) -> None:
+    """One line that is written over on a terminal, and a line each elsewhere."""
+    width = 24
+    text = f"[{'#' * (width * done // total):{width}}] {done}/{total} {what}"
+    print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, end="" if sys.stdout.isatty() else "\n", flush=True)
+
+
+def run_stage(path: Path) -> str:
+    """Run a stage as a reader would; what went wrong, or nothing."""
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=CELL_TIMEOUT)
+    (BUILD / f"{path.parent.name}.txt").write_text(done.stdout + done.stderr)
+    return "" if done.returncode == 0 else f"exit status {done.returncode}: {(done.stderr or done.stdout).strip()}"
+
+
+def run_notebook(path: Path) -> str:
+    """Execute a copy, and take its pictures out; what went wrong, or nothing."""
+    try:
+        notebook = notebooks.execute(path, env=notebooks.environment(MINIDOCKER_CLAIMS=CLAIMS))
+    except CellExecutionError as failure:
+        return f"{failure.ename}: {failure.evalue}"
+    nbformat.write(notebook, BUILD / path.name)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    for number, picture in enumerate(pictures, 1):
+        (BUILD / f"{path.stem}_{number}.png").write_bytes(base64.b64decode(picture))
+    return ""
+
+
+def table() -> None:
+    """What this run showed: claim, figure, where to look."""
+    lines = CLAIMS.read_text().splitlines() if CLAIMS.exists() else []
+    for record in sorted(map(json.loads, lines), key=lambda record: record["claim"]):
+        print(f"  {record['claim']:4} {record['text']:100} {record.get('where', '')}")
+
+
+def main() -> int:
+    """All of it, in the order of the chapters."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True)
+    jobs = [(path, run_stage) for path in sorted(REPO.glob("chapters/*/stage.py"))]
+    jobs += [(path, run_notebook) for path in sorted(REPO.glob("notebooks/*.ipynb"))]
+    begin, problems = time.monotonic(), []
+    for number, (path, job) in enumerate(jobs):
+        name = str(path.relative_to(REPO))
+        bar(number, len(jobs), name)
+        if problem := job(path):
+            problems.append(f"{name}: {problem}")
+    bar(len(jobs), len(jobs), f"in {time.monotonic() - begin:.0f} s\n")
+    print("What this run showed:")
+    table()
+    print(f"\nExecuted notebooks and pictures: {BUILD}")
+    print(*problems, sep="\n", end="\n" if problems else "")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
