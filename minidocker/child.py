@@ -19,6 +19,7 @@ import sys
 
 from minidocker import syscalls
 from minidocker.outcome import ENGINE_FAILED, NOT_FOUND
+from minidocker.syscalls import signal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

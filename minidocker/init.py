@@ -12,6 +12,7 @@ import os
 
 from minidocker import syscalls
 from minidocker.process import Isolator
+from minidocker.syscalls import signal
 
 
 class Init(Isolator):

@@ -26,6 +26,7 @@ import threading
 
 from minidocker import child, syscalls
 from minidocker.outcome import ContainerError
+from minidocker.syscalls import signal
 
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
 BOOT = """import sys; sys.path.insert(0, {path!r})

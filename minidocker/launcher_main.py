@@ -14,6 +14,7 @@ import socket
 import sys
 
 from minidocker import child, syscalls
+from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

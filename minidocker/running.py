@@ -13,6 +13,7 @@ import time
 
 from minidocker import child
 from minidocker.outcome import ContainerError, Result, failure, on_the_host
+from minidocker.syscalls import signal
 
 PIPE = -1  # for stdout and stderr: capture it
 AFTER_END = 64  # reads of 64 KiB that empty any pipe, after the end of the process; what it left running may write on
