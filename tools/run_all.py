@@ -2,9 +2,9 @@
 
     python tools/run_all.py
 
-Executed copies of the notebooks and their pictures go to build/run; those of the repository are not touched. The table at
-the end holds what cells recorded with `lab.claim`: the figures are this run's own. If one fails, the others still run,
-and the exit status is 1.
+Executed copies of the notebooks and their pictures go to build/run; those of the repository stay as they are. The table
+at the end holds what cells recorded with `lab.claim`: the figures are this run's own. If one fails, the others still
+run, and the exit status is 1.
 """
 
 from __future__ import annotations
