@@ -105,7 +105,6 @@ class Group:
         """Make and lock the directory; return the descriptor that holds the lock."""
         for _ in range(100):
             try:
-                os.makedirs(os.path.dirname(self.path), exist_ok=True)
                 if self.version == 2:
                     hierarchy.enable()
                 os.mkdir(self.path)
@@ -117,7 +116,8 @@ class Group:
                     time.sleep(0.001)  # its owner lives, or prune is about to remove it
             except (FileNotFoundError, ContainerError) as gone:
                 if gone.errno != errno.ENOENT:
-                    raise  # else, as where no lock was to be had, prune came between two of the lines
+                    raise
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)  # the first of all, or after a prune
         raise ContainerError(f"Cgroup: a container with this name runs already: {self.path}")
 
     def read(self, file: str) -> str:
