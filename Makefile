@@ -38,7 +38,7 @@ check: provision  ## style, format, types, layers, the chapters' quotations, the
 	shellcheck vagrant/*.sh
 
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
-	$(AS_ROOT) tools/bench.py $(if $(ONLY),ONLY=$(ONLY))
+	$(AS_ROOT) tools/bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
 
 weave: provision  ## write the package's code into the chapters' text again
 	$(PY) tools/weave.py

@@ -4,13 +4,14 @@
     make bench ONLY=start         the ids that begin so
     make bench QUICK=1            11 rounds: a first look, with a wide interval
     make bench RUNS=101           more rounds, a narrower interval
+    make bench RECORD=1           also into tools/recorded.json, and from there into the README's table
 
     start.library   `run(["true"], ...)` as a cell of a notebook calls it: in a Jupyter kernel with numpy and matplotlib
     start.stage     chapters/03_cgroups/stage.py true: a whole command, from the start of Python to its end
 
 What is equal. Everybody runs the `true` of the same busybox root, in new mount, PID, UTS, IPC, network and cgroup
 namespaces, with the root pivoted to, /proc mounted, and (crun, runc, minidocker) limits on memory, CPU and PIDs. The
-bundle of crun and runc asks for no more than that: no seccomp filter, all capabilities, no masked path, no other mount,
+bundle of crun and runc asks for no more than that: no seccomp filter, no capabilities, no masked path, no other mount,
 no terminal. Time runs from the call to the moment when the caller knows the exit status; the callers are a Python that
 calls posix_spawn and waitpid, which costs a plain process 1 ms, and for `start.library` the cell. `run` captures stdout
 and stderr meanwhile; the others write to /dev/null. What is not equal is done by their own choice: runc makes
@@ -49,6 +50,7 @@ REPO = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
 ROOT = HOME / "roots/busybox"
 STAGE = REPO / "chapters/03_cgroups/stage.py"
+README, RECORDED = REPO / "README.md", REPO / "tools/recorded.json"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MEMORY, CPUS, PIDS = 64 << 20, 1, 64  # a start stays far below each of them
 PAUSE = 0.05  # seconds: see "What is equal"
@@ -198,7 +200,7 @@ def start(ids: list[str], runs: int, scratch: Path) -> tuple[list[dict[str, Any]
         if "start.library" in ids:
             subjects["start.library"] = library
         if "start.stage" in ids:
-            subjects["start.stage"] = command([sys.executable, str(STAGE), "true"], PYTHONPATH=str(REPO))
+            subjects["start.stage"] = command([sys.executable, str(STAGE), "true"], MINIDOCKER_HOME=str(HOME))
         samples = measure.interleaved(subjects, runs, pause=PAUSE, progress=lambda number: progress(number, runs))
     machine = measure.machine(**versions(commands))
     records, raw = [], {}
@@ -206,6 +208,17 @@ def start(ids: list[str], runs: int, scratch: Path) -> tuple[list[dict[str, Any]
         raw[name] = {SUBJECT: samples[name], **{peer: samples[peer] for peer in commands}}
         records += [measure.record(name, SUBJECT, peer, raw[name], unit="s", machine=machine) for peer in commands]
     return records, raw
+
+
+def recorded(text: str, records: list[dict[str, Any]]) -> str:
+    """A text with the records between its markers, in place of what stood there."""
+    head, begin, rest = text.partition("<!-- recorded -->\n")
+    _, end, tail = rest.partition("\n<!-- /recorded -->")
+    if not end:
+        raise SystemExit(
+            "bench: the README has no markers <!-- recorded --> and <!-- /recorded --> on lines of their own"
+        )
+    return f"{head}{begin}{measure.table(records)}\n\nMeasured on: {measure.summary(records[0]['machine'])}.{end}{tail}"
 
 
 def progress(number: int, runs: int) -> None:
@@ -231,6 +244,9 @@ def main(words: list[str]) -> int:
             syscalls.umount(str(ROOT), syscalls.MNT_DETACH)
             syscalls.umount(folder, syscalls.MNT_DETACH)
     measure.write(REPO / "build", records, raw)
+    if options.get("RECORD"):
+        shutil.copy(REPO / "build/bench.json", RECORDED)
+        README.write_text(recorded(README.read_text(), records))
     print(measure.table(records))
     return 0
 

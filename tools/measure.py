@@ -117,6 +117,14 @@ def _amount(value: float, unit: str) -> str:
     return f"{value * 1000:.3g} ms" if unit == "s" else f"{value:.4g} {unit}"
 
 
+def summary(machine: Mapping[str, Any]) -> str:
+    """One line that says what the figures were measured on."""
+    what = {**machine, "cpus": f"{machine['cpus']} CPUs", "memory_gb": f"{machine['memory_gb']} GB of memory"}
+    return ", ".join(
+        [str(what.pop(key)) for key in ("cpu", "cpus", "memory_gb", "system")] + [f"{k} {v}" for k, v in what.items()]
+    )
+
+
 def write(folder: Path, records: Sequence[Mapping[str, Any]], samples: Mapping[str, Samples]) -> None:
     """bench.json, the records, and bench.csv, every single value: id, subject, round, value."""
     folder.mkdir(exist_ok=True)
