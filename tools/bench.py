@@ -243,9 +243,10 @@ def main(words: list[str]) -> int:
         finally:
             syscalls.umount(str(ROOT), syscalls.MNT_DETACH)
             syscalls.umount(folder, syscalls.MNT_DETACH)
-    measure.write(REPO / "build", records, raw)
+    build = Path(options.get("BUILD", REPO / "build"))
+    measure.write(build, records, raw)
     if options.get("RECORD"):
-        shutil.copy(REPO / "build/bench.json", RECORDED)
+        shutil.copy(build / "bench.json", RECORDED)
         README.write_text(recorded(README.read_text(), records))
     print(measure.table(records))
     return 0
