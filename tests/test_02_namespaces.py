@@ -1,0 +1,271 @@
+"""Chapter 2: what each of the eight namespaces changes and what it does not; both ways of starting."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import HOME
+from test_00_process import both_ways, python, until, way  # noqa: F401
+
+from minidocker.namespaces import KINDS, Init, Join, Namespaces, namespace_of
+from minidocker.process import ContainerError, run, start
+from minidocker.rootfs import PivotRoot
+
+pytestmark = pytest.mark.chapter(2)
+REPO = pathlib.Path(__file__).parent.parent
+CHAPTER = REPO / "chapters/02_namespaces"
+ROOT = HOME / "roots/busybox"
+MAPPED = {"uid_map": "0 100000 65536", "gid_map": "0 100000 65536"}
+
+
+def walls(kinds="pid mount uts ipc net", **options):
+    """The list of stage 2."""
+    return [Namespaces(kinds, **options), PivotRoot(ROOT)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@both_ways
+def test_each_kind_is_one_of_its_own_and_changes_no_other(kind):
+    with start(["sleep", "60"], Namespaces(kind)) as process:
+        own = [other for other in KINDS if namespace_of(process.pid, other) != namespace_of("self", other)]
+    assert own == [kind]
+
+
+@both_ways
+def test_all_eight_at_once():
+    with start(["sleep", "60"], *walls(" ".join(KINDS))) as process:
+        assert all(namespace_of(process.pid, kind) != namespace_of("self", kind) for kind in KINDS)
+
+
+def test_an_unknown_kind_is_refused():
+    for make in (lambda: Namespaces("pid network"), lambda: Join(1, "users")):
+        with pytest.raises(ContainerError, match="no namespace is called"):
+            make()
+
+
+@both_ways
+def test_uts_the_name_is_its_own():
+    before = os.uname().nodename
+    assert run(["hostname"], Namespaces("uts", hostname="box")).stdout == "box\n"
+    assert run(["hostname"], Namespaces("uts"), name="by-default").stdout == "by-default\n"
+    assert os.uname().nodename == before
+
+
+@both_ways
+def test_mount_what_is_mounted_inside_is_seen_inside_only(tmp_path):
+    script = f"mount -t tmpfs none {tmp_path} && touch {tmp_path}/inside && ls {tmp_path}"
+    assert run(["sh", "-c", script], Namespaces("mount")).stdout == "inside\n"
+    assert not [*tmp_path.iterdir()]
+
+
+SHARED = """
+    import pathlib, sys
+    from minidocker import syscalls
+    from minidocker.namespaces import Namespaces
+    from minidocker.process import run
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount(None, "/", flags=syscalls.MS_REC | (1 << 20))  # MS_SHARED, as systemd has it
+    run(["mount", "-t", "tmpfs", "none", sys.argv[1]], Namespaces("mount"))
+    assert sys.argv[1] not in pathlib.Path("/proc/self/mountinfo").read_text()
+    print("unharmed")
+"""
+
+
+def test_mount_nothing_propagates_to_a_host_with_shared_mounts(tmp_path):
+    assert python(SHARED, str(tmp_path)).stdout == "unharmed\n"
+
+
+@both_ways
+def test_pid_numbers_begin_at_one():
+    result = run(["sh", "-c", "echo $$; ls -d /proc/[0-9]*"], *walls())
+    assert result.stdout.split()[:2] == ["1", "/proc/1"]
+    assert len(result.stdout.split()) <= 4
+
+
+@both_ways
+def test_pid_when_the_first_ends_all_end():
+    with start(["sh", "-c", "sleep 1000 & sleep 1000 & echo started; wait"], *walls()) as process:
+        next(process.lines())
+        inside = namespace_of(process.pid, "pid")
+        process.kill()
+        process.wait()
+    assert until(lambda: inside not in [pid_namespace(path) for path in pathlib.Path("/proc").glob("[0-9]*")])
+
+
+def pid_namespace(path):
+    try:
+        return namespace_of(path.name, "pid")
+    except OSError:
+        return None
+
+
+@both_ways
+def test_ipc_a_queue_made_inside_is_not_outside():
+    count = "ipcs -q | grep -c 0x"
+    outside = run(["sh", "-c", count]).stdout
+    assert run(["sh", "-c", f"ipcmk -Q > /dev/null; {count}"], Namespaces("ipc")).stdout == "1\n"
+    assert run(["sh", "-c", count]).stdout == outside
+
+
+@both_ways
+def test_net_there_is_loopback_and_it_is_up():
+    links = run(["ip", "-o", "link"], Namespaces("net")).stdout.splitlines()
+    assert len(links) == 1
+    assert "lo" in links[0]
+    assert ",UP" in links[0]
+
+
+def test_net_two_servers_have_the_same_port():
+    serve = "while :; do echo I am $(hostname) | nc -l -p 8080; done"
+    ask = ["sh", "-c", "until nc 127.0.0.1 8080; do :; done"]
+    with (
+        start(["sh", "-c", serve], *walls(hostname="first")) as first,
+        start(["sh", "-c", serve], *walls(hostname="second")) as second,
+    ):
+        answers = [run(ask, Join(server.pid), timeout=20).stdout for server in (first, second)]
+    assert answers == ["I am first\n", "I am second\n"]
+
+
+@both_ways
+def test_user_root_inside_and_nobody_outside(tmp_path):
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    user = Namespaces("user", **MAPPED)
+    with start(["sh", "-c", f"id -u; touch {tmp_path}/file; echo made; sleep 60"], user) as process:
+        lines = process.lines()
+        assert (next(lines), next(lines)) == ("0", "made")
+        assert os.stat(f"/proc/{process.pid}").st_uid == 100000
+    assert (tmp_path / "file").stat().st_uid == 100000
+    assert run(["cat", "/etc/shadow"], user).exit_code == 1
+    assert run(["hostname", "mine"], user).exit_code != 0
+
+
+WITHOUT_ROOT = """
+    import sys, threading, time
+    from minidocker.namespaces import Namespaces
+    from minidocker.process import ContainerError, run
+    from minidocker.rootfs import PivotRoot
+    if sys.argv[1] == "launcher":
+        threading.Thread(target=lambda: time.sleep(60), daemon=True).start()
+    walls = Namespaces("user pid mount uts ipc net", hostname="mine"), PivotRoot(sys.argv[2])
+    print(run(["sh", "-c", "id -u; hostname; echo $$; cat /proc/self/uid_map /proc/self/setgroups"], *walls).stdout)
+    try:
+        run(["true"], Namespaces("uts"))
+    except ContainerError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("path", ["fork", "launcher"])
+def test_user_without_being_root(path):
+    words = python(WITHOUT_ROOT, path, str(ROOT), user=65534, group=65534, extra_groups=[]).stdout.split("\n", 6)
+    assert words[:3] == ["0", "mine", "1"]
+    assert words[3].split() == ["0", "65534", "1"]
+    assert words[4] == "deny"
+    assert "need root, or a user namespace" in words[6]
+
+
+@both_ways
+def test_cgroup_the_group_of_its_maker_is_the_root():
+    seen = run(["cat", "/proc/self/cgroup"], Namespaces("cgroup")).stdout.splitlines()
+    assert all(line.endswith(":/") for line in seen)
+
+
+@both_ways
+def test_time_the_clock_since_boot_is_shifted_and_the_time_of_day_is_not():
+    year = 365 * 86400
+    shifted = Namespaces("time", boottime=year, monotonic=year)
+    assert float(run(["cat", "/proc/uptime"], shifted).stdout.split()[0]) > year
+    assert abs(int(run(["date", "+%s"], shifted).stdout) - time.time()) < 5
+
+
+@both_ways
+def test_two_hosts_on_one_kernel():
+    ask = "hostname; uname -r; cat /proc/sys/kernel/random/boot_id"
+    one, two = (run(["sh", "-c", ask], *walls(hostname=name)).stdout.split() for name in ("anna", "otto"))
+    assert (one[0], two[0]) == ("anna", "otto")
+    assert (
+        one[1:] == two[1:] == [os.uname().release, pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()]
+    )
+
+
+@both_ways
+def test_join_all_namespaces_of_a_container():
+    with start(["sh", "-c", "echo $$; sleep 60"], *walls(hostname="there")) as process:
+        assert next(process.lines()) == "1"
+        result = run(["sh", "-c", "hostname; ls -d /proc/[0-9]* | wc -l; ls /; ip -o link | wc -l"], Join(process.pid))
+        assert result.stdout.split()[0] == "there"
+        assert int(result.stdout.split()[1]) <= 5
+        assert "etc" in result.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@both_ways
+def test_join_one_kind(kind):
+    with start(["sleep", "60"], Namespaces(kind)) as process, start(["sleep", "60"], Join(process.pid, kind)) as guest:
+        assert namespace_of(guest.pid, kind) == namespace_of(process.pid, kind) != namespace_of("self", kind)
+
+
+def test_join_a_container_of_another_user():
+    with start(["sleep", "60"], *walls("user pid mount uts", hostname="rootless", **MAPPED)) as process:
+        assert run(["hostname"], Join(process.pid)).stdout == "rootless\n"
+
+
+@both_ways
+def test_join_what_has_ended_is_a_clear_error():
+    ended = start(["true"])
+    ended.wait()
+    with pytest.raises(ContainerError):
+        run(["true"], Join(ended.pid))
+
+
+@both_ways
+def test_init_forwards_signals_and_the_first_process_without_it_does_not_hear_them():
+    with start(["sleep", "60"], *walls()) as deaf:
+        assert deaf.stop(grace=0.3).exit_code == 137
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        with start(["sleep", "60"], *walls(), Init()) as process:
+            process.send_signal(number)
+            assert process.wait(10).exit_code == 128 + number
+
+
+@both_ways
+def test_init_reaps_orphans_and_passes_the_exit_code_on():
+    script = (
+        "for i in 1 2 3; do sh -c 'sleep 0.1 &'; done; sleep 0.6; grep -l zombie /proc/[0-9]*/status | wc -l; exit 9"
+    )
+    result = run(["sh", "-c", script], *walls(), Init())
+    assert (result.stdout, result.exit_code) == ("0\n", 9)
+
+
+def test_init_reports_a_command_that_is_not_there():
+    with pytest.raises(ContainerError, match="not found") as caught:
+        run(["nosuch"], *walls(), Init())
+    assert caught.value.exit_code == 127
+
+
+def test_twenty_at_once_each_with_its_name():
+    names = {}
+
+    def one(number):
+        names[number] = run(["hostname"], *walls(hostname=f"box{number}")).stdout
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names == {number: f"box{number}\n" for number in range(20)}
+
+
+def test_the_stage():
+    stage = [sys.executable, str(CHAPTER / "stage.py")]
+    assert "process 1 on stage2" in subprocess.run(stage, capture_output=True, text=True, check=True).stdout
+    assert subprocess.run([*stage, "sh", "-c", "exit 6"]).returncode == 6
+    assert subprocess.run([*stage, "nosuch"], capture_output=True).returncode == 127
