@@ -133,3 +133,24 @@ def test_a_peer_that_is_not_installed_is_said_and_left_out(tmp_path, monkeypatch
     assert [line.split(":")[1] for line in lines] == [
         f" no figure against {name}" for name in ("crun", "runc", "unshare", "bwrap")
     ]
+
+
+def test_the_start_of_a_command_imports_nothing_slow():
+    """What keeps `start.stage` fast, without a timed test: each of these takes from 2 to 20 ms to import."""
+    slow = {
+        "argparse",
+        "enum",
+        "json",
+        "pathlib",
+        "pickle",
+        "re",
+        "signal",
+        "socket",
+        "subprocess",
+        "threading",
+        "typing",
+    }
+    modules = "minidocker.cgroups, minidocker.namespaces, minidocker.process, minidocker.rootfs, minidocker.cli"
+    code = f"import sys; sys.path.insert(0, {str(REPO)!r}); import {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert not slow & set(done.stdout.split())
