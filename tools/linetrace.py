@@ -1,0 +1,116 @@
+"""Which lines of the package does no notebook run?
+
+    python tools/linetrace.py [NN_name ...]
+
+Coverage tools lose a process that changes its root, closes its descriptors, or executes something. This one marks each
+line in a file that is mapped into memory and shared: one byte for a line. A new process inherits the mapping, whatever
+it does to its root and its descriptors, and to mark a line is to write a byte. `lab.setup` starts it in a notebook's
+kernel, and the launcher of that kernel starts it by its boot line.
+
+Lines that may stay unrun are listed in tools/unrun.txt, by symbol, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import mmap
+import os
+import sys
+import threading
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+FILES = sorted(REPO.glob("minidocker/**/*.py"))
+LINES = 1000  # bytes for each file; no module may be longer
+LOG = REPO / "build" / "lines"
+
+
+def start(log: str) -> None:
+    """Mark from now on each line of the package that this process, and what is forked from it, runs."""
+    with open(log, "r+b") as file:
+        marks = mmap.mmap(file.fileno(), len(FILES) * LINES)
+    places = {str(path): number * LINES for number, path in enumerate(FILES)}
+
+    def local(frame, event, _):
+        marks[places[frame.f_code.co_filename] + frame.f_lineno] = 1
+        return local
+
+    def everywhere(frame, event, argument):
+        return local(frame, event, argument) if frame.f_code.co_filename in places else None
+
+    threading.settrace(everywhere)
+    sys.settrace(everywhere)
+
+
+def follow(launcher) -> None:
+    """Let the launcher of this process do the same: put it in front of its boot line."""
+    tools, log = str(REPO / "tools"), os.environ["MINIDOCKER_LINES"]
+    launcher.BOOT = (
+        f"import sys; sys.path.append({tools!r}); import linetrace; linetrace.start({log!r}); {launcher.BOOT}"
+    )
+
+
+def executable(path: Path) -> set[int]:
+    """The lines that the compiler made code for, but for those that only a type checker reads."""
+    source = path.read_text()
+    tree = ast.parse(source)
+    unread = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    hidden = {line for node in unread for part in node.body for line in range(part.lineno, (part.end_lineno or 0) + 1)}
+    codes, lines = [compile(source, str(path), "exec")], set()
+    while codes:
+        code = codes.pop()
+        lines |= {line for _, _, line in code.co_lines() if line}
+        codes += [constant for constant in code.co_consts if hasattr(constant, "co_lines")]
+    return lines - hidden
+
+
+def symbols(path: Path) -> dict[str, range]:
+    """Functions, classes and methods by name, with their lines; `*` is the whole file."""
+    text = path.read_text()
+    found = {"*": range(len(text.splitlines()) + 1)}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = range(node.lineno, (node.end_lineno or 0) + 1)
+            for part in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(part, ast.FunctionDef):
+                    found[f"{node.name}.{part.name}"] = range(part.lineno, (part.end_lineno or 0) + 1)
+    return found
+
+
+def excused() -> list[tuple[str, str]]:
+    """(file, symbol) of each entry of unrun.txt; the indented lines below are its reason."""
+    lines = (REPO / "tools" / "unrun.txt").read_text().splitlines()
+    entries = [line.split(": ") for line in lines if line and not line.startswith((" ", "#"))]
+    return [(file, symbol) for file, symbol in entries]
+
+
+def report(marks: bytes) -> int:
+    """Print what is unrun and not excused, and excuses for what does not exist."""
+    problems, entries = [], excused()
+    for number, path in enumerate(FILES):
+        name, places = str(path.relative_to(REPO)), symbols(path)
+        unrun = {line for line in executable(path) if not marks[number * LINES + line]}
+        for file, symbol in entries:
+            if file == name:
+                unrun -= {*places.get(symbol, ())}
+                problems += [] if symbol in places else [f"{file}: {symbol}: excused in unrun.txt, and not there"]
+        lines = path.read_text().splitlines()
+        problems += [f"{name}:{line}: run by no notebook: {lines[line - 1].strip()}" for line in sorted(unrun)]
+    print("\n".join(problems) or "each line is run by a notebook, or excused with a reason")
+    return bool(problems)
+
+
+def main(names: list[str]) -> int:
+    """Run the notebooks traced, then report."""
+    import notebooks
+
+    LOG.parent.mkdir(exist_ok=True)
+    LOG.write_bytes(bytes(len(FILES) * LINES))
+    for path in sorted(REPO.glob("notebooks/*.ipynb")):
+        if not names or path.stem in names:
+            notebooks.execute(path, env=notebooks.environment(MINIDOCKER_LINES=LOG), keep_going=True)
+    return report(LOG.read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
