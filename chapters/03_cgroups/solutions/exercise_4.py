@@ -1,0 +1,17 @@
+"""Exercise 4, destructive: a fork bomb. Only with a limit!"""
+
+import time
+
+from minidocker.cgroups import Cgroup
+from minidocker.process import start
+
+
+def bomb():
+    """One signal to a process would miss its children; the group has them all."""
+    fence = Cgroup(pids=30)
+    with start(["sh", "-c", "b() { b | b & }; b; sleep 60"], fence):
+        time.sleep(1)
+        refused = fence.statistics().pids_refused
+        fence.kill()
+        time.sleep(0.2)
+        return refused, len(fence.processes())
