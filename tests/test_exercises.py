@@ -15,9 +15,7 @@ def parameter(path):
 
 
 EXERCISES = [
-    pytest.param(
-        path, id=f"{path.parent.parent.name}-{path.stem[-1]}", marks=pytest.mark.chapter(int(path.parts[-3][:2]))
-    )
+    parameter(path)
     for path in sorted(CHAPTERS.glob("*/solutions/exercise_*.py"))
     if path.parts[-3] != "00_process"  # chapter 0 has its own, in test_00_process.py
 ]
