@@ -110,15 +110,20 @@ def swap(files):
     Through sys.path and PYTHONPATH the launcher, kernels and other programs find the same modules as the tests.
     """
     directory = tempfile.mkdtemp(prefix="swapped-")
-    package = Path(directory, "minidocker")
-    package.mkdir()
-    for path in (REPO / "minidocker").iterdir():
-        if path.name != "__pycache__":
-            name = f"{path.stem}.py" if path.stem in files else path.name  # a package may become a module
-            (package / name).symlink_to(files.get(path.stem, path))
+    link(REPO / "minidocker", Path(directory, "minidocker"), files)
     sys.path.insert(0, directory)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, os.environ.get("PYTHONPATH")]))
     return directory
+
+
+def link(source, target, files):
+    """Links to all modules. Where a chapter is a package, the reader's file is its `__init__` and may use the rest."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_dir() and path.name in files:
+            link(path, target / path.name, {"__init__": files[path.name]})
+        elif path.name != "__pycache__":
+            (target / path.name).symlink_to(files.get(path.stem, path))
 
 
 def pytest_unconfigure(config):
@@ -130,12 +135,9 @@ def pytest_unconfigure(config):
 def pytest_report_header(config):
     """Whose module is tested."""
     if directory := config.stash.get(swapped, None):
-        links = Path(directory, "minidocker").iterdir()
-        return [
-            f"minidocker/{link.name}: {link.readlink()}"
-            for link in links
-            if link.readlink().parent != REPO / "minidocker"
-        ]
+        links = [path for path in Path(directory).rglob("*.py") if path.is_symlink()]
+        theirs = [path for path in links if REPO / "minidocker" not in path.readlink().parents]
+        return [f"{path.relative_to(directory)}: {path.readlink()}" for path in theirs]
     return []
 
 

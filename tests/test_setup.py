@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import sys
 
 from conftest import HOME
 
@@ -49,3 +50,15 @@ def test_the_roots_are_whole():
     for name in ("busybox", "debian"):
         for entry in ("bin", "proc", "etc/passwd", "dev/null", "tmp"):
             assert os.path.lexists(HOME / "roots" / name / entry)
+
+
+def test_a_readers_module_takes_the_place_of_a_chapters(tmp_path):
+    mine = tmp_path / "my_cgroups.py"
+    mine.write_text("from minidocker.cgroups.hierarchy import prune\nclass Cgroup: pass\n")
+    command = [sys.executable, "-m", "pytest", "--chapter", "3", "--collect-only", "-q", "tests/test_03_cgroups.py"]
+    env = {**os.environ, "MINIDOCKER_MODULE_03": str(mine)}
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert subprocess.run(
+        command, cwd=REPO, env={**env, "MINIDOCKER_MODULE_03": "/nowhere.py"}, capture_output=True
+    ).returncode
