@@ -2,5 +2,8 @@
 
 
 def weights():
-    """Return the ratio of CPU time of weight 300 to weight 100 on one CPU, and the share of the light one alone."""
+    """Run a container of weight 300 beside one of weight 100 on one CPU, then the light one alone, as long as before.
+
+    Return how many times more CPU time the heavy one got than the light one, and the light one alone than beside it.
+    """
     return 0, 0

@@ -12,7 +12,8 @@ def limit_pids(number, argv):
     place = next(hierarchy for hierarchy in hierarchies() if "pids" in hierarchy.controllers)
     group = f"{place.path}/by-hand-{os.getpid()}"
     if place.version == 2:
-        place.enable()
+        with open(f"{place.path}/cgroup.subtree_control", "w") as file:
+            file.write("+pids")
     os.mkdir(group)
     try:
         with open(f"{group}/pids.max", "w") as file:

@@ -13,5 +13,7 @@ def bomb():
         time.sleep(1)
         refused = fence.statistics().pids_refused
         fence.kill()
-        time.sleep(0.2)
+        deadline = time.monotonic() + 5
+        while fence.processes() and time.monotonic() < deadline:
+            time.sleep(0.01)  # they have the signal, and die when each gets a CPU next
         return refused, len(fence.processes())
