@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
     from minidocker.process import Isolator
 
-# What usually is behind an errno of clone3(2), for the reader who meets it first here
-_CLONE_REMEDIES = {
-    errno.EPERM: "new namespaces need root, or a user namespace beside them",
-    errno.ENOSPC: "a limit in /proc/sys/user/max_*_namespaces is reached",
-    errno.EAGAIN: "a limit on processes is reached: ulimit -u, or pids.max of a cgroup",
-    errno.EINVAL: "this kernel does not know one of the namespaces: see minidocker doctor",
+# What usually is behind a refusal of clone3(2) or setns(2), for the reader who meets it first here
+_REMEDIES = {
+    ("clone3", errno.EPERM): "new namespaces need root, or a user namespace beside them",
+    ("clone3", errno.EACCES): "AppArmor may forbid user namespaces here: see minidocker doctor",
+    ("clone3", errno.ENOSPC): "a limit in /proc/sys/user/max_*_namespaces is reached",
+    ("clone3", errno.EAGAIN): "a limit on processes is reached: ulimit -u, or pids.max of a cgroup",
+    ("clone3", errno.EINVAL): "this kernel does not know one of the namespaces: see minidocker doctor",
+    ("setns", errno.ESRCH): "the process that was to be joined has ended",
 }
 
 
@@ -75,7 +77,7 @@ def failure(
         return _cannot_execute(number, path, text)
     place = f"{syscall}({path})" if syscall and path else syscall or path
     where = f"{isolator or 'engine'}: {place}" if place else isolator or "engine"
-    remedy = _CLONE_REMEDIES.get(number or 0) if syscall == "clone3" else None
+    remedy = _REMEDIES.get((syscall or "", number or 0))
     message = f"{where}: {text}" + (f" ({remedy})" if remedy else "")
     return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path)
 
