@@ -8,11 +8,15 @@ which that process has no handler; and when it ends, all others are killed: pid_
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from minidocker import syscalls
 from minidocker.process import Isolator
 from minidocker.syscalls import signal
+
+# <linux/prctl.h>
+PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
 
 
 class Init(Isolator):
@@ -40,8 +44,27 @@ def go_on_as_child() -> None:
         _take_terminal()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
+    _hide_the_host()
     syscalls.close_range(3)  # among them the report, which must not stay open when the command executes
     os._exit(_serve(command))
+
+
+def _hide_the_host() -> None:
+    """This process is still a copy of one of the host's, and the container sees it in /proc/1: it must not tell.
+
+    Not dumpable, its memory, its descriptors and its program (CVE-2019-5736) are closed to all but root of the host.
+    Its arguments and environment lie in memory that proc_pid_stat(5) names; they are overwritten, as postgres does it.
+    """
+    syscalls.prctl(PR_SET_DUMPABLE, 0)
+    syscalls.call("prctl", PR_SET_NAME, b"init", 0, 0, 0)
+    try:
+        with open("/proc/self/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return  # a root without /proc
+    start, end = int(fields[45]), int(fields[48])  # arg_start and env_end
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, b"init", 4)
 
 
 def _take_terminal() -> None:

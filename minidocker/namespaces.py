@@ -14,8 +14,8 @@ import os
 import sys
 
 from minidocker import syscalls
+from minidocker.init import PR_SET_DUMPABLE, go_on_as_child
 from minidocker.init import Init as Init
-from minidocker.init import go_on_as_child
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
@@ -40,7 +40,7 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 AF_INET, SOCK_DGRAM = 2, 2
 
 # <linux/prctl.h>
-PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
+PR_CAPBSET_DROP = 24
 
 APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 
