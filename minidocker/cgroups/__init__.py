@@ -87,7 +87,7 @@ class Cgroup(Isolator):
         self.descriptors = tuple(os.open(file, os.O_WRONLY | os.O_CLOEXEC) for file in files)
 
     def inside(self) -> None:
-        """Join the groups of version 1. "0" is whoever writes it; a number would make the kernel wait 10 ms for all."""
+        """Join the groups of version 1. "0" is whoever writes it; a number would make the kernel wait for all CPUs."""
         for descriptor in self.descriptors:
             call("write", descriptor, b"0", 1, path="tasks")
 
