@@ -24,6 +24,8 @@ SETTLE = (
     2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process
 )
 
+sys.path.insert(0, str(REPO / "tools"))  # some tests are about them
+
 swapped = pytest.StashKey[str]()
 
 

@@ -1,0 +1,167 @@
+"""The machinery notices what it is there for: notebooks that changed or did not run, stale text, lines unrun."""
+
+import re
+import subprocess
+import sys
+import time
+
+import linetrace
+import nbformat
+import pytest
+import weave
+from conftest import HOME, REPO
+
+import notebooks
+
+SANITIZE = (REPO / "notebooks/sanitize.cfg").read_text()
+
+
+def cell(source, *texts):
+    """A code cell with its stored output: the lines that it printed, in one piece."""
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text="".join(f"{text}\n" for text in texts))]
+    return nbformat.v4.new_code_cell(source, outputs=outputs if texts else [])
+
+
+def compare(directory, *cells):
+    """Compare a notebook with what running it gives, as `pytest notebooks` does; the exit status and what was said."""
+    shared = str(REPO / "notebooks/conftest.py")
+    (directory / "conftest.py").write_text(
+        f"from runpy import run_path\npytest_configure = run_path({shared!r})['pytest_configure']\n"
+    )
+    for count, code in enumerate(cells, 1):  # as executed: nbval does not compare a cell without a count
+        code.execution_count = count
+    notebook = nbformat.v4.new_notebook(cells=[*cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, directory / "case.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "case.ipynb"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_has_not_changed_passes(tmp_path):
+    assert compare(tmp_path, cell("print('same')", "same"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (cell("print('new')", "old"), "mismatch"),
+        (cell("print('printed')"), "printed"),
+        (cell("1/0"), "ZeroDivisionError"),
+        (cell("%nosuch"), "not run"),
+    ],
+    ids=["changed", "not stored", "raises", "unknown magic"],
+)
+def test_what_has_changed_or_not_run_fails(tmp_path, wrong, words):
+    status, said = compare(tmp_path, wrong)
+    assert status == 1
+    assert words in said
+
+
+def test_a_line_that_ends_in_a_semicolon_prints_nothing(tmp_path):
+    assert compare(tmp_path, cell("'value';"))[0] == 0
+
+
+def test_what_a_child_writes_to_descriptor_1_is_compared(tmp_path):
+    assert compare(tmp_path, cell("import os; os.system('echo child');", "child"))[0] == 0
+    assert compare(tmp_path, cell("import os; os.system('echo child');", "other"))[0] == 1
+
+
+def test_a_dead_kernel_is_noticed_at_once(tmp_path):
+    began = time.monotonic()
+    status, said = compare(tmp_path, cell("import os; os._exit(1)"), cell("1"))
+    assert status == 1
+    assert "the kernel died" in said
+    assert time.monotonic() - began < 50  # the time for a cell is 60 s
+
+
+def test_each_rule_of_the_sanitiser_is_read_and_changes_its_example():
+    from nbval.plugin import get_sanitize_patterns
+
+    rules = get_sanitize_patterns(SANITIZE)
+    examples = re.findall(r"^example: (.*)$", SANITIZE, re.MULTILINE)
+    assert len(rules) == len(examples) == len(re.findall("^regex: ", SANITIZE, re.MULTILINE))
+    for (pattern, replacement), example in zip(rules, examples, strict=True):
+        assert re.sub(pattern, replacement, example) != example
+
+
+def stored(tmp_path, *cells):
+    """What the lint says of a notebook."""
+    path = tmp_path / "case.ipynb"
+    nbformat.write(notebooks.normal(nbformat.v4.new_notebook(cells=[*cells])), path)
+    return "\n".join(notebooks.problems(path))
+
+
+def test_the_lint_wants_notebooks_that_were_executed(tmp_path):
+    said = stored(tmp_path, nbformat.v4.new_markdown_cell("# A"), cell("print(1)"))
+    assert "count" in said
+    assert "See it" in said
+
+
+MODULE = '"""Chapter 0: one."""\n\nNUMBER = 1\n\n\ndef one():\n    return NUMBER\n'
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A package with one module and a chapter that explains it."""
+    (tmp_path / "minidocker").mkdir()
+    (tmp_path / "minidocker/one.py").write_text(MODULE)
+    text = tmp_path / "chapters/00_one/README.md"
+    text.parent.mkdir(parents=True)
+    text.write_text("<!-- source minidocker/one.py: <imports> NUMBER one -->\n<!-- /source -->\n")
+    assert weave.weave(tmp_path) == []
+    assert "return NUMBER" in text.read_text()
+    return tmp_path, text
+
+
+def test_weave_finds_what_is_stale(house):
+    repo, text = house
+    assert weave.weave(repo, check=True) == []
+    (repo / "minidocker/one.py").write_text(MODULE.replace("return NUMBER", "return 2"))
+    assert "stale" in "".join(weave.weave(repo, check=True))
+    assert "return NUMBER" in text.read_text()
+
+
+def test_weave_finds_what_is_missing_doubled_or_in_the_wrong_chapter(house):
+    repo, text = house
+    whole = text.read_text()
+    text.write_text(whole.replace(" NUMBER one -->", " NUMBER -->"))
+    assert "one (line 6) is explained in no chapter" in "".join(weave.weave(repo))
+    text.write_text(whole + whole)
+    assert "is explained 2 times" in "".join(weave.weave(repo))
+    text.write_text(whole.replace("NUMBER one -->", "NUMBER one two -->"))
+    assert "there is no two" in "".join(weave.weave(repo))
+    text.unlink()
+    other = repo / "chapters/01_two/README.md"
+    other.parent.mkdir()
+    other.write_text(whole)
+    assert "belongs to chapter 0" in "".join(weave.weave(repo))
+
+
+TRACED = """
+    import os, sys
+    sys.path[:0] = [sys.argv[1], sys.argv[2]]
+    import linetrace
+    linetrace.start(sys.argv[3])
+    from minidocker import rootfs
+    from minidocker.process import run
+    print(run(["true"], rootfs.PivotRoot(sys.argv[4])).exit_code)
+"""
+
+
+def test_the_tracer_follows_a_process_into_another_root(tmp_path):
+    from test_00_process import python
+
+    log, root = tmp_path / "lines", HOME / "roots/busybox"
+    log.write_bytes(bytes(len(linetrace.FILES) * linetrace.LINES))
+    assert python(TRACED, str(REPO / "tools"), str(REPO), str(log), str(root)).stdout == "0\n"
+    number = linetrace.FILES.index(REPO / "minidocker/rootfs.py")
+    marks = log.read_bytes()[number * linetrace.LINES :]
+    lines = (REPO / "minidocker/rootfs.py").read_text().splitlines()
+    seen = {line.strip() for place, line in enumerate(lines, 1) if marks[place]}
+    assert any(line.startswith("umount(") for line in seen)  # run by the new process, between two roots
+    assert not any(line.startswith("import shutil") for line in seen)
+
+
+def test_no_module_is_longer_than_the_tracer_has_room_for():
+    assert max(len(path.read_text().splitlines()) for path in linetrace.FILES) < linetrace.LINES
