@@ -19,8 +19,9 @@ import matplotlib
 from IPython.display import display
 
 REPO = Path(__file__).resolve().parent.parent
-if str(REPO) not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
-    sys.path.append(str(REPO))
+for place in (str(REPO), str(REPO / "tools")):
+    if place not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
+        sys.path.append(place)
 
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
 BUSYBOX, DEBIAN = f"{HOME}/roots/busybox", f"{HOME}/roots/debian"
@@ -56,7 +57,6 @@ def setup():
             raise FileNotFoundError(f"no root file system at {root}: run sh vagrant/provision.sh")
     matplotlib.rcParams.update(STYLE)
     if log := os.environ.get("MINIDOCKER_LINES"):  # tools/linetrace.py wants to know which lines the labs run
-        sys.path.append(str(REPO / "tools"))
         import linetrace
 
         linetrace.start(log)

@@ -172,9 +172,9 @@ class LateImport(Isolator):
 def test_without_root_it_says_what_is_missing(jail):
     code = f"""
         import os
-        os.setresuid(65534, 65534, 65534)
         from minidocker.process import ContainerError, run
         from minidocker.rootfs import {jail}
+        os.setresuid(65534, 65534, 65534)
         try:
             run(["true"], {jail}({str(BUSYBOX)!r}))
         except ContainerError as error:

@@ -15,6 +15,7 @@ import time
 import pytest
 from conftest import HOME, need
 from isolators_02 import InGroup, TooLate
+from nobody import PYTHON, as_nobody
 from test_00_process import both_ways, python, until, way  # noqa: F401
 
 from minidocker import child, namespaces, running, syscalls
@@ -207,7 +208,9 @@ WITHOUT_ROOT = """
 
 @pytest.mark.parametrize("path", ["fork", "launcher"])
 def test_user_without_being_root(path):
-    words = python(WITHOUT_ROOT, path, str(ROOT), user=65534, group=65534, extra_groups=[]).stdout.split("\n", 6)
+    with as_nobody() as options:
+        command = [PYTHON, "-c", textwrap.dedent(WITHOUT_ROOT), path, str(ROOT)]
+        words = subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout.split("\n", 6)
     assert words[:3] == ["0", "mine", "1"]
     assert words[3].split() == ["0", "65534", "1"]
     assert words[4] == "deny"
@@ -390,12 +393,11 @@ HOLD = """
 
 @pytest.mark.parametrize("path", ["fork", "launcher"])
 def test_join_a_rootless_container_as_its_user_and_as_root(path):
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-c", textwrap.dedent(HOLD), path, ROOT]
-    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
-    with subprocess.Popen(
-        command, env=env, cwd="/", text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **nobody
-    ) as host:
+    command = [PYTHON, "-c", textwrap.dedent(HOLD), path, ROOT]
+    with (
+        as_nobody() as options,
+        subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as host,
+    ):
         answer, pid = host.stdout.readline(), int(host.stdout.readline())
         assert "exit_code=5" in answer
         assert r"0\nrootless\n/proc/1\n" in answer
