@@ -75,11 +75,15 @@ class Chroot(_NewRoot):
 class PivotRoot(_NewRoot):
     """Make `root` the root mount of a mount namespace of its own, mount /proc there, and let the host's root go.
 
-    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root. EINVAL from pivot_root: see pivot_root(2), and the
+    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root unless `proc` is False. EINVAL from pivot_root: see pivot_root(2), and the
     machine may have its root on the initial ramfs, which cannot be pivoted away.
     """
 
     clone_flags = CLONE_NEWNS
+
+    def __init__(self, root: str | os.PathLike[str], proc: bool = True) -> None:
+        super().__init__(root)
+        self.proc = proc
 
     def inside(self) -> None:
         """The order leaves no other choice; chapter 1 says why, call by call."""
@@ -87,7 +91,8 @@ class PivotRoot(_NewRoot):
         mount(self.root, self.root, flags=MS_BIND | MS_REC)  # pivot_root wants a mount point
         call("chdir", self.root, path=self.root)
         # A user namespace may mount /proc only while it still sees another one, so this comes before the pivot
-        mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        if self.proc:
+            mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         pivot_root(".", ".")  # the old root now lies on top of the new one, and both are "."
         umount(".", MNT_DETACH)
         call("chdir", "/", path="/")

@@ -1,0 +1,108 @@
+"""Chapter 4: the driver `aufs`, our own union file system: AUFS's format, in Python, over FUSE.
+
+    Union([root], driver="aufs", trace="/tmp/trace")
+
+AUFS was Docker's first storage driver, and never became a part of Linux. FUSE lets a process be a file system: the
+kernel turns each call that reaches the mount into a message on /dev/fuse, and waits for the answer.
+
+    container's process ── open("/etc/motd") ──► kernel ── message on /dev/fuse ──► our server, on the host
+                                                        ◄── descriptor, or errno ──
+
+The server (module `server`) is started before the container and outside of it. It ends with its mount, because the
+last process that sees the mount closes the connection; before there is a mount, it ends with the pipe to its owner.
+So it outlives neither, however they end.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import sys
+
+from minidocker.outcome import ContainerError
+from minidocker.rootfs import make_mounts_private
+from minidocker.state import home
+from minidocker.syscalls import error, mount
+from minidocker.union import Union
+
+# The server's program, and its descriptors: an end of the pipe that tells it of the mount, one to say it is ready, FUSE
+BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.union.server import main; main(sys.argv[1])"
+MOUNTED, READY, FUSE = 0, 1, 3
+
+
+class Aufs(Union):
+    """The server's owner. Needs root, /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
+
+    def prepare(self) -> None:
+        """Start the server and wait until it could answer."""
+        self.fuse = self.mounted = self.server = -1
+        self.fuse = os.open("/dev/fuse", os.O_RDWR)
+        mounted, self.mounted = os.pipe()
+        ready, theirs = os.pipe()
+        try:
+            self.server = self._start({MOUNTED: mounted, READY: theirs, FUSE: self.fuse})
+        finally:
+            os.close(mounted)
+            os.close(theirs)
+        with open(ready, encoding="utf-8", errors="replace") as answer:
+            text = answer.read()
+        if text != "ready":
+            raise ContainerError(f"Aufs: the server did not start: {text.strip() or 'it says nothing'}", isolator="Aufs")
+        self.descriptors = (self.fuse, self.mounted)
+
+    def _start(self, descriptors: dict[int, int]) -> int:
+        """posix_spawn is safe among threads. A session of its own: Ctrl-C is for the container."""
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        order = json.dumps({"upper": self.upper, "lowers": self.lowers, "trace": self.trace})
+        argv = [_python(), "-I", "-c", BOOT.format(path=package), order]
+        free = max(descriptors.values()) + 1  # above all: none is overwritten before it is copied
+        actions: list[tuple[int, ...]] = []
+        for offset, number in enumerate(descriptors.values()):
+            actions.append((os.POSIX_SPAWN_DUP2, number, free + offset))
+        for offset, number in enumerate(descriptors):
+            actions.append((os.POSIX_SPAWN_DUP2, free + offset, number))
+        actions += [(os.POSIX_SPAWN_DUP2, READY, 2)]
+        actions += [(os.POSIX_SPAWN_CLOSE, free + offset) for offset in range(len(descriptors))]
+        return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
+
+    def attach(self, pid: int) -> None:
+        """The process has its copies; if ours stayed open, the connection would outlive a server that was killed."""
+        self._close()
+
+    def inside(self) -> None:
+        """mount(2) with the descriptor of the server, mount.fuse3(8). The kernel judges permissions by the modes it is told."""
+        make_mounts_private()
+        options = f"fd={self.fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+        try:
+            mount("aufs", self.root, "fuse.aufs", data=options)
+        except OSError as refused:
+            if refused.errno == errno.EINVAL:
+                raise error("mount", errno.EPERM, self.root) from None  # /dev/fuse was opened in another user namespace
+            raise
+        os.write(self.mounted, b"x")
+
+    def _close(self) -> None:
+        for descriptor in {self.fuse, self.mounted} - {-1}:
+            os.close(descriptor)
+        self.fuse = self.mounted = -1
+
+    def __exit__(self, *_: object) -> None:
+        """The mount is gone, so the server ends; if something that the container left running holds it, end it here."""
+        self._close()
+        if self.server > 0:
+            pidfd = os.pidfd_open(self.server)
+            if not select.select([pidfd], [], [], 2)[0]:
+                os.kill(self.server, signal.SIGKILL)
+            os.close(pidfd)
+            os.waitpid(self.server, 0)
+        super().__exit__()
+
+
+def _python() -> str:
+    """The interpreter of set-up's environment, where mfusepy is; the command minidocker runs without it."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    ours = os.path.join(home(), f"venv-{version}", "bin", "python")
+    return ours if os.path.exists(ours) else sys.executable

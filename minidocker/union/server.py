@@ -1,0 +1,206 @@
+"""Chapter 4: the server behind the driver `aufs`: what the kernel asks through FUSE, answered by `Branches`.
+
+    main('{"upper": "/upper", "lowers": ["/lower"], "trace": null}')     # with the descriptors that `aufs` gives it
+
+A process of its own, on the host, as root. libfuse and mfusepy take the messages apart and call the methods of
+`Operations` by name, one after the other. Each does to the branches what is asked for, or raises the `OSError` that
+the container's process then gets.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+
+from minidocker.union.branches import Branches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FIELDS = "st_mode st_uid st_gid st_size st_blocks st_rdev st_nlink".split()
+
+
+class Operations:
+    """The calls of fuse_operations, in <fuse.h>. A handle is a descriptor of the real file. `caller`: who asks, (uid, gid)."""
+
+    use_ns = True  # times are in nanoseconds
+
+    def __init__(self, branches: Branches, caller: Callable[[], tuple[int, int]]) -> None:
+        self.branches, self.caller = branches, caller
+        self._seen: dict[str, str] = {}  # traced lookups: the kernel asks again and again
+
+    # --- looking ---
+
+    def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
+        """lookup and stat(2). A directory's link count cannot be told without reading all branches: 1 means that."""
+        status = os.fstat(handle) if handle is not None else self._look_up(path)
+        answer = {field: int(getattr(status, field)) for field in FIELDS}
+        for time in ("st_atime", "st_mtime", "st_ctime"):
+            answer[time] = getattr(status, f"{time}_ns")
+        if stat.S_ISDIR(status.st_mode):
+            answer["st_nlink"] = 1
+        return answer | {"st_ino": self.branches.number(status)}
+
+    def _look_up(self, path: str) -> os.stat_result:
+        real, status = self.branches.find(path)
+        branch = self.branches.branch(real)
+        if self._seen.get(path) != branch:
+            self._seen[path] = branch
+            self.branches.trace(f"lookup    {path}: {branch}")
+        return status
+
+    def readdir(self, path: str, _: int) -> Iterator[tuple[str, dict[str, int], int]]:
+        """The merged names, with inode number and kind, as readdir(3) gives them."""
+        yield from ((name, {}, 0) for name in (".", ".."))
+        for name, real in self.branches.names(path).items():
+            status = os.lstat(real)
+            yield name, {"st_ino": self.branches.number(status), "st_mode": status.st_mode}, 0
+
+    def readlink(self, path: str) -> str:
+        """readlink(2)."""
+        return os.readlink(self.branches.find(path)[0])
+
+    def statfs(self, _: str) -> dict[str, int]:
+        """statfs(2): the free space is that of the writable branch."""
+        status = os.statvfs(self.branches.branches[0])
+        return {name: int(getattr(status, name)) for name in dir(status) if name.startswith("f_")}
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """getxattr(2)."""
+        return os.getxattr(self.branches.find(path)[0], name, follow_symlinks=False)
+
+    def listxattr(self, path: str) -> list[str]:
+        """listxattr(2)."""
+        return os.listxattr(self.branches.find(path)[0], follow_symlinks=False)
+
+    # --- a file and its content ---
+
+    def open(self, path: str, flags: int) -> int:
+        """open(2): for reading where it is, for writing after a copy-up, whether or not anything is written then."""
+        if flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC:
+            real = self.branches.find(path)[0]
+        else:
+            real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
+        return os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def create(self, path: str, mode: int, flags: int) -> int:
+        """open(2) with O_CREAT, of a name that is not there yet."""
+        flags = flags & ~os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return self._make(path, mode, lambda real: os.open(real, flags, 0o600))
+
+    def read(self, _: str, size: int, offset: int, handle: int) -> bytes:
+        """pread(2)."""
+        return os.pread(handle, size, offset)
+
+    def write(self, _: str, data: bytes, offset: int, handle: int) -> int:
+        """pwrite(2); a handle with O_APPEND appends whatever the offset."""
+        return os.pwrite(handle, data, offset)
+
+    def truncate(self, path: str, length: int, handle: int | None = None) -> None:
+        """truncate(2), ftruncate(2)."""
+        os.truncate(self.branches.copy_up(path) if handle is None else handle, length)
+
+    def fsync(self, _: str, __: int, handle: int) -> None:
+        """fsync(2)."""
+        os.fsync(handle)
+
+    def release(self, _: str, handle: int) -> None:
+        """The last close(2)."""
+        os.close(handle)
+
+    # --- names ---
+
+    def mknod(self, path: str, mode: int, device: int) -> None:
+        """mknod(2): a FIFO, a socket, a device; also an ordinary file."""
+        self._make(path, mode, lambda real: os.mknod(real, mode, device))
+
+    def mkdir(self, path: str, mode: int) -> None:
+        """mkdir(2)."""
+        self._make(path, mode, lambda real: os.mkdir(real, 0o700))
+
+    def symlink(self, path: str, text: str) -> None:
+        """symlink(2)."""
+        self._make(path, None, lambda real: os.symlink(text, real))
+
+    def link(self, new: str, old: str) -> None:
+        """link(2)."""
+        self.branches.link(old, new)
+
+    def rename(self, old: str, new: str) -> None:
+        """rename(2)."""
+        self.branches.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        """unlink(2). Of a file that is open, libfuse makes a rename to .fuse_hidden..., and the unlink at its close."""
+        self.branches.unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        """rmdir(2)."""
+        self.branches.rmdir(path)
+
+    def _make(self, path: str, mode: int | None, maker: Callable[[str], int | None]) -> int | None:
+        """Make it, as root, and give it to the caller: mode last, since chown(2) clears setuid.
+
+        In a directory with setgid the group is the directory's, and a new directory has the bit, too: inode(7).
+        """
+
+        def make(real: str) -> int | None:
+            made = maker(real)
+            uid, gid = self.caller()
+            inherited = os.lstat(os.path.dirname(real)).st_mode & stat.S_ISGID
+            os.chown(real, uid, -1 if inherited else gid, follow_symlinks=False)
+            if mode is not None:
+                directory = stat.S_ISDIR(os.lstat(real).st_mode)
+                os.chmod(real, stat.S_IMODE(mode) | (inherited if directory else 0))
+            return made
+
+        return self.branches.make(path, make)
+
+    # --- attributes ---
+
+    def chmod(self, path: str, mode: int) -> None:
+        """chmod(2); the kernel has checked that the caller may."""
+        os.chmod(self.branches.copy_up(path), stat.S_IMODE(mode))
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """chown(2)."""
+        os.chown(self.branches.copy_up(path), uid, gid, follow_symlinks=False)
+
+    def utimens(self, path: str, times: tuple[int, int]) -> None:
+        """utimensat(2)."""
+        os.utime(self.branches.copy_up(path), ns=times, follow_symlinks=False)
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        """setxattr(2)."""
+        os.setxattr(self.branches.copy_up(path), name, value, flags, follow_symlinks=False)
+
+    def removexattr(self, path: str, name: str) -> None:
+        """removexattr(2)."""
+        os.removexattr(self.branches.copy_up(path), name, follow_symlinks=False)
+
+
+def main(order: str) -> None:
+    """Say that we are ready, wait for the mount, and serve until it is gone."""
+    import mfusepy
+
+    class Server(mfusepy.FUSE):  # type: ignore[misc]
+        def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
+            """renameat2(2): mfusepy drops the flags, and an exchange would become a loss. The kernel checks NOREPLACE (1)."""
+            return -errno.EINVAL if flags & ~1 else int(self.rename_fuse_2(old, new) or 0)
+
+    settings = json.loads(order)
+    trace = open(settings["trace"], "a", buffering=1) if settings["trace"] else None  # one write for each line
+    branches = Branches(settings["upper"], settings["lowers"], trace=trace and (lambda line: trace.write(line + "\n")))
+    os.umask(0)
+    os.chdir("/")
+    os.write(1, b"ready")
+    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    if os.read(0, 1):  # nothing, if the owner died or gave up
+        operations = Operations(branches, lambda: mfusepy.fuse_get_context()[:2])
+        Server(
+            operations, "/dev/fd/3", foreground=True, nothreads=True, use_ino=True, attr_timeout=0, entry_timeout=3600
+        )
