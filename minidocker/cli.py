@@ -20,9 +20,10 @@ def doctor() -> int:
 
 def prune() -> int:
     """remove what containers left behind whose owner was killed"""
+    from minidocker import state
     from minidocker.cgroups import prune as prune_cgroups
 
-    for removed in prune_cgroups():
+    for removed in [*prune_cgroups(), *state.prune()]:
         print("removed", removed)
     return 0
 

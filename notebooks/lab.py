@@ -63,11 +63,10 @@ def setup():
         from minidocker import launcher
 
         linetrace.follow(launcher)
-    try:
-        from minidocker.cgroups import prune
-    except ImportError:  # chapter 3 is not there yet
-        return
-    prune()
+    from minidocker import cgroups, state
+
+    cgroups.prune()
+    state.prune()
 
 
 def show(figure, alt, diagram=False):

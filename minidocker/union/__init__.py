@@ -50,6 +50,8 @@ class Union(Isolator):
     def __init__(
         self, lowers: Sequence[str], upper: str | None = None, *, driver: str = "overlay", trace: str | None = None
     ) -> None:
+        if isinstance(lowers, str):
+            raise ContainerError(f"Union: the lower directories are a list, not {lowers!r}: write [{lowers!r}]")
         self.lowers = [os.path.abspath(lower) for lower in lowers]
         self.kept = os.path.abspath(upper) if upper else None
         self.trace = os.path.abspath(trace) if trace else None

@@ -36,18 +36,19 @@ MOUNTED, READY, FUSE = 0, 1, 3
 class Aufs(Union):
     """The server's owner. Needs root, /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
 
+    fuse = mounted = server = -1
+
     def prepare(self) -> None:
         """Start the server and wait until it could answer."""
-        self.fuse = self.mounted = self.server = -1
         self.fuse = os.open("/dev/fuse", os.O_RDWR)
         mounted, self.mounted = os.pipe()
         ready, theirs = os.pipe()
-        try:
-            self.server = self._start({MOUNTED: mounted, READY: theirs, FUSE: self.fuse})
-        finally:
-            os.close(mounted)
-            os.close(theirs)
         with open(ready, encoding="utf-8", errors="replace") as answer:
+            try:
+                self.server = self._start({MOUNTED: mounted, READY: theirs, FUSE: self.fuse})
+            finally:
+                os.close(mounted)
+                os.close(theirs)
             text = answer.read()
         if text != "ready":
             raise ContainerError(f"Aufs: the server did not start: {text.strip() or 'it says nothing'}", isolator="Aufs")
@@ -98,6 +99,7 @@ class Aufs(Union):
                 os.kill(self.server, signal.SIGKILL)
             os.close(pidfd)
             os.waitpid(self.server, 0)
+            self.server = -1
         super().__exit__()
 
 

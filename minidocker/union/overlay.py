@@ -21,11 +21,17 @@ from minidocker.union.entries import OVERLAY_MARKS
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and between options
 
+# What kernels are built with differs. These three would write things into the upper directory that only OverlayFS
+# understands: a directory that lies elsewhere, an index of hard links, files without content
+DEFAULTS = "redirect_dir=nofollow,index=off,metacopy=off"
+
 UPPER_REMEDY = "the upper directory must lie on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
 
 
 class Overlay(Union):
     """OverlayFS. The upper directory and an empty one for the kernel's own use lie side by side on one file system."""
+
+    work = ""
 
     def prepare(self) -> None:
         """The work directory: the kernel copies up into it, and moves the whole copy to its place."""
@@ -58,7 +64,7 @@ class Overlay(Union):
         Only the host's root may set trusted.* attributes; in a user namespace the marks are user.* ones.
         """
         *lowers, upper, work = directories
-        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}"
+        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{DEFAULTS}"
         options += "" if self.kept else ",volatile"
         initial = os.stat("/proc/self/ns/user").st_ino == INITIAL_USER_NAMESPACE
         return options + ("" if initial else ",userxattr")
@@ -67,6 +73,6 @@ class Overlay(Union):
         """The work directory of a kept upper one is not in the container's directory."""
         from minidocker.state import remove_tree
 
-        if self.kept and hasattr(self, "work"):
+        if self.kept and self.work:
             remove_tree(self.work)
         super().__exit__()

@@ -1,4 +1,4 @@
-"""Chapter 4: the server behind the driver `aufs`: what the kernel asks through FUSE, answered by `Branches`.
+"""Chapter 4: the server behind the driver `aufs`: what the kernel asks through FUSE, answered by `Writable`.
 
     main('{"upper": "/upper", "lowers": ["/lower"], "trace": null}')     # with the descriptors that `aufs` gives it
 
@@ -13,8 +13,11 @@ import errno
 import json
 import os
 import stat
+import sys
 
-from minidocker.union.branches import Branches
+from minidocker.union.branches import refuse
+from minidocker.union.changes import Writable
+from minidocker.union.entries import OVERLAY_MARKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class Operations:
 
     use_ns = True  # times are in nanoseconds
 
-    def __init__(self, branches: Branches, caller: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, branches: Writable, caller: Callable[[], tuple[int, int]]) -> None:
         self.branches, self.caller = branches, caller
         self._seen: dict[str, str] = {}  # traced lookups: the kernel asks again and again
 
@@ -114,7 +117,9 @@ class Operations:
     # --- names ---
 
     def mknod(self, path: str, mode: int, device: int) -> None:
-        """mknod(2): a FIFO, a socket, a device; also an ordinary file."""
+        """mknod(2): a FIFO, a socket, a device; also an ordinary file. OverlayFS refuses its whiteout, and so do we."""
+        if stat.S_ISCHR(mode) and device == 0:
+            raise refuse(errno.EPERM, path)
         self._make(path, mode, lambda real: os.mknod(real, mode, device))
 
     def mkdir(self, path: str, mode: int) -> None:
@@ -174,7 +179,9 @@ class Operations:
         os.utime(self.branches.copy_up(path), ns=times, follow_symlinks=False)
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """setxattr(2)."""
+        """setxattr(2). A container may not mark directories as opaque."""
+        if name.startswith(OVERLAY_MARKS):
+            raise refuse(errno.EPERM, path)
         os.setxattr(self.branches.copy_up(path), name, value, flags, follow_symlinks=False)
 
     def removexattr(self, path: str, name: str) -> None:
@@ -183,8 +190,16 @@ class Operations:
 
 
 def main(order: str) -> None:
-    """Say that we are ready, wait for the mount, and serve until it is gone."""
+    """Say that we are ready, wait for the mount, and serve until it is gone.
+
+    mfusepy would take libfuse 2 where both are; that one knows no /dev/fd/N, and would mount on the host's /dev/fuse.
+    """
+    os.environ.pop("FUSE_LIBRARY_PATH", None)
+    os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
     import mfusepy
+
+    if mfusepy.fuse_version_major != 3:
+        sys.exit("libfuse 3 is missing: install the package fuse3")
 
     class Server(mfusepy.FUSE):  # type: ignore[misc]
         def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
@@ -193,7 +208,7 @@ def main(order: str) -> None:
 
     settings = json.loads(order)
     trace = open(settings["trace"], "a", buffering=1) if settings["trace"] else None  # one write for each line
-    branches = Branches(settings["upper"], settings["lowers"], trace=trace and (lambda line: trace.write(line + "\n")))
+    branches = Writable(settings["upper"], settings["lowers"], trace=trace and (lambda line: trace.write(line + "\n")))
     os.umask(0)
     os.chdir("/")
     os.write(1, b"ready")
