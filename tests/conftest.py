@@ -20,7 +20,13 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
-MODULES = {0: "process", 1: "rootfs", 2: "namespaces", 3: "cgroups", 4: "union"}  # the module that a reader of a chapter may write
+MODULES = {
+    0: "process",
+    1: "rootfs",
+    2: "namespaces",
+    3: "cgroups",
+    4: "union",
+}  # the module that a reader of a chapter may write
 SETTLE = (
     2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process
 )
@@ -205,7 +211,7 @@ def descendants(pid):
 
 
 def servers():
-    """Those of the driver aufs that were started by this clone, also if their owner is dead: they end with their mount."""
+    """Those of the driver aufs that this clone started, also if their owner is dead: they end with their mount."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         command = read(path)
         if "minidocker.union.server" in command and str(REPO) in command:
@@ -213,7 +219,7 @@ def servers():
 
 
 def ownerless():
-    """Directories of containers that nobody has locked: what `minidocker prune` would remove. See proc(5), /proc/locks."""
+    """Directories of containers that nobody has locked: what `minidocker prune` would remove. proc(5), /proc/locks."""
     locked = {line.split()[5].rpartition(":")[2] for line in read(Path("/proc/locks")).splitlines() if "FLOCK" in line}
     for path in (HOME / "containers").glob("*"):
         with contextlib.suppress(FileNotFoundError):

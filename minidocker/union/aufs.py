@@ -25,7 +25,7 @@ import sys
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import make_mounts_private
 from minidocker.state import home
-from minidocker.syscalls import error, mount
+from minidocker.syscalls import mount
 from minidocker.union import Union
 
 # The server's program, and its descriptors: an end of the pipe that tells it of the mount, one to say it is ready, FUSE
@@ -34,8 +34,9 @@ MOUNTED, READY, FUSE = 0, 1, 3
 
 
 class Aufs(Union):
-    """The server's owner. Needs root, /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
+    """The server's owner. Needs /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
 
+    needs_root = True
     fuse = mounted = server = -1
 
     def prepare(self) -> None:
@@ -51,7 +52,8 @@ class Aufs(Union):
                 os.close(theirs)
             text = answer.read()
         if text != "ready":
-            raise ContainerError(f"Aufs: the server did not start: {text.strip() or 'it says nothing'}", isolator="Aufs")
+            text = text.strip() or "it says nothing"
+            raise ContainerError(f"Aufs: the server did not start: {text}", isolator="Aufs")
         self.descriptors = (self.fuse, self.mounted)
 
     def _start(self, descriptors: dict[int, int]) -> int:
@@ -74,14 +76,14 @@ class Aufs(Union):
         self._close()
 
     def inside(self) -> None:
-        """mount(2) with the descriptor of the server, mount.fuse3(8). The kernel judges permissions by the modes it is told."""
+        """mount(2) with the server's descriptor. The kernel judges permissions by the modes it is told: fuse(4)."""
         make_mounts_private()
         options = f"fd={self.fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
         try:
             mount("aufs", self.root, "fuse.aufs", data=options)
         except OSError as refused:
             if refused.errno == errno.EINVAL:
-                raise error("mount", errno.EPERM, self.root) from None  # /dev/fuse was opened in another user namespace
+                refused.strerror = "/dev/fuse was opened in another user namespace: use the driver overlay there"
             raise
         os.write(self.mounted, b"x")
 
@@ -95,7 +97,9 @@ class Aufs(Union):
         self._close()
         if self.server > 0:
             pidfd = os.pidfd_open(self.server)
-            if not select.select([pidfd], [], [], 2)[0]:
+            ended = select.poll()
+            ended.register(pidfd, select.POLLIN)
+            if not ended.poll(2000):
                 os.kill(self.server, signal.SIGKILL)
             os.close(pidfd)
             os.waitpid(self.server, 0)

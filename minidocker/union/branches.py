@@ -82,7 +82,9 @@ class Branches:
         self.branches = [*branches]
         self._stacks: dict[str, list[str]] = {}  # a directory of the union -> the directories that it is made of
         self._numbers: dict[tuple[int, int], int] = {}  # (device, inode) of what was copied up -> its number before
-        self._devices: dict[int, int] = {}  # each file system counts its inodes for itself: the bits that tell them apart
+        self._devices: dict[
+            int, int
+        ] = {}  # each file system counts its inodes for itself: the bits that tell them apart
 
     def stack(self, path: str) -> list[str]:
         """The directories of the branches that make up this one, from the top; down to an opaque one, or a whiteout."""
@@ -146,11 +148,13 @@ class Branches:
         return shown
 
     def number(self, status: os.stat_result) -> int:
-        """The inode number that the union shows: the same before and after a copy-up, and never that of another file."""
+        """The inode number that the union shows: the same before and after a copy-up, never that of another file."""
         device = self._devices.setdefault(status.st_dev, len(self._devices))
         return self._numbers.get((status.st_dev, status.st_ino), device << 48 | status.st_ino)
 
     def branch(self, real: str) -> str:
         """The name of the branch that an entry is in, for people: upper, lower 1 (the top one), lower 2, ..."""
-        index = max(i for i, top in enumerate(self.branches) if os.path.join(real, "").startswith(os.path.join(top, "")))
+        index = max(
+            i for i, top in enumerate(self.branches) if os.path.join(real, "").startswith(os.path.join(top, ""))
+        )
         return "upper" if self.upper and index == 0 else f"lower {index + (not self.upper)}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Writable(Branches):
-    """Branches of which the first, `upper`, is written to. `trace` is called with a line for each copy-up and whiteout."""
+    """Branches of which the first, `upper`, is written to. `trace` gets a line for each copy-up and whiteout."""
 
     upper: str
 
@@ -85,7 +85,7 @@ class Writable(Branches):
             os.unlink(real)
 
     def rmdir(self, path: str) -> None:
-        """A directory is empty if the union shows nothing in it; in the branches there may be whiteouts, and what they hide."""
+        """A directory is empty if the union shows nothing in it, whatever whiteouts there are, and what they hide."""
         if self.names(path):
             raise refuse(errno.ENOTEMPTY, path)
         self._hide(path)

@@ -1,4 +1,4 @@
-"""Chapter 4: the driver `copy`. No sharing: each container gets all files of all its branches, as a virtual machine does.
+"""Chapter 4: the driver `copy`. No sharing: each container gets all files of its branches, as a virtual machine does.
 
     Union([root], driver="copy")
 
@@ -22,7 +22,9 @@ MARK = "trusted.minidocker.copy"  # xattr(7): only the host's root may set an at
 
 
 class Copy(Union):
-    """Copy what the branches show into the upper directory, and bind that to `root`. Needs root."""
+    """Copy what the branches show into the upper directory, and bind that to `root`."""
+
+    needs_root = True
 
     def prepare(self) -> None:
         """A kept directory has a mark if an earlier container filled it, whatever became of the files since."""
@@ -51,7 +53,9 @@ def flatten(branches: Branches, target: str) -> None:
             if _copy_once(real, target + path, copies):
                 waiting.append(path)
                 directories.append((path, real))
-    for path, real in reversed(directories):  # from the leaves to the root: each new entry changed the time of its parent
+    for path, real in reversed(
+        directories
+    ):  # from the leaves to the root: each new entry changed the time of its parent
         copy_attributes(real, target + path, os.lstat(real))
 
 

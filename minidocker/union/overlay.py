@@ -15,17 +15,18 @@ import os
 from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import call, mount
 from minidocker.union import Union
-from minidocker.union.entries import OVERLAY_MARKS
 
 # <linux/proc_ns.h>, PROC_USER_INIT_INO: the inode number of the user namespace that the machine started with
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and between options
 
-# What kernels are built with differs. These three would write things into the upper directory that only OverlayFS
-# understands: a directory that lies elsewhere, an index of hard links, files without content
+# What kernels are built with differs. With these on, an upper directory would not be all that changed: directories that
+# were renamed point to where they were, copied-up files have no content yet, and an index beside it joins hard links
 DEFAULTS = "redirect_dir=nofollow,index=off,metacopy=off"
 
-UPPER_REMEDY = "the upper directory must lie on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
+UPPER_REMEDY = (
+    "the upper directory must lie on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
+)
 
 
 class Overlay(Union):

@@ -23,11 +23,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FIELDS = "st_mode st_uid st_gid st_size st_blocks st_rdev st_nlink".split()
+    from minidocker.union.changes import Made
+
+FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
 
 
 class Operations:
-    """The calls of fuse_operations, in <fuse.h>. A handle is a descriptor of the real file. `caller`: who asks, (uid, gid)."""
+    """fuse_operations of <fuse.h>. A handle is a descriptor of the real file. `caller`: who asks, (uid, gid)."""
 
     use_ns = True  # times are in nanoseconds
 
@@ -146,13 +148,13 @@ class Operations:
         """rmdir(2)."""
         self.branches.rmdir(path)
 
-    def _make(self, path: str, mode: int | None, maker: Callable[[str], int | None]) -> int | None:
+    def _make(self, path: str, mode: int | None, maker: Callable[[str], Made]) -> Made:
         """Make it, as root, and give it to the caller: mode last, since chown(2) clears setuid.
 
         In a directory with setgid the group is the directory's, and a new directory has the bit, too: inode(7).
         """
 
-        def make(real: str) -> int | None:
+        def make(real: str) -> Made:
             made = maker(real)
             uid, gid = self.caller()
             inherited = os.lstat(os.path.dirname(real)).st_mode & stat.S_ISGID
@@ -203,12 +205,12 @@ def main(order: str) -> None:
 
     class Server(mfusepy.FUSE):  # type: ignore[misc]
         def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
-            """renameat2(2): mfusepy drops the flags, and an exchange would become a loss. The kernel checks NOREPLACE (1)."""
+            """renameat2(2): mfusepy drops the flags: an exchange would become a loss. NOREPLACE, 1, is the kernel's."""
             return -errno.EINVAL if flags & ~1 else int(self.rename_fuse_2(old, new) or 0)
 
     settings = json.loads(order)
-    trace = open(settings["trace"], "a", buffering=1) if settings["trace"] else None  # one write for each line
-    branches = Writable(settings["upper"], settings["lowers"], trace=trace and (lambda line: trace.write(line + "\n")))
+    trace = open(settings["trace"] or os.devnull, "a", buffering=1, errors="surrogateescape")  # one write for each line
+    branches = Writable(settings["upper"], settings["lowers"], lambda line: trace.write(line + "\n"))
     os.umask(0)
     os.chdir("/")
     os.write(1, b"ready")
