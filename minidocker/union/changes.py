@@ -36,6 +36,7 @@ class Writable(Branches):
         super().__init__([upper, *lowers])
         self.upper = upper
         self.trace = trace or (lambda line: None)
+        self.copied: Callable[[str, str], object] = lambda path, target: None  # who holds the lower file open may care
 
     def copy_up(self, path: str, content: bool = True) -> str:
         """Make sure that the entry is in the writable branch, with the directories on the way; return where it is.
@@ -60,6 +61,7 @@ class Writable(Branches):
         os.rename(temporary, target)
         os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody changed what is in this directory
         self._stacks.clear()
+        self.copied(path, target)
         what = "directory" if stat.S_ISDIR(copied.st_mode) else f"{copied.st_size} bytes"
         self.trace(f"copy-up   {path}: {what} from {self.branch(real)}")
         return target

@@ -35,6 +35,8 @@ class Operations:
 
     def __init__(self, branches: Writable, caller: Callable[[], tuple[int, int]]) -> None:
         self.branches, self.caller = branches, caller
+        branches.copied = self._follow
+        self._readers: dict[int, str] = {}  # handles of files in lower branches -> their paths
         self._seen: dict[str, str] = {}  # traced lookups: the kernel asks again and again
 
     # --- looking ---
@@ -85,11 +87,23 @@ class Operations:
 
     def open(self, path: str, flags: int) -> int:
         """open(2): for reading where it is, for writing after a copy-up, whether or not anything is written then."""
-        if flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC:
+        reading = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
+        if reading:
             real = self.branches.find(path)[0]
         else:
             real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
-        return os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if reading and self.branches.branch(real) != "upper":
+            self._readers[handle] = path
+        return handle
+
+    def _follow(self, path: str, target: str) -> None:
+        """After a copy-up: whoever has the lower file open must read the copy from now on, under the same number."""
+        for handle in [handle for handle, known in self._readers.items() if known == path]:
+            copy = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            os.dup2(copy, handle, inheritable=False)
+            os.close(copy)
+            del self._readers[handle]
 
     def create(self, path: str, mode: int, flags: int) -> int:
         """open(2) with O_CREAT, of a name that is not there yet."""
@@ -114,6 +128,7 @@ class Operations:
 
     def release(self, _: str, handle: int) -> None:
         """The last close(2)."""
+        self._readers.pop(handle, None)
         os.close(handle)
 
     # --- names ---
