@@ -44,7 +44,7 @@ class Writable(Branches):
         Only a whole copy gets the name: killed half-way, it leaves a private file, and the union is as it was.
         """
         real, status = self.find(path)
-        if path == "/" or self._is_upper(real):
+        if path == "/" or self.is_upper(real):
             return real
         target = self._place(path)
         parent = os.path.dirname(target)
@@ -83,7 +83,7 @@ class Writable(Branches):
         if stat.S_ISDIR(status.st_mode):
             raise refuse(errno.EISDIR, path)
         self._hide(path)
-        if self._is_upper(real):
+        if self.is_upper(real):
             os.unlink(real)
 
     def rmdir(self, path: str) -> None:
@@ -100,7 +100,7 @@ class Writable(Branches):
         """
         real, status = self.find(old)
         is_directory = stat.S_ISDIR(status.st_mode)
-        if is_directory and (len(self.stack(old)) > 1 or not self._is_upper(real)):
+        if is_directory and (len(self.stack(old)) > 1 or not self.is_upper(real)):
             raise refuse(errno.EXDEV, old)
         self._check_replaced(new, is_directory)
         source, target = self.copy_up(old), self._place(new)
@@ -140,13 +140,14 @@ class Writable(Branches):
         self.stack(parent)  # ENOTDIR, if it is none
         return os.path.join(self.copy_up(parent), name)
 
-    def _is_upper(self, real: str) -> bool:
+    def is_upper(self, real: str) -> bool:
+        """Whether this path of a branch is in the writable one."""
         return real.startswith(self.upper + "/")
 
     def _is_below(self, path: str) -> bool:
         """Whether a branch below the writable one would show something here."""
         parent, name = split(path, errno.ENOENT)
-        entries = (look(directory, name) for directory in self.stack(parent) if not self._is_upper(directory + "/"))
+        entries = (look(directory, name) for directory in self.stack(parent) if not self.is_upper(directory + "/"))
         first = next((entry for entry in entries if entry is not None), None)
         return first is not None and first[1] is not None
 

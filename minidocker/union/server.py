@@ -87,13 +87,12 @@ class Operations:
 
     def open(self, path: str, flags: int) -> int:
         """open(2): for reading where it is, for writing after a copy-up, whether or not anything is written then."""
-        reading = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
-        if reading:
-            real = self.branches.find(path)[0]
-        else:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
             real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
+        else:
+            real = self.branches.find(path)[0]
         handle = os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if reading and self.branches.branch(real) != "upper":
+        if not self.branches.is_upper(real):
             self._readers[handle] = path
         return handle
 
