@@ -61,8 +61,10 @@ def setup():
 
         linetrace.start(log)
         from minidocker import launcher
+        from minidocker.union import aufs
 
-        linetrace.follow(launcher)
+        for module in (launcher, aufs):  # each starts another process
+            linetrace.follow(module)
     from minidocker import cgroups, state
 
     cgroups.prune()

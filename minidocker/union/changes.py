@@ -56,6 +56,7 @@ class Writable(Branches):
             _remove(temporary)  # the disk is full, perhaps
             raise
         copied = os.lstat(temporary)
+        self._numbers.pop((copied.st_dev, copied.st_ino), None)  # of a deleted file that had this number on the disk
         if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):  # a name of several becomes a file of its own
             self._numbers[copied.st_dev, copied.st_ino] = self.number(status)
         os.rename(temporary, target)
