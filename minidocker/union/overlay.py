@@ -35,7 +35,7 @@ class Overlay(Union):
     work = ""
 
     def prepare(self) -> None:
-        """The work directory: the kernel copies up into it, and moves the whole copy to its place."""
+        """The work directory: the kernel copies up into it, and a copy leaves it only when it is whole."""
         self.work = f"{self.upper}.work" if self.kept else os.path.join(self.own, "work")
         os.makedirs(self.work, exist_ok=True)
 
