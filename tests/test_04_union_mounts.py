@@ -457,9 +457,14 @@ def test_a_server_that_dies_takes_the_files_with_it(lower):
 
 
 def test_a_server_that_cannot_start_says_why(lower, monkeypatch, tmp_path):
-    monkeypatch.setattr("minidocker.union.aufs.BOOT", "print('no file system today')")
-    with pytest.raises(ContainerError, match="did not start: no file system today"):
-        run(["true"], Union([lower], driver="aufs"))
+    for boot, why in (
+        ("raise ValueError('no file system today')", "ValueError: no file system today"),
+        ("", "nothing"),
+    ):
+        monkeypatch.setattr("minidocker.union.aufs.BOOT", boot)
+        with pytest.raises(ContainerError, match=f"did not start: .*{why}; set-up") as refused:
+            run(["true"], Union([lower], driver="aufs"))
+        assert "\n" not in str(refused.value)
     assert os.listdir(tmp_path / "home/containers") == []
 
 

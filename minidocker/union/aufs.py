@@ -52,8 +52,10 @@ class Aufs(Union):
                 os.close(theirs)
             text = answer.read()
         if text != "ready":
-            text = text.strip() or "it says nothing"
-            raise ContainerError(f"Aufs: the server did not start: {text}", isolator="Aufs")
+            why = text.strip().split("\n")[-1] or "it says nothing"  # the last line of a traceback says what it was
+            raise ContainerError(
+                f"Aufs: the server did not start: {why}; set-up brings what it needs: make run", isolator="Aufs"
+            )
         self.descriptors = (self.fuse, self.mounted)
 
     def _start(self, descriptors: dict[int, int]) -> int:
