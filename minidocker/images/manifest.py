@@ -24,6 +24,7 @@ DOCKER_LIST = f"{_DOCKER}distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = f"{_DOCKER}distribution.manifest.v2+json"
 DOCKER_CONFIG = f"{_DOCKER}container.image.v1+json"
 DOCKER_LAYER, DOCKER_LAYER_TAR = f"{_DOCKER}image.rootfs.diff.tar.gzip", f"{_DOCKER}image.rootfs.diff.tar"
+DOCUMENTS = (INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST, CONFIG, DOCKER_CONFIG)  # what points to something else
 INDEXES, MANIFESTS = (INDEX, DOCKER_LIST), (MANIFEST, DOCKER_MANIFEST)
 LAYERS = (LAYER, LAYER_GZIP, LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_TAR)
 MAX_JSON = 4 << 20  # bytes: what a registry must take as a manifest at least, and we at most
@@ -61,7 +62,11 @@ def parsed(data: bytes, descriptor: Descriptor | None = None) -> dict[str, Any]:
 
 def check_descriptor(value: object, allowed: tuple[str, ...] = ()) -> Descriptor:
     """A descriptor from outside: the three fields are there, of the right types, and of one of the media types."""
-    if not isinstance(value, dict) or not isinstance(value.get("digest"), str) or not isinstance(value.get("size"), int):
+    if (
+        not isinstance(value, dict)
+        or not isinstance(value.get("digest"), str)
+        or not isinstance(value.get("size"), int)
+    ):
         raise ContainerError(f"{str(value)[:80]}: no descriptor: digest and size are needed")
     check_digest(value["digest"])
     if value["size"] < 0:
@@ -107,4 +112,6 @@ def check_platform(config: dict[str, Any]) -> None:
     """An image of another architecture would fail at its first execve, with a worse message."""
     here, its = platform(), {"os": config.get("os"), "architecture": config.get("architecture")}
     if its != here:
-        raise ContainerError(f"the image is for {its['os']}/{its['architecture']}, and this is {here['os']}/{here['architecture']}")
+        raise ContainerError(
+            f"the image is for {its['os']}/{its['architecture']}, and this is {here['os']}/{here['architecture']}"
+        )

@@ -2,6 +2,7 @@
 
     images/oci-layout, index.json, blobs/sha256/…    the layout: everything by its digest, and names for it
     layers/sha256/…                                  each layer's files, by the digest of its tar (its diff ID)
+    build/…                                          the build cache: what a step depends on -> the image that it made
     tmp/…                                            what is being made; a rename moves it into place, else it is litter
 
 A name in index.json (annotation org.opencontainers.image.ref.name) points to a manifest, that to a config and layers.
@@ -42,11 +43,11 @@ class Store:
     def __init__(self, home: str | None = None) -> None:
         self.home = home or state.home()
         self.layout, self.unpacked, self.tmp = (os.path.join(self.home, name) for name in ("images", "layers", "tmp"))
-        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", self.tmp):
+        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/build", self.tmp):
             os.makedirs(directory, exist_ok=True)
         if not os.path.exists(f"{self.layout}/index.json"):
             with self._locked(self.layout, fcntl.LOCK_EX):
-                self._replace("oci-layout", {"imageLayoutVersion": "1.0.0"})
+                self.replace("images/oci-layout", {"imageLayoutVersion": "1.0.0"})
                 self._write_index(self._index())
 
     # --- blobs ---------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ class Store:
     def incoming(self) -> Iterator[BinaryIO]:
         """A temporary file; `keep` gives it its place, else it is removed."""
         path = f"{self.tmp}/{os.urandom(8).hex()}"
-        with open(path, "xb") as file, self._locked(path, fcntl.LOCK_EX):
+        with self.writing(), open(path, "xb") as file:
             try:
                 yield file
             finally:
@@ -93,10 +94,15 @@ class Store:
                     os.unlink(path)
 
     def keep(self, file: BinaryIO, digest: str) -> None:
-        """Move a temporary file to its place; the caller has checked the digest. First onto the disk, then to its name."""
+        """Move a temporary file to its place as a blob; the caller has checked the digest."""
+        self._move(file, self.blob(digest))
+
+    @staticmethod
+    def _move(file: BinaryIO, path: str) -> None:
+        """First onto the disk, then to its name: a reader sees old or new content, also after a power cut."""
         file.flush()
         os.fsync(file.fileno())
-        os.replace(file.name, self.blob(digest))
+        os.replace(file.name, path)
 
     # --- layers --------------------------------------------------------------------------------------------------
 
@@ -122,8 +128,8 @@ class Store:
     def place(self) -> Iterator[str]:
         """A temporary directory, removed at the end if it is still there."""
         path = f"{self.tmp}/{os.urandom(8).hex()}"
-        os.mkdir(path, 0o755)
-        with self._locked(path, fcntl.LOCK_EX):
+        with self.writing():
+            os.mkdir(path, 0o755)
             try:
                 yield path
             finally:
@@ -148,7 +154,7 @@ class Store:
         return [entry for entry in self._index()["manifests"] if isinstance(entry, dict) and "digest" in entry]
 
     def tags(self) -> dict[str, Descriptor]:
-        """Full name -> descriptor of the manifest. What other tools call `app:1` is docker.io/library/app:1 here, too."""
+        """Full name -> descriptor of the manifest. What other tools call `app` is docker.io/library/app:latest."""
         named = ((entry.get("annotations", {}).get(REF_NAME), entry) for entry in self.entries())
         return {str(parse(name)): entry for name, entry in named if name}
 
@@ -195,7 +201,7 @@ class Store:
                 seen.add(entry["digest"])
                 yield entry
 
-    # --- index.json, locks ---------------------------------------------------------------------------------------
+    # --- files of the layout, locks ------------------------------------------------------------------------------
 
     def _index(self) -> dict[str, Any]:
         path = f"{self.layout}/index.json"
@@ -208,24 +214,30 @@ class Store:
         return index
 
     def _write_index(self, index: dict[str, Any]) -> None:
-        self._replace("index.json", {"schemaVersion": 2, "mediaType": media.INDEX, **index})
+        self.replace("images/index.json", {"schemaVersion": 2, "mediaType": media.INDEX, **index})
 
-    def _replace(self, name: str, value: object) -> None:
-        """Write a file of the layout: whoever reads it sees the old content or the new one, also after a power cut."""
-        path = f"{self.tmp}/{os.urandom(8).hex()}"
-        with open(path, "x") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path, f"{self.layout}/{name}")
+    def replace(self, name: str, value: object) -> None:
+        """Write a small file of the store."""
+        with self.incoming() as file:
+            file.write(json.dumps(value, indent=1).encode())
+            self._move(file, f"{self.home}/{name}")
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """Hold this while there are blobs that nothing names yet: `collect` waits for it."""
         return self._locked(self.tmp, fcntl.LOCK_SH)
 
     @contextlib.contextmanager
+    def alone(self, wait: bool = True) -> Iterator[bool]:
+        """Hold this to remove what nothing names: nobody makes anything meanwhile. False if that would mean to wait."""
+        try:
+            with self._locked(self.tmp, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
+                yield True
+        except BlockingIOError:
+            yield False
+
+    @contextlib.contextmanager
     def _locked(self, path: str, kind: int) -> Iterator[None]:
-        """flock(2) on a file or directory; the kernel lets go of it when the process ends, however it ends."""
+        """flock(2) on a directory; the kernel lets go of it when the process ends, however it ends."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, kind)
