@@ -77,9 +77,8 @@ def find(store: Store, name: str) -> Image:
             return found.popitem()[1]
     reference = parse(name)
     for full, descriptor in store.tags().items():
-        by_digest = reference.digest == descriptor["digest"] and full.startswith(
-            f"{reference.registry}/{reference.repository}:"
-        )
+        repository = full.startswith(f"{reference.registry}/{reference.repository}:")
+        by_digest = repository and reference.digest == descriptor["digest"]
         if full == str(reference) or by_digest:
             return Image(store, descriptor)
     raise ContainerError(f"no such image: {reference.familiar}: see minidocker images, or pull it")
@@ -92,7 +91,7 @@ def images(store: Store) -> list[Image]:
 
 
 def remove(store: Store, name: str) -> list[str]:
-    """Take a name away; with its last name the image goes, too. Return what happened, a line each, as `docker rmi` does.
+    """Take a name away; with its last name the image goes, too. Return what happened, a line each.
 
     Layers that another image, or a running container, still uses stay.
     """

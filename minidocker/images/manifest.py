@@ -1,6 +1,6 @@
 """Chapter 5: what an image is, on paper: three kinds of JSON documents that point to each other by digest.
 
-    index ──► manifest ──► config      {"architecture", "os", "config": {"Env", "Cmd", …}, "rootfs": {"diff_ids"}, "history"}
+    index ──► manifest ──► config      {"architecture", "os", "config": {"Env", …}, "rootfs": {"diff_ids"}, "history"}
                        └─► layers      one descriptor for each, the base first
 
 A descriptor is {"mediaType", "digest", "size"}. Docker's older documents (image manifest version 2, schema 2) have the

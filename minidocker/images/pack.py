@@ -58,6 +58,6 @@ class Packer:
 def pack(directory: str, file: BinaryIO, whiteouts: str = "overlay") -> tuple[str, str, int]:
     """Write a directory as a packed layer; return (digest, diff ID, size). Needs the right to read all of it."""
     packer = Packer(file)
-    write_layer(directory, packer, whiteouts)
+    write_layer(directory, packer, whiteouts)  # type: ignore[arg-type]  # of a file, it needs to write only
     packer.close()
     return packer.digest, packer.diff_id, packer.size

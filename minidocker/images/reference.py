@@ -19,7 +19,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class Reference:
-    """`registry`, `repository`, and `tag` or `digest` or both. `str` is the full name; `familiar` is what people type."""
+    """`registry`, `repository`, and `tag` or `digest` or both. `str`: the full name; `familiar`: what people type."""
 
     def __init__(self, registry: str, repository: str, tag: str = "", digest: str = "") -> None:
         self.registry, self.repository, self.tag, self.digest = registry, repository, tag, digest
