@@ -91,3 +91,11 @@ def _set(options: Options, names: dict[str, tuple[str, str]], option: str, value
             raise ContainerError(f"{option} needs a value", exit_code=125)
         value = rest.pop(0)
     options[long] = [*options[long], value] if kind == "list" else value
+
+
+def number(options: Options, name: str, kind: type[float]) -> float | None:
+    """The value of an option that is a number, or None if it was not given."""
+    try:
+        return kind(options[name]) if options[name] else None
+    except ValueError:
+        raise ContainerError(f"--{name} {options[name]}: a number is expected", exit_code=125) from None

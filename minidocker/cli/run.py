@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cli.options import parse
+from minidocker.cli.options import number, parse
 from minidocker.images.container import NETWORKS, container, ready
 from minidocker.outcome import ContainerError
 from minidocker.process import Process, start
@@ -85,14 +85,14 @@ def _environment(settings: list[str]) -> list[str]:
 
 def _limits(options: Options) -> dict[str, Any]:
     """The limits by the names that `Cgroup` has for them."""
-    texts = {
+    limits = {
         "memory": options.memory,
         "memory_swap": options.memory_swap,
-        "cpus": options.cpus,
-        "cpu_weight": options.cpu_weight,
-        "pids": options.pids_limit,
+        "cpus": number(options, "cpus", float),
+        "cpu_weight": number(options, "cpu-weight", int),
+        "pids": number(options, "pids-limit", int),
     }
-    return {name: text for name, text in texts.items() if text}
+    return {name: limit for name, limit in limits.items() if limit}
 
 
 def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str) -> int:
@@ -112,5 +112,5 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
 
 def _forward_signals(process: Process) -> None:
     """The container is in a session of its own, so Ctrl-C reaches us alone; Docker calls this --sig-proxy."""
-    for number in FORWARDED:
-        signal.signal(number, lambda received, _: process.send_signal(received))
+    for wanted in FORWARDED:
+        signal.signal(wanted, lambda received, _: process.send_signal(received))

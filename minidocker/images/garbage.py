@@ -40,11 +40,13 @@ def _needed(store: Store) -> tuple[set[str], set[str]]:
         blobs.add(descriptor["digest"])
         with contextlib.suppress(ContainerError):  # something that another tool put there, or that is not complete
             document = store.get_json(descriptor)
-            parts = [*document.get("manifests", []), *document.get("layers", []), document.get("config")]
-            known = [media.check_descriptor(part) for part in parts if part]
-            blobs |= {part["digest"] for part in known}
-            waiting += [part for part in known if part.get("mediaType") in media.DOCUMENTS]
-            layers |= {*document.get("rootfs", {}).get("diff_ids", [])}
+            if "rootfs" in document:
+                layers |= {*document["rootfs"]["diff_ids"]}
+            else:
+                parts = [*document.get("manifests", []), *document.get("layers", []), document.get("config")]
+                known = [media.check_descriptor(part) for part in parts if part]
+                blobs |= {part["digest"] for part in known}
+                waiting += [part for part in known if part.get("mediaType") in media.DOCUMENTS]
     return blobs, layers
 
 

@@ -90,7 +90,7 @@ def images(store: Store) -> list[Image]:
     return [Image(store, entry) for entry in once.values()]
 
 
-def remove(store: Store, name: str) -> list[str]:
+def remove(store: Store, name: str, force: bool = False) -> list[str]:
     """Take a name away; with its last name the image goes, too. Return what happened, a line each.
 
     Layers that another image, or a running container, still uses stay.
@@ -98,7 +98,7 @@ def remove(store: Store, name: str) -> list[str]:
     image = find(store, name)
     names = [full for full, entry in store.tags().items() if entry["digest"] == image.descriptor["digest"]]
     by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
-    if by_id and len(names) > 1:
+    if by_id and len(names) > 1 and not force:
         raise ContainerError(f"{name}: it has {len(names)} names: remove each, or use --force")
     mine = names if by_id else [str(parse(name))]
     lines = [f"Untagged: {parse(full).familiar}" for full in mine if store.untag(full)]
