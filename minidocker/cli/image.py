@@ -92,9 +92,8 @@ def inspect(arguments: list[str]) -> int:
 
 def _description(store: Store, found: Image) -> dict[str, object]:
     """The keys that Docker's has, as far as they mean something here."""
-    names = [
-        parse_reference(full) for full, entry in store.tags().items() if entry["digest"] == found.descriptor["digest"]
-    ]
+    digest = found.descriptor["digest"]
+    names = [parse_reference(full) for full, entry in store.tags().items() if entry["digest"] == digest]
     return {
         "Id": found.id,
         "RepoTags": [name.familiar for name in names],
@@ -176,9 +175,7 @@ def age(created: str | None) -> str:
         seconds = (now - then).total_seconds()
     except (ValueError, TypeError):
         return "N/A"
-    for unit, length in (("year", 31536000), ("month", 2592000), ("week", 604800), ("day", 86400), ("hour", 3600)):
+    for unit, length in UNITS_OF_TIME.items():
         if seconds >= 2 * length:
             return f"{int(seconds // length)} {unit}s ago"
-    return (
-        f"{int(seconds // 60)} minutes ago" if seconds >= 120 else "About a minute ago" if seconds >= 60 else "Just now"
-    )
+    return "Just now"
