@@ -61,12 +61,9 @@ def parsed(data: bytes, descriptor: Descriptor | None = None) -> dict[str, Any]:
 
 
 def check_descriptor(value: object, allowed: tuple[str, ...] = ()) -> Descriptor:
-    """A descriptor from outside: the three fields are there, of the right types, and of one of the media types."""
-    if (
-        not isinstance(value, dict)
-        or not isinstance(value.get("digest"), str)
-        or not isinstance(value.get("size"), int)
-    ):
+    """A descriptor from outside: digest and size are there and possible, and the media type is one of these."""
+    fields = [type(value.get(name)) for name in ("digest", "size")] if isinstance(value, dict) else []
+    if not isinstance(value, dict) or fields != [str, int]:
         raise ContainerError(f"{str(value)[:80]}: no descriptor: digest and size are needed")
     check_digest(value["digest"])
     if value["size"] < 0:
@@ -110,8 +107,6 @@ def check_config(config: dict[str, Any], layers: int) -> dict[str, Any]:
 
 def check_platform(config: dict[str, Any]) -> None:
     """An image of another architecture would fail at its first execve, with a worse message."""
-    here, its = platform(), {"os": config.get("os"), "architecture": config.get("architecture")}
+    here, its = "/".join(platform().values()), f"{config.get('os')}/{config.get('architecture')}"
     if its != here:
-        raise ContainerError(
-            f"the image is for {its['os']}/{its['architecture']}, and this is {here['os']}/{here['architecture']}"
-        )
+        raise ContainerError(f"the image is for {its}, and this machine is {here}: pull it for this platform")
