@@ -3,29 +3,27 @@
     with Connection("localhost:5000") as connection:
         response = connection.request("GET", "/v2/", allowed=(200,))
 
-Plain HTTP is for registries on this machine, and for those named in MINIDOCKER_INSECURE ("host:port,…"): anybody between
-can read it, and can answer in their place. Passwords go to the registry and to the server that it names for tokens,
-never to a host that it redirects to. urllib3 keeps connections open, and asks again after errors that may pass.
+Plain HTTP is for registries on this machine, and for those named in MINIDOCKER_INSECURE ("host:port,…"): anybody on
+the way can read it, and answer in their place. Passwords go to the registry and to the server that it names for tokens,
+never to a host that it redirects to. urllib3 keeps connections open, and connects again if one was cut.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import urllib.request
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
 
 from minidocker.images import login
+from minidocker.images.answers import AGAIN, MAX_ANSWER, explained, printable, refusal
 from minidocker.images.reference import DEFAULT_REGISTRY
 from minidocker.outcome import ContainerError
 
 HUB_URL = "https://registry-1.docker.io"
-REDIRECTS = (301, 302, 303, 307, 308)
-AGAIN = (429, 500, 502, 503, 504)  # answers that may be others in a moment
-MAX_REDIRECTS = 5
-MAX_ANSWER = 1 << 16  # bytes of an answer that is neither manifest nor blob
-AGENT = "minidocker"
+REDIRECTS, MAX_REDIRECTS = (301, 302, 303, 307, 308), 5
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +40,8 @@ class Connection:
     """One registry, by its name in image names ("docker.io", "localhost:5000"), or by the URL of a mirror.
 
     Several threads may use it. `timeout`: seconds to wait for each answer and for each piece of it; `retries`: how
-    often to ask again, `backoff`: seconds before the second time, doubled each time; `patience`: seconds to wait at
-    most if the registry itself says how long (Retry-After).
+    often to ask again, `backoff`: seconds before the second time, doubled each time; `patience`: the longest time to
+    wait if the registry itself says how long (Retry-After), in seconds.
     """
 
     timeout, retries, backoff, patience = 30.0, 4, 0.5, 20
@@ -53,26 +51,13 @@ class Connection:
         self.url = url_of(name)
         self.scopes: set[str] = set()  # what tokens are asked for: "repository:NAME:pull"
         self._authorization = ""
-        self._pool = _pool(self.url, self.timeout, self._retry())
+        self._pool = _pool(self.url, self.timeout, self.retries, self.backoff)
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.clear()
-
-    def _retry(self) -> urllib3.Retry:
-        """PATCH is not among them: twice the same piece would be one too many."""
-        return urllib3.Retry(
-            self.retries,
-            redirect=False,
-            status_forcelist=AGAIN,
-            allowed_methods={"GET", "HEAD", "POST", "PUT"},
-            backoff_factor=self.backoff,
-            backoff_jitter=self.backoff,
-            retry_after_max=self.patience,
-            raise_on_status=False,
-        )
 
     def request(
         self, method: str, url: str, allowed: tuple[int, ...], headers: dict[str, str] | None = None, body: bytes = b""
@@ -128,10 +113,26 @@ class Connection:
         return login.token(self.content(response, MAX_ANSWER), realm)
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
-        """One request. No compression on the way: digests and sizes are those of what is sent."""
+        """Ask until the answer is one that will stay the same."""
         if not may_ask(url, self.url):
             raise ContainerError(f"{self.name}: {url} is plain HTTP: name its host in MINIDOCKER_INSECURE to allow it")
-        headers = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
+        for attempt in range(self.retries + 1):
+            response = self._once(method, url, headers, body)
+            pause = self._pause(response, attempt)
+            if response.status not in AGAIN or method == "PATCH" or pause > self.patience or attempt == self.retries:
+                break
+            response.close()
+            time.sleep(pause)
+        return response
+
+    def _pause(self, response: BaseHTTPResponse, attempt: int) -> float:
+        """Seconds to wait: what the registry says in Retry-After, else twice as long each time."""
+        said = response.headers.get("Retry-After", "")
+        return int(said) if said.isascii() and said.isdecimal() else self.backoff * 2**attempt
+
+    def _once(self, method: str, url: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
+        """One request. No compression on the way: digests and sizes are those of what is sent."""
+        headers = {"User-Agent": "minidocker", "Accept-Encoding": "identity", **headers}
         try:
             return self._pool.request(
                 method, url, headers=headers, body=body or None, preload_content=False, redirect=False
@@ -200,62 +201,22 @@ def _joined(base: str, url: str) -> str:
         raise ContainerError(f"{base}: it sent us to an address that is none: {printable(url)}") from None
 
 
-def _pool(url: str, timeout: float, retry: urllib3.Retry) -> urllib3.PoolManager:
-    """Through the proxy of the environment (HTTPS_PROXY, NO_PROXY), if it names one for this host."""
+def _pool(url: str, timeout: float, retries: int, backoff: float) -> urllib3.PoolManager:
+    """Through the proxy of the environment (HTTPS_PROXY, NO_PROXY), if it names one for this host.
+
+    Of the retries only those after a cut connection are left to urllib3; and not for PATCH, where twice would be wrong.
+    """
     parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
+    again = urllib3.Retry(
+        retries,
+        redirect=False,
+        respect_retry_after_header=False,
+        allowed_methods={"GET", "HEAD", "POST", "PUT"},
+        backoff_factor=backoff,
+        backoff_jitter=backoff,
+    )
     limits = urllib3.Timeout(connect=timeout, read=timeout)
+    proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not _is_loopback(parts.netloc) and not urllib.request.proxy_bypass(parts.netloc):
-        return urllib3.ProxyManager(proxy, timeout=limits, retries=retry, maxsize=8)
-    return urllib3.PoolManager(timeout=limits, retries=retry, maxsize=8)
-
-
-# --- what went wrong, in a line ---------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """Text from outside, short and without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
-
-
-def refusal(response: BaseHTTPResponse) -> str:
-    """What an answer means for who reads it, and what they can do."""
-    said = _message(response)
-    meaning = {
-        401: "it does not let us in: check the name, or docker login, or set MINIDOCKER_AUTH",
-        403: "it does not allow that: is it your repository, and are you logged in?",
-        404: "it does not have that: check the name and the tag",
-        429: "too many requests: wait, log in, set MINIDOCKER_MIRROR to a registry nearby, or minidocker load a file",
-    }.get(response.status, "it has a problem, try later" if response.status >= 500 else "an answer that does not fit")
-    again = response.headers.get("Retry-After")
-    wait = f" (it says: in {printable(again)} seconds)" if again and response.status in AGAIN else ""
-    return f"HTTP {response.status}: {meaning}{wait}{said}"
-
-
-def _message(response: BaseHTTPResponse) -> str:
-    """The first error of the answer's body, which the specification makes {"errors": [{"code", "message"}]}."""
-    import json
-
-    try:
-        error = json.loads(response.read(MAX_ANSWER, decode_content=False))["errors"][0]
-        return f": {printable(str(error.get('message') or error['code']))}"
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, urllib3.exceptions.HTTPError):
-        return ""
-    finally:
-        response.close()
-
-
-def explained(failure: Exception, timeout: float) -> str:
-    """A failure of the network in few words; urllib3 wraps the real one into that of the last attempt."""
-    reason = failure.reason if isinstance(failure, urllib3.exceptions.MaxRetryError) else failure
-    kinds: list[tuple[Any, str]] = [
-        (urllib3.exceptions.NameResolutionError, "no such host: check the name and the network"),
-        (urllib3.exceptions.ReadTimeoutError, f"no answer within {timeout:g} seconds"),
-        (urllib3.exceptions.ConnectTimeoutError, f"no connection within {timeout:g} seconds"),
-        (urllib3.exceptions.SSLError, "no TLS with it (SSL_CERT_FILE can name another authority)"),
-        (urllib3.exceptions.ProtocolError, "the connection was cut"),
-    ]
-    if isinstance(reason, urllib3.exceptions.NewConnectionError) and not isinstance(reason, kinds[0][0]):
-        return f"no connection: {printable(str(reason).rpartition(': ')[2])}"
-    text = next((text for kind, text in kinds if isinstance(reason, kind)), "no answer that could be understood")
-    return f"{text}: {printable(str(reason).rpartition(': ')[2])}"
+        return urllib3.ProxyManager(proxy, timeout=limits, retries=again, maxsize=8)
+    return urllib3.PoolManager(timeout=limits, retries=again, maxsize=8)

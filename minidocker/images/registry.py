@@ -20,7 +20,8 @@ import hashlib
 import time
 
 from minidocker.images import manifest as media
-from minidocker.images.connection import Connection, Unreachable, printable
+from minidocker.images.answers import printable
+from minidocker.images.connection import Connection, Unreachable
 from minidocker.images.reference import check_digest
 from minidocker.outcome import ContainerError
 
@@ -62,9 +63,11 @@ class Registry(Connection):
             if wanted.startswith("sha256:") and wanted != digest:
                 raise ContainerError(f"{self.name}: it sent a manifest with the digest {digest} as {printable(wanted)}")
         if kind.startswith(SCHEMA_1) or document.get("schemaVersion") == 1:
-            raise ContainerError(f"{self.name}: {reference}: a manifest of schema 1, which names no sizes: push it anew")
+            raise ContainerError(
+                f"{self.name}: {reference} is of schema 1, which names no sizes: it has to be pushed anew"
+            )
         if document.get("mediaType", kind) != kind:
-            raise ContainerError(f"{self.name}: {reference}: the answer's type is {printable(kind)}, the manifest's is not")
+            raise ContainerError(f"{self.name}: {reference}: it came as {printable(kind)}, and is none")
         return data, media.check_descriptor(
             {"mediaType": kind, "digest": digest, "size": len(data)}, (*media.INDEXES, *media.MANIFESTS)
         )
@@ -90,7 +93,7 @@ class Registry(Connection):
         if response.status == 200:
             blob.restart()
         elif begin != f"bytes {asked}":
-            raise ContainerError(f"{self.name}: {blob.digest}: asked from byte {asked}, it sent from {printable(begin)!r}")
+            raise ContainerError(f"{self.name}: {blob.digest}: asked from byte {asked}, it sent {printable(begin)!r}")
         for data in self.pieces(response, blob.size - blob.done + 1):
             blob.write(data)
         if blob.done < blob.size:
