@@ -170,9 +170,12 @@ def url_of(name: str) -> str:
 
 
 def may_ask(url: str, registry: str) -> bool:
-    """Whether to speak to this address: over TLS, or where plain HTTP was asked for."""
+    """Whether to speak to this address: over TLS, or where plain HTTP was asked for. Only what is itself on this
+    machine may send us to another server on it, which might be one that trusts whoever asks from here.
+    """
     parts = urlsplit(url)
-    plain = _origin(url) == _origin(registry) or _is_loopback(parts.netloc) or parts.netloc in _insecure()
+    here = _is_loopback(parts.netloc) and _is_loopback(urlsplit(registry).netloc)
+    plain = _origin(url) == _origin(registry) or here or parts.netloc in _insecure()
     return parts.scheme == "https" or (parts.scheme == "http" and plain)
 
 

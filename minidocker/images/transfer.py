@@ -86,7 +86,7 @@ def _chosen(registry: Registry, reference: str, platform: str) -> tuple[bytes, D
 
 
 def for_platform(index: dict[str, Any], platform: str = "") -> Descriptor:
-    """The entry of an index for "os/architecture[/variant]", by default this machine's. Without a platform: the last."""
+    """The entry of an index for "os/architecture[/variant]", by default this machine's; one that says none fits all."""
     wanted = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
     wanted = wanted if platform else media.platform()
     there = []
@@ -113,7 +113,7 @@ def _fetch(store: Store, registry: Registry, descriptor: Descriptor, progress: P
 
 
 def push(store: Store, name: str, progress: Progress | None = None) -> Descriptor:
-    """Bring an image to the registry that its name says, and give it its tag there; return the manifest's descriptor."""
+    """Bring an image to the registry in its name, and tag it there; return the manifest's descriptor."""
     wanted, progress = parse(name), progress or Progress(quiet=True)
     if wanted.digest:
         raise ContainerError(f"{name}: push a tag: what has a digest cannot get another content")
