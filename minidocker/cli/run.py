@@ -7,7 +7,7 @@ import os
 from minidocker.cli.options import number, parse
 from minidocker.images.container import NETWORKS, container, ready
 from minidocker.outcome import ContainerError
-from minidocker.process import Process, start
+from minidocker.process import start
 from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
@@ -96,7 +96,10 @@ def _limits(options: Options) -> dict[str, Any]:
 
 
 def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str) -> int:
-    """Start it with our own streams, or with a terminal; signals that reach us reach it."""
+    """Start it with our own streams, or with a terminal.
+
+    The container is in a session of its own, so Ctrl-C reaches us alone, and we pass it on: Docker's --sig-proxy.
+    """
     if options.tty:
         from minidocker.terminal import interact
 
@@ -105,12 +108,9 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
         with start(argv, *isolators, terminal=True, name=name, **settings) as process:
             return interact(process).exit_code
     stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that comes meanwhile waits until it can be passed on
     with start(argv, *isolators, stdin=stdin, stdout=1, stderr=2, name=name, **settings) as process:
-        _forward_signals(process)
+        for wanted in FORWARDED:
+            signal.signal(wanted, lambda received, _: process.send_signal(received))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return process.wait().exit_code
-
-
-def _forward_signals(process: Process) -> None:
-    """The container is in a session of its own, so Ctrl-C reaches us alone; Docker calls this --sig-proxy."""
-    for wanted in FORWARDED:
-        signal.signal(wanted, lambda received, _: process.send_signal(received))
