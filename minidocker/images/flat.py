@@ -13,14 +13,13 @@ import os
 
 from minidocker.images import manifest as media
 from minidocker.images.archive import packed
+from minidocker.images.container import Layers
 from minidocker.images.diff import write_layer
 from minidocker.images.image import Image, make
 from minidocker.images.members import reading, uncompressed
 from minidocker.images.reference import parse
 from minidocker.images.transfer import bringing
-from minidocker.namespaces import Namespaces
 from minidocker.process import Isolator, run
-from minidocker.rootfs import PivotRoot
 from minidocker.union import Union
 
 TYPE_CHECKING = False
@@ -59,18 +58,19 @@ def import_(
 
 def export(image: Image, descriptor: int) -> None:
     """Write the files of an image, as a container would see them, as a tar to a file descriptor. Needs root."""
-    union = Union(image.layers())
-    run(["export"], Namespaces("pid ipc net uts"), union, PivotRoot(union.root, proc=False), _Export(descriptor))
+    layers = image.layers()
+    union = Union(layers)
+    run(["export"], Layers(layers), union, _Export(descriptor, union.root))
 
 
 class _Export(Isolator):
-    """Last in the list: in a container of the image, whose links lead nowhere else, it writes the archive and ends."""
+    """Last in the list: where the union is mounted, and nowhere else, it writes the archive and ends."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptors = (descriptor,)
+    def __init__(self, descriptor: int, root: str) -> None:
+        self.descriptors, self.root = (descriptor,), root
 
     def inside(self) -> None:
-        """Runs as root in the container."""
+        """Runs as root in the mount namespace of the union."""
         with open(self.descriptors[0], "wb", closefd=False) as stream:
-            write_layer("/", stream)
+            write_layer(self.root, stream)
         os._exit(0)

@@ -17,9 +17,11 @@ import io
 import os
 import posixpath
 import zlib
+from typing import cast
 
 import zstandard
 from isal import igzip
+from isal.igzip_lib import IsalError
 
 from minidocker.images import manifest as media
 from minidocker.images import tar
@@ -29,7 +31,7 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 MAX_MEMBERS = 20_000  # an archive of a hundred images has some hundred
 MAX_LINKS = 8  # of a link to a link
 CHUNK = 1 << 20
-_BROKEN = (tar.BadTar, EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
+_BROKEN = (tar.BadTar, EOFError, zlib.error, IsalError, zstandard.ZstdError, gzip.BadGzipFile)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def reading(what: str) -> Iterator[None]:
     """All the ways in which an archive can be broken become one error."""
     try:
         yield
-    except _BROKEN as broken:
+    except _BROKEN as broken:  # type: ignore[misc]  # isal's types know no error
         raise ContainerError(f"{what}: not an archive that can be read: {broken}") from None
 
 
@@ -53,7 +55,7 @@ def uncompressed(stream: BinaryIO) -> BinaryIO:
     buffered = io.BufferedReader(stream, CHUNK)  # type: ignore[type-var]  # a raw stream or a buffered one: it reads both
     magic = buffered.peek(4)[:4]
     if magic.startswith(GZIP):
-        return igzip.IGzipFile(fileobj=buffered)  # type: ignore[no-any-return, no-untyped-call]
+        return cast("BinaryIO", igzip.IGzipFile(fileobj=buffered))  # type: ignore[no-untyped-call]
     if magic == ZSTD:
         reader = zstandard.ZstdDecompressor().stream_reader(buffered, read_across_frames=True)
         return io.BufferedReader(reader, CHUNK)
