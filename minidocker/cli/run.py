@@ -70,9 +70,9 @@ def _image(name: str, pull: str) -> dict[str, Any]:
         except ContainerError as absent:
             if pull == "never" or "no such image" not in str(absent):
                 raise
-    from minidocker.cli.transfer import pull as fetch
+    from minidocker.cli.transfer import fetch
 
-    fetch(["--quiet", name])
+    fetch(name)
     return ready(name)
 
 

@@ -14,17 +14,26 @@ def pull(arguments: list[str]) -> int:
     -q, --quiet               print its name only
         --platform PLATFORM   e.g. linux/arm64: by default, what this machine can execute
     """
-    from minidocker.images.transfer import pull as fetch
+    from minidocker.images.transfer import pull as fetch_
 
     options, (name,) = parse(pull.__doc__, arguments, 1, 1)
     full = parse_name(name)
     with Progress(options.quiet) as progress:
         progress.line(f"{full.tag or full.digest}: Pulling from {full.repository}")
-        image = fetch(Store(), name, options.platform, progress)
+        image = fetch_(Store(), name, options.platform, progress)
     if not options.quiet:
         print(f"Digest: {image.descriptor['digest']}")
     print(full)
     return 0
+
+
+def fetch(name: str) -> None:
+    """Pull what `run` does not find. Nothing of it on standard output, which is the container's."""
+    from minidocker.images.transfer import pull as fetch_
+
+    with Progress() as progress:
+        progress.line(f"{name}: Pulling from {parse_name(name).registry}")
+        fetch_(Store(), name, "", progress)
 
 
 def push(arguments: list[str]) -> int:
