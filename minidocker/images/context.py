@@ -56,6 +56,7 @@ class Selection:
 
     `owners`: keep them; else all belongs to root, since who owns a file on this machine says nothing about the image.
     `archives`: a function that opens a file that may be compressed: for ADD, which sends what is in a tar archive.
+    `single`: the target is not said to be a directory, so there may be one source only.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Selection:
         ignore: Ignore | None = None,
         owners: bool = False,
         archives: Callable[[BinaryIO], BinaryIO] | None = None,
+        single: bool = False,
     ) -> None:
         self.patterns, self.documents, self.owners, self.archives = patterns, documents, owners, archives
+        self.single = single
         self.ignore = ignore or Ignore()
 
 
@@ -105,6 +108,8 @@ class _Reader:
             found = [path for path in find(pattern) if self.visible(path)]
             if not found:
                 raise FileNotFoundError(errno.ENOENT, "there is no such file, or .dockerignore leaves it out", pattern)
+            if len(found) > 1 and self.selection.single:
+                raise ValueError(f"{pattern} is {len(found)} files: the target must end with a slash")
             for path in found:
                 self.source(path)
         if self.stream:
@@ -179,11 +184,10 @@ class _Reader:
                 stream = opened(file)
                 entries = tar.read(stream)
                 entry = next(entries, None)
-            except (BadTar, OSError, ValueError, EOFError):
+            except Exception:  # decompressors have many ways to say that this is not for them
                 return False
             while entry:
                 entry.name = b"./" + clean(entry.name)
-                entry.uid, entry.gid = (entry.uid, entry.gid)
                 self.put(entry, stream, tar.padded(entry.size) - entry.size)
                 entry = next(entries, None)
         return True

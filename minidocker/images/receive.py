@@ -1,6 +1,6 @@
 """Chapter 5: where COPY and ADD put files: into the root of an image, in a jail made of it.
 
-    receive([union, PivotRoot(union.root, proc=False)], spool, "/srv/", owner="www-data", mode=0o644)
+    receive([union, PivotRoot(union.root, proc=False)], "files.tar", "/srv/", owner="www-data", mode=0o644)
 
 The image may be hostile: its /srv may be a symlink to /etc. In the jail that is the image's own /etc, and so are the
 /etc/passwd and /etc/group that give names of owners their numbers.
@@ -22,18 +22,14 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 
-def receive(
-    jail: Sequence[Isolator], spool: BinaryIO | None, target: str, owner: str = "", mode: int | None = None
-) -> None:
-    """Put the files of the tar `spool` (see `context`) at the path `target` of the jail; without one, make `target`.
+def receive(jail: Sequence[Isolator], spool: str, target: str, owner: str = "", mode: int | None = None) -> None:
+    """Put the files of the tar `spool` (see `context`) at the path `target` of the jail; if it is "", make `target`.
 
     If `target` ends with a slash, or is a directory, they go into it. `owner`: "user:group", names or numbers; `mode`
     in place of the modes that they have. Needs root.
     """
-    if spool:
-        spool.flush()
-        spool.seek(0)
-    result = run(["write"], *jail, Write(target, owner, mode), stdin=spool.fileno() if spool else tar.END)
+    with open(spool or os.devnull, "rb") as file:
+        result = run(["write"], *jail, Write(target, owner, mode), stdin=file.fileno() if spool else tar.END)
     if result.exit_code:
         raise ContainerError(result.stderr or "the process that wrote the files was killed", exit_code=1)
 
