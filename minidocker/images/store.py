@@ -159,10 +159,14 @@ class Store:
         return {str(parse(name)): entry for name, entry in named if name}
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let the name point to this manifest. What it pointed to before stays, dangling, until it is pruned."""
-        full = parse(name)
+        """Let the name point to this manifest. What it pointed to before stays, dangling, until it is pruned.
+
+        An empty name puts the manifest into the index without one: it can be found by its ID.
+        """
+        full = parse(name) if name else None
         entry = {key: descriptor[key] for key in ("mediaType", "digest", "size")}
-        entry["annotations"] = {REF_NAME: full.familiar}
+        if full:
+            entry["annotations"] = {REF_NAME: full.familiar}
         with self._locked(self.layout, fcntl.LOCK_EX):
             others = [self._nameless(old) if self._is(old, full) else old for old in self.entries()]
             self._write_index({"manifests": [*self._without_named_twins([*others, entry])]})
@@ -185,7 +189,7 @@ class Store:
     @staticmethod
     def _is(entry: Descriptor, full: object) -> bool:
         name = entry.get("annotations", {}).get(REF_NAME)
-        return bool(name) and str(parse(name)) == str(full)
+        return bool(name and full) and str(parse(name)) == str(full)
 
     @staticmethod
     def _nameless(entry: Descriptor) -> Descriptor:
