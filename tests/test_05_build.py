@@ -9,21 +9,16 @@ import lzma
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
-import time
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from images_05 import REPO, minidocker, new_store
+from images_05 import new_store
 
-from minidocker import state
 from minidocker.images import cache, image
 from minidocker.images.build import build
 from minidocker.images.container import container, prepare
@@ -52,7 +47,7 @@ def store(home, monkeypatch):
     monkeypatch.setenv("MINIDOCKER_HOME", str(home))
     yield Store(str(home))
     assert os.listdir(home / "tmp") == []
-    assert os.listdir(home / "containers") == []
+    assert not (home / "containers").exists() or os.listdir(home / "containers") == []
 
 
 @pytest.fixture
@@ -264,7 +259,7 @@ def test_run_is_alone(store):
 
 
 def test_network(store):
-    """With the host's network the step is in the host's namespace, and has its resolver, which stays out of the layer."""
+    """With the host's network the step has the host's resolver, which stays out of the layer."""
     text = "FROM busybox\nRUN --network={} readlink /proc/self/ns/net; grep -c . /etc/resolv.conf || true\n"
     host = os.readlink("/proc/self/ns/net")
     _, alone = made(store, text.format("none"))
@@ -293,7 +288,7 @@ def test_a_step_with_the_host_s_network_reaches_it(store):
 
 
 def test_a_resolver_that_is_a_link_to_nothing_is_left_alone(store):
-    text = "FROM busybox\nRUN ln -sf ../run/nothing /etc/resolv.conf && echo kept > /etc/hosts\nRUN cat /etc/hosts\n"
+    text = "FROM busybox\nRUN --network=none ln -sf ../run/nothing /etc/resolv.conf && echo kept > /etc/hosts\nRUN cat /etc/hosts\n"
     built, shown = made(store, text, network="host")
     assert "kept" not in shown.rpartition("Step")[2]
     assert inside(built, "cat /etc/hosts; readlink /etc/resolv.conf") == "kept\n../run/nothing\n"
@@ -361,7 +356,7 @@ def test_env_wins_over_arg_and_proxies_need_none(store):
     text = "FROM busybox\nARG a=arg\nENV a=env\nRUN echo $a $HTTP_PROXY $http_proxy\n"
     built, shown = made(store, text, arguments={"HTTP_PROXY": "p", "http_proxy": "q"})
     assert "env p q\n" in shown
-    assert "HTTP_PROXY" not in json.dumps(built.config)
+    assert "HTTP_PROXY=" not in json.dumps(built.config)
 
 
 def test_the_machine_is_known(store):
@@ -400,7 +395,8 @@ COPY [^b].txt .d?t /deep/er/
 
 
 def test_copy_a_directory_copies_what_is_in_it(store, context):
-    text = "FROM busybox\nRUN mkdir -m 700 /there\nCOPY dir /new\nCOPY dir/ /there\nCOPY dir b.txt /both/\nCOPY to-dir /followed\n"
+    text = "FROM busybox\nRUN mkdir -m 700 /there\nCOPY dir /new\nCOPY dir/ /there\nCOPY dir b.txt /both/\n"
+    text += "COPY to-dir /followed\n"
     built, _ = made(store, text, context)
     files = ["./.hidden", "./link", "./run.sh", "./sub", "./sub/y", "./x"]
     assert tree(built, "/new") == tree(built, "/there") == tree(built, "/followed") == files
@@ -554,7 +550,7 @@ def test_add_unpacks_archives_and_copy_does_not(store, context, kind):
 
 def test_add_copies_what_is_no_archive(store, context):
     (context / "text.tar").write_text("no archive")
-    (context / "broken.gz").write_bytes(gzip.compress(b"x" * 1000)[:30])
+    (context / "broken.gz").write_bytes(gzip.compress(os.urandom(1000))[:30])
     (context / "zeros").write_bytes(bytes(4096))
     (context / "empty").write_bytes(b"")
     built, _ = made(store, "FROM busybox\nADD text.tar broken.gz zeros empty dir /a/\n", context)
@@ -610,7 +606,7 @@ def test_a_hostile_archive_stays_inside(store, context, tmp_path):
         ("HEALTHCHECK --interval=5 CMD x", "'5' is no duration"),
         ("HEALTHCHECK --retries=x CMD x", "--retries=x is no number"),
         ("ARG 1=2", "'1' is no name of a variable"),
-        ("ENV a=${b:?say it}", "b: say it"),
+        ("ENV a=${b:?say-it}", "b: say-it"),
         ("RUN --network=bridge x", "RUN --network=bridge: it is none, host or default"),
         ("ONBUILD RUN <<EOF\nx\nEOF", "ONBUILD with a here-document is not supported"),
     ],
@@ -720,7 +716,7 @@ COPY --from=tools /out/ /
 FROM tools AS Last
 COPY --from=empty / /from-name
 COPY --from=1 /out/a.txt /from-number
-COPY --from=busybox /bin/busybox /from-image
+COPY --from=busybox /bin/busybox /from/
 """
     built, shown = made(store, text, context)
     assert "exit 1" not in shown and "Step 1/9 : FROM busybox AS tools" in shown
@@ -728,7 +724,7 @@ COPY --from=busybox /bin/busybox /from-image
         "/from-name/a.txt": "-rw------- 5:6",
         "/from-number": "-rw------- 5:6",
     }
-    assert inside(built, "/from-image echo works") == "works\n"
+    assert inside(built, "/from/busybox echo works") == "works\n"
     only, _ = made(store, text, context, target="EMPTY")
     assert sorted(os.listdir(only.layers()[0])) == ["a.txt"] and len(only.layers()) == 1
     assert "there is no stage 'nosuch'" in refused(store, text, context, target="nosuch")
@@ -747,14 +743,14 @@ def test_a_hostile_base_cannot_send_a_copy_to_the_host(store, context, tmp_path)
     victim.mkdir()
     text = f"""FROM busybox
 RUN ln -s {victim} /srv && rm /etc/passwd && ln -s {victim}/passwd /etc/passwd && ln -s / /root2
-COPY a.txt /srv/x/
+COPY a.txt /srv/q/
 COPY --chown=1 a.txt /root2{victim}/y
 ADD dir /srv
 """
     (victim / "passwd").write_text("web:x:42:42:::\n")
     built, _ = made(store, text, context)
     assert os.listdir(victim) == ["passwd"]
-    assert inside(built, f"cat {victim}/x/a.txt {victim}/y {victim}/x 2>/dev/null || true").startswith("AA")
+    assert inside(built, f"cat {victim}/q/a.txt {victim}/y {victim}/x") == "AAX"
     assert "neither a number nor in the image's" in refused(store, text + "COPY --chown=web a.txt /z\n", context)
 
 
@@ -862,7 +858,8 @@ def test_a_changed_instruction_changes_all_behind_it(store, context):
 
 def test_another_stage_that_comes_to_the_same_files_is_cached(store, context):
     """The key has the digest of what is copied, and not how it was made."""
-    text = "FROM busybox AS one\nRUN echo made > /out # {}\nFROM busybox AS two\nLABEL c6=\nCOPY --from=one /out /\nCMD x\n"
+    text = "FROM busybox AS one\nRUN echo made > /out # {}\n"
+    text += "FROM busybox AS two\nLABEL c6=\nCOPY --from=one /out /\nCMD x\n"
     made(store, text.format("first"), context)
     assert steps_cached(made(store, text.format("second"), context)[1]) == "NCCC"
 

@@ -119,8 +119,10 @@ class _Reader:
     def visible(self, path: str) -> bool:
         """Whether something of it can be copied. A link is followed, and must not lead to what is left out."""
         real = os.path.realpath(f"/{path}")[1:]
-        left_out = self.ignore.ignores(path) or self.ignore.ignores(real)
-        return os.path.exists(f"/{real}") and (not left_out or (self.ignore.exceptions and os.path.isdir(f"/{real}")))
+        if not os.path.exists(f"/{real}"):
+            return False
+        left_out = [name for name in (path, real) if self.ignore.ignores(name)]
+        return not left_out or (self.ignore.exceptions and path == real and os.path.isdir(f"/{real}"))
 
     def source(self, path: str) -> None:
         """One source: the content of a directory, that of an archive, or a file."""
@@ -186,6 +188,8 @@ class _Reader:
                 entry = next(entries, None)
             except Exception:  # decompressors have many ways to say that this is not for them
                 return False
+            if entry is None:
+                return False  # a file that begins with zeros looks like an archive of nothing
             while entry:
                 entry.name = b"./" + clean(entry.name)
                 self.put(entry, stream, tar.padded(entry.size) - entry.size)

@@ -35,7 +35,7 @@ def regex(pattern: str, deep: bool = False) -> re.Pattern[str]:
             if not found:
                 raise ValueError(f"{pattern!r}: a class [...] is not closed, or empty")
             step = found.end()
-            body = re.sub(r"\\(.)|([[&~|])", lambda special: re.escape(special[1] or special[2]), found[2])
+            body = re.sub(r"\\(.)|([\[&~|])", lambda special: re.escape(special[1] or special[2]), found[2])
             out += f"[{'^/' if found[1] else ''}{body}]"
         elif rest[0] == "\\" and len(rest) > 1:
             out, step = out + re.escape(rest[1]), 2

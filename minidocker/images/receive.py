@@ -87,14 +87,18 @@ class _Writer:
 
     def place(self, entry: Entry) -> None:
         """Where it goes, and whom it belongs to."""
-        named = not entry.name.startswith(b"./")
-        entry.name = self.target if named and not self.into else os.path.join(self.target, restore.clean(entry.name))
+        below = entry.name.startswith(b"./") or self.into
+        entry.name = self.below(entry.name) if below else self.target
         if entry.type == tar.HARDLINK:
-            entry.link = os.path.join(self.target, restore.clean(entry.link))
+            entry.link = self.below(entry.link)
         if self.owner:
             entry.uid, entry.gid = self.owner
         if self.mode is not None:
             entry.mode = self.mode
+
+    def below(self, name: bytes) -> bytes:
+        """A name of the tar as a path from the root, below the target."""
+        return os.path.join(self.target, restore.clean(name)).rstrip(b"/")
 
     def directory(self, entry: Entry) -> None:
         """One that is there stays, with all that is in it, and looks like the new one; a link to one is followed."""
@@ -115,8 +119,11 @@ class _Writer:
         restore.make(entry, stream)
 
     def parents(self, directory: bytes) -> None:
-        """Make the directories that are missing on the way to this one, and it; they belong to the new owner."""
-        missing = []
+        """Make the directories that are missing on the way to this one, and it; they belong to the new owner.
+
+        A link on the way is followed, also where it leads to is what is missing.
+        """
+        directory, missing = os.path.realpath(directory)[1:], []
         while directory and not os.path.isdir(directory):
             if os.path.lexists(directory):
                 text = "it is in the way: not a directory"

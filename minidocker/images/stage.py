@@ -49,6 +49,7 @@ class State:
             inner = {"Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"}
             return {**manifest.platform(), "config": inner, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
         config = copy.deepcopy(self.image.config)
+        config["config"]["Env"] = [f"{name}={value}" for name, value in self.environment().items()]
         if self.onbuild and config["config"].get("OnBuild") == self.onbuild:
             del config["config"]["OnBuild"]
         for key in ("container", "container_config", "docker_version"):  # Docker's notes on how the base was made
@@ -56,9 +57,10 @@ class State:
         return config
 
     def environment(self) -> dict[str, str]:
-        """The image's Env."""
+        """The image's Env; with a PATH, which many a base does not set."""
         settings = (self.image.config["config"].get("Env") or []) if self.image else []
-        return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
+        found = {name: value for name, _, value in (setting.partition("=") for setting in settings)}
+        return found if "PATH" in found else {"PATH": DEFAULT_PATH, **found}
 
     def variables(self) -> dict[str, str]:
         """What a word of the next instruction may name."""
