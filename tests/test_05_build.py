@@ -1,7 +1,9 @@
 """Chapter 5, `build`: what each instruction makes of an image, the build cache, the build context, ends and attacks."""
 
 import bz2
+import contextlib
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -30,6 +32,7 @@ from minidocker.images.steps import BuildFailed
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.process import run
+from minidocker.union import Union
 
 pytestmark = pytest.mark.chapter(5)
 
@@ -887,3 +890,283 @@ def test_what_the_cache_has_lost_is_made_again(store, context):
     assert steps_cached(made(store, text, context)[1]) == "NNNNNN"
     cache.forget(store)
     assert os.listdir(f"{store.home}/build") == []
+
+
+# The command, other roots, other makers
+
+
+def write(context, text, name="Dockerfile"):
+    (context / name).write_text(text)
+    return context
+
+
+def test_the_command(home, store, context):
+    write(context, "FROM busybox\nARG v=1\nARG here\nENV out=$v-$here\nRUN echo run\nCMD echo $out\n")
+    words = ["-t", "cli:1", "-t", "cli:2", "--build-arg", "v=2", "--build-arg=here", context]
+    first = minidocker(home, "build", *words)
+    assert (first.returncode, first.stdout) == (0, "")
+    lines = first.stderr.splitlines()
+    assert lines[:2] == ["Step 1/6 : FROM busybox", "Step 2/6 : ARG v=1"] and "run" in lines
+    assert lines[-3].startswith("Successfully built ") and lines[-2:] == [
+        "Successfully tagged cli:1",
+        "Successfully tagged cli:2",
+    ]
+    again = minidocker(home, "build", *words)
+    assert again.stderr.count(" ---> CACHED\n") == 5 and "\nrun\n" not in again.stderr
+    assert minidocker(home, "run", "cli:2").stdout == "2-\n"
+    quiet = minidocker(home, "build", "-q", *words)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}\n", quiet.stdout) and quiet.stderr == ""
+    assert minidocker(home, "build", "--no-cache", *words).stderr.count("CACHED") == 0
+
+
+def test_the_command_with_an_image_that_has_no_name(home, store, context):
+    write(context, f"FROM busybox\nCMD echo nameless {next(count)}\n")
+    built = minidocker(home, "build", "-q", context).stdout.strip()
+    assert minidocker(home, "run", built.removeprefix("sha256:")[:12]).stdout.startswith("nameless")
+
+
+def test_where_the_command_finds_its_files(home, store, context, tmp_path):
+    write(context, "FROM busybox\nCOPY . /c/\n", "Other")
+    (context / ".dockerignore").write_text("*\n!a.txt\n")
+    (tmp_path / "Third").write_text("FROM busybox\nCOPY . /c/\nRUN ls -A /c\n")
+    (tmp_path / "Third.dockerignore").write_text("*\n!b.txt\n")
+    assert minidocker(home, "build", "-t", "files", "-f", context / "Other", context).returncode == 0
+    assert minidocker(home, "run", "files", "ls", "-A", "/c").stdout == "a.txt\n"
+    assert "\nb.txt\nSuccess" in minidocker(home, "build", "-f", tmp_path / "Third", context).stderr
+    with open(tmp_path / "Third") as file:
+        assert "\na.txt\nSuccess" in minidocker(home, "build", "-f", "-", context, stdin=file).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "code"),
+    [
+        ((), "usage: minidocker build", 125),
+        (("/nosuch",), "/nosuch is not a directory", 1),
+        (("-f", "/nosuch", "."), "/nosuch: No such file or directory", 1),
+        (("-f", "bytes", "."), "bytes: it is not text in UTF-8", 1),
+        (("-t", "UPPER", "."), "is no name of an image", 125),
+        (("--build-arg", "=", "."), "--build-arg =: NAME=VALUE is expected", 125),
+        (("--target", "x", "."), "there is no stage 'x'", 1),
+        (("--network", "x", "."), "RUN --network=x: it is none, host or default", 1),
+        (("-f", "ignored", "."), "ignored.dockerignore: '[': a class [...] is not closed", 1),
+        (("-f", "failing", "."), "Dockerfile line 2: RUN ['/bin/sh', '-c', 'exit 7']: exit code 7", 1),
+    ],
+)
+def test_a_mistake_is_one_line(home, store, context, words, text, code):
+    write(context, "FROM busybox\nRUN true\n")
+    (context / "bytes").write_bytes(b"FROM \xff\n")
+    write(context, "FROM busybox\n", "ignored")
+    write(context, "[", "ignored.dockerignore")
+    write(context, "FROM busybox\nRUN exit 7\n", "failing")
+    result = minidocker(home, "build", *words, cwd=context)
+    assert result.returncode == code and text in result.stderr.splitlines()[-1]
+    assert result.stdout == "" and "Traceback" not in result.stderr
+
+
+def test_debian(home, store, context):
+    """A base with a dynamic loader, users, and a package manager of its own."""
+    root = HOME / "roots/debian"
+    need(root.is_dir(), "needs the Debian root: make run")
+    add_image(store, "debian", root, Env=["PATH=/usr/bin:/bin"], Cmd=["bash"])
+    text = """FROM debian
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+RUN useradd --create-home web && dpkg-query -W bash | cat
+COPY --chown=web a.txt /bin/inside-usr/
+USER web
+RUN [[ $HOME == /home/web ]] && id -un && echo mine > ~/file
+CMD cat ~/file
+"""
+    built, shown = made(store, text, context)
+    assert "bash\t" in shown and "\nweb\n" in shown
+    assert inside(built, "cat ~/file; stat -c %U /usr/bin/inside-usr/a.txt; dpkg --audit") == "mine\nweb\n"
+
+
+PODMAN = """ARG V=1
+FROM busybox AS one
+ARG V
+ENV A=1 B="two words"
+ENV C old style
+WORKDIR /w
+COPY a.txt .
+COPY dir/ d/
+COPY dir /e
+COPY a.txt dir/x /f/
+COPY --chown=1000:0 a.txt /g/h/
+COPY --chmod=711 a.txt /i
+COPY [ab]*.txt /j/
+RUN echo $V > v; mkdir -p q/r; rm /etc/passwd
+ADD archive.tgz /t/
+ADD archive.tgz /t2
+COPY --chown=55 dir /own
+COPY to-dir /followed
+FROM one
+COPY --from=one /w/v /vv
+COPY --from=0 /g /gg
+LABEL x=$A "y z"='w' A=b
+EXPOSE 80 53/udp
+VOLUME /data
+VOLUME ["/d1", "/d2"]
+STOPSIGNAL SIGQUIT
+HEALTHCHECK --interval=5s --retries=3 CMD true || false
+USER 1000:1000
+CMD ["cat", "/script"]
+ENTRYPOINT echo hi $A
+"""
+CONF = '[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n[engine]\ncgroup_manager="cgroupfs"\n'
+LAB = 'umount /sys/fs/cgroup/unified; ip link set lo up; exec "$@"'
+
+
+def podman(tmp_path, script, *words):
+    """Run a shell script with podman, in namespaces of its own and with a store of its own."""
+    (tmp_path / "containers.conf").write_text(CONF)
+    shell = f'podman() {{ command podman --root {tmp_path}/root --runroot {tmp_path}/run --storage-driver vfs "$@"; }}; set -e; {script}'
+    lab = [
+        "unshare",
+        "-m",
+        "-n",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        LAB,
+        "lab",
+        "sh",
+        "-c",
+        shell,
+        "podman",
+        *map(str, words),
+    ]
+    environment = {**os.environ, "CONTAINERS_CONF": str(tmp_path / "containers.conf")}
+    return subprocess.run(lab, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_podman_makes_the_same_of_the_same_file(store, context, tmp_path):
+    """The config, and the type, mode, owner and link of each file."""
+    need(shutil.which("podman"), "needs podman: make run")
+    (context / "archive.tgz").write_bytes(
+        gzip.compress(archive([("./p/q", tarfile.REGTYPE, "x"), ("l", tarfile.SYMTYPE, "p")]))
+    )
+    write(context, PODMAN)
+    with tarfile.open(tmp_path / "base.tar", "w") as tar:
+        tar.add(HOME / "roots/busybox", ".")
+    script = """
+        podman import "$1" busybox >&2
+        podman build --runtime /usr/sbin/runc --network none --layers --format docker -t app "$2" >&2
+        podman inspect --format '{{json .Config}}' app
+        cd "$(podman image mount app)" && find . -mindepth 1 -printf '%P %M %U %G %l\\n'
+    """
+    theirs = podman(tmp_path, script, tmp_path / "base.tar", context)
+    assert theirs.returncode == 0, theirs.stderr
+    config, *files = theirs.stdout.splitlines()
+    built, _ = made(store, PODMAN, context)
+    union = Union(built.layers())
+    ours = run(["find", ".", "-mindepth", "1", "-printf", r"%P %M %U %G %l\n"], union, cwd=union.root)
+    assert sorted(ours.stdout.splitlines()) == sorted(files)
+    theirs_config, ours_config = json.loads(config), built.config["config"]
+    ours_config["Labels"]["io.buildah.version"] = theirs_config["Labels"]["io.buildah.version"]
+    assert {"Env", "Cmd", "Entrypoint", "ExposedPorts", "Labels", "User", "Volumes", "WorkingDir"} <= {
+        *theirs_config
+    } | {"Cmd"}
+    for key in theirs_config:
+        assert ours_config.get(key) == theirs_config[key] or key in ("Hostname",), key
+
+
+# Ends
+
+
+def test_two_builds_at_once(home, store, context):
+    write(context, f"FROM busybox\nLABEL a={next(count)}x\nCOPY . /all/\nRUN sleep 0.2; echo done\nRUN rm -r /all\n")
+    words = [sys.executable, "-m", "minidocker", "build", "-t", "same", str(context)]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    builds = [subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    prunes = [
+        subprocess.Popen([*words[:3], "image", "prune"], env=environment, stdout=subprocess.DEVNULL) for _ in range(2)
+    ]
+    for process in builds:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert "Successfully tagged same" in errors
+    assert [process.wait(60) for process in prunes] == [0, 0]
+    assert minidocker(home, "run", "same", "ls", "/").returncode == 0
+    whole(store)
+
+
+def whole(store):
+    """Each blob has the content that its name says, each name leads to an image that is all there."""
+    for name in os.listdir(f"{store.layout}/blobs/sha256"):
+        with open(f"{store.layout}/blobs/sha256/{name}", "rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == name
+    for found in image.images(store):
+        assert all(store.has(digest) for digest in found.digests())
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.25, 0.4, 0.6, 0.8])
+def test_a_killed_build_leaves_nothing(home, store, context, moment):
+    """At a step of its own each time: the store is whole, prune removes the rest, and the next build goes on."""
+    (context / "big").write_bytes(os.urandom(3_000_000))
+    write(
+        context,
+        "FROM busybox\nRUN sleep 0.1; echo 1 > /1\nCOPY . /all/\nRUN sleep 0.1; cp -r /all /2\nCOPY big /3\nRUN rm -r /2\n",
+    )
+    words = [sys.executable, "-m", "minidocker", "build", "--no-cache", "-t", "killed", str(context)]
+    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(REPO)}, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline().startswith("Step 1/6")
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    for _ in range(100):  # what the kernel still has to end holds the lock of its directory
+        state.prune()
+        if not os.listdir(home / "containers"):
+            break
+        time.sleep(0.02)
+    collect(store)
+    whole(store)
+    assert os.listdir(store.tmp) == [] and os.listdir(home / "containers") == []
+    assert minidocker(home, "build", "-t", "killed", context).returncode == 0
+    whole(store)
+
+
+def test_a_full_disk(home, store, context, tmp_path):
+    """On a file system of 8 MB: one line, and room again afterwards."""
+    need(os.geteuid() == 0, "needs root to mount a small file system")
+    (context / "big").write_bytes(os.urandom(6_000_000))
+    write(context, "FROM scratch\nCOPY big /1\nCOPY big /2\n")
+    script = """
+        mount -t tmpfs -o size=12m small "$1" && export MINIDOCKER_HOME="$1"
+        "$2" -m minidocker build "$3"; echo "exit code $?" >&2
+        "$2" -m minidocker system prune >&2; find "$1/tmp" "$1/containers" "$1/layers" "$1/images/blobs" -mindepth 1 -not -name sha256
+    """
+    small = tmp_path / "small"
+    small.mkdir()
+    words = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "-", small, sys.executable, context]
+    result = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True, timeout=60
+    )
+    assert re.search(
+        r"minidocker: Dockerfile line \d: COPY: .*[Nn]o space left on device.*\nexit code 1\n", result.stderr
+    ), result.stderr
+    assert result.stdout == ""
+
+
+NAMES = st.sampled_from(["a", "b", "c.txt", "dir", "é", "x y"])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map("/".join), st.binary(max_size=20), max_size=8),
+    st.sets(NAMES, max_size=2),
+)
+def test_any_tree_arrives_as_it_is(store, tmp_path, files, ignored):
+    """Random trees, random names left out: what arrives is what Python says that it should be."""
+    top = Path(tempfile.mkdtemp(dir=tmp_path))
+    expected = {}
+    for name, content in files.items():
+        with contextlib.suppress(OSError):
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            (top / name).write_bytes(content)
+    for path in top.rglob("*"):
+        if path.is_file() and not ignored & {path.relative_to(top).parts[0]}:
+            expected[str(path.relative_to(top))] = path.read_bytes()
+    built, _ = made(store, "FROM scratch\nCOPY . /t/\n", top, ignore=Ignore("\n".join(ignored)))
+    layer = Path(built.layers()[0], "t")
+    assert {str(path.relative_to(layer)): path.read_bytes() for path in layer.rglob("*") if path.is_file()} == expected

@@ -64,6 +64,10 @@ class Performer:
             if str(failure).startswith("Dockerfile line"):
                 raise
             refuse(instruction.line, f"{instruction.keyword}: {failure}")
+        except OSError as refused:  # a full disk, above all
+            refuse(
+                instruction.line, f"{instruction.keyword}: {refused.filename or self.store.home}: {refused.strerror}"
+            )
 
     def do_arg(self, instruction: Instruction, state: State) -> None:
         """The history names the default and not the value: who uses the value depends on it, and nobody else."""

@@ -46,7 +46,14 @@ def command(instruction: Instruction, config: Config) -> list[str]:
     """The words to execute: the exec form as it is, the shell form behind the shell."""
     if instruction.json is not None:
         return instruction.json
-    return [*(config.get("Shell") or SHELL), instruction.script()]
+    shell = config.get("Shell")
+    return [*(shell if isinstance(shell, list) and shell else SHELL), instruction.script()]
+
+
+def _mapping(config: Config, key: str) -> dict[str, Any]:
+    """A copy of what the base says; a base that says something else there says nothing."""
+    value = config.get(key)
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _env(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
@@ -65,7 +72,7 @@ def _label(instruction: Instruction, config: Config, variables: Mapping[str, str
         expanded(instruction, name, variables): expanded(instruction, value, variables)
         for name, value in instruction.pairs()
     }
-    config["Labels"] = {**(config.get("Labels") or {}), **pairs}
+    config["Labels"] = {**_mapping(config, "Labels"), **pairs}
     return "LABEL " + " ".join(f"{name}={value}" for name, value in pairs.items())
 
 
@@ -83,7 +90,7 @@ def _shell(instruction: Instruction, config: Config, _: object) -> str:
 
 def _expose(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
     """Only a note: chapter 7 publishes ports. "80", "53/udp", "8000-8003"."""
-    ports = dict(config.get("ExposedPorts") or {})
+    ports = _mapping(config, "ExposedPorts")
     text = expanded(instruction, instruction.text, variables)
     for word in text.split():
         found = PORT.fullmatch(word)
@@ -99,7 +106,7 @@ def _volume(instruction: Instruction, config: Config, variables: Mapping[str, st
     paths = [expanded(instruction, word, variables) for word in instruction.words()]
     if not all(paths):
         refuse(instruction.line, "VOLUME: a path is empty")
-    config["Volumes"] = {**(config.get("Volumes") or {}), **{path: {} for path in paths}}
+    config["Volumes"] = {**_mapping(config, "Volumes"), **{path: {} for path in paths}}
     return f"VOLUME {json.dumps(paths, ensure_ascii=False)}"
 
 
@@ -170,7 +177,8 @@ def _onbuild(instruction: Instruction, config: Config, _: object) -> str:
     """Kept as it is written, for a build that begins with this image."""
     if instruction.trigger and instruction.trigger.documents:
         refuse(instruction.line, "ONBUILD with a here-document is not supported: the config holds one line for it")
-    config["OnBuild"] = [*(config.get("OnBuild") or []), instruction.text]
+    before = config.get("OnBuild")
+    config["OnBuild"] = [*(before if isinstance(before, list) else []), instruction.text]
     return instruction.source
 
 
