@@ -14,6 +14,7 @@ import os
 
 from minidocker import state
 from minidocker.images import manifest as media
+from minidocker.images import share
 from minidocker.images.cache import remembered
 from minidocker.outcome import ContainerError
 
@@ -28,7 +29,8 @@ def collect(store: Store, wait: bool = True) -> int:
         if not alone:
             return 0
         blobs, layers = _needed(store)
-        return _remove_blobs(store, blobs) + _remove_layers(store, layers) + _remove_litter(store)
+        freed = _remove_blobs(store, blobs) + _remove_layers(store, layers) + _remove_litter(store)
+        return freed + share.prune(store.files)
 
 
 def _needed(store: Store) -> tuple[set[str], set[str]]:

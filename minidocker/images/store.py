@@ -43,6 +43,7 @@ class Store:
     def __init__(self, home: str | None = None) -> None:
         self.home = home or state.home()
         self.layout, self.unpacked, self.tmp = (os.path.join(self.home, name) for name in ("images", "layers", "tmp"))
+        self.files = f"{self.unpacked}/files"  # see `share`
         for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/build", self.tmp):
             os.makedirs(directory, exist_ok=True)
         if not os.path.exists(f"{self.layout}/index.json"):
@@ -119,7 +120,7 @@ class Store:
             if not self.has(descriptor["digest"]):
                 raise ContainerError(f"{descriptor['digest']}: this layer is not in the store: pull its image again")
             with self.place() as directory:
-                unpack(self.blob(descriptor["digest"]), directory, diff_id)
+                unpack(self.blob(descriptor["digest"]), directory, diff_id, shared=self.files)
                 with contextlib.suppress(OSError):  # another process was faster with the same layer
                     os.rename(directory, target)
         return target
