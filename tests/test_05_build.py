@@ -11,16 +11,24 @@ import lzma
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tarfile
+import tempfile
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from conftest import need
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images_05 import new_store
+from images_05 import HOME, REPO, add_image, minidocker, new_store
 
+from minidocker import cgroups, state
 from minidocker.images import cache, image
 from minidocker.images.build import build
 from minidocker.images.container import container, prepare
@@ -291,7 +299,8 @@ def test_a_step_with_the_host_s_network_reaches_it(store):
 
 
 def test_a_resolver_that_is_a_link_to_nothing_is_left_alone(store):
-    text = "FROM busybox\nRUN --network=none ln -sf ../run/nothing /etc/resolv.conf && echo kept > /etc/hosts\nRUN cat /etc/hosts\n"
+    text = "FROM busybox\nRUN --network=none ln -sf ../run/nothing /etc/resolv.conf && echo kept > /etc/hosts\n"
+    text += "RUN cat /etc/hosts\n"
     built, shown = made(store, text, network="host")
     assert "kept" not in shown.rpartition("Step")[2]
     assert inside(built, "cat /etc/hosts; readlink /etc/resolv.conf") == "kept\n../run/nothing\n"
@@ -967,7 +976,7 @@ def test_debian(home, store, context):
     """A base with a dynamic loader, users, and a package manager of its own."""
     root = HOME / "roots/debian"
     need(root.is_dir(), "needs the Debian root: make run")
-    add_image(store, "debian", root, Env=["PATH=/usr/bin:/bin"], Cmd=["bash"])
+    add_image(store, "debian", root, Env=["PATH=/usr/sbin:/usr/bin:/bin"], Cmd=["bash"])
     text = """FROM debian
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN useradd --create-home web && dpkg-query -W bash | cat
@@ -1016,32 +1025,28 @@ CONF = '[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n[e
 LAB = 'umount /sys/fs/cgroup/unified; ip link set lo up; exec "$@"'
 
 
-def podman(tmp_path, script, *words):
-    """Run a shell script with podman, in namespaces of its own and with a store of its own."""
-    (tmp_path / "containers.conf").write_text(CONF)
-    shell = f'podman() {{ command podman --root {tmp_path}/root --runroot {tmp_path}/run --storage-driver vfs "$@"; }}; set -e; {script}'
-    lab = [
-        "unshare",
-        "-m",
-        "-n",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        LAB,
-        "lab",
-        "sh",
-        "-c",
-        shell,
-        "podman",
-        *map(str, words),
-    ]
-    environment = {**os.environ, "CONTAINERS_CONF": str(tmp_path / "containers.conf")}
-    return subprocess.run(lab, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def podman():
+    """Run a shell script with podman, in namespaces of its own and with a store of its own; it wants short names."""
+    top = tempfile.mkdtemp(prefix="podman-")
+    Path(top, "containers.conf").write_text(CONF)
+    environment = {**os.environ, "CONTAINERS_CONF": f"{top}/containers.conf"}
+    function = (
+        f'podman() {{ command podman --root {top}/root --runroot {top}/run --storage-driver vfs "$@"; }}; set -e\n'
+    )
+
+    def call(script, *words):
+        lab = ["unshare", "-m", "-n", "--propagation", "private", "sh", "-c", LAB, "lab"]
+        argv = [*lab, "sh", "-c", function + script, "podman", *map(str, words)]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
+
+    yield call
+    shutil.rmtree(top)
 
 
-def test_podman_makes_the_same_of_the_same_file(store, context, tmp_path):
-    """The config, and the type, mode, owner and link of each file."""
+def test_podman_makes_the_same_of_the_same_file(store, context, tmp_path, podman):
+    """The config, and the type, mode, owner and link of each file. (Podman takes setuid bits away, Docker does not.)"""
+    (context / "dir/run.sh").chmod(0o755)
     need(shutil.which("podman"), "needs podman: make run")
     (context / "archive.tgz").write_bytes(
         gzip.compress(archive([("./p/q", tarfile.REGTYPE, "x"), ("l", tarfile.SYMTYPE, "p")]))
@@ -1055,7 +1060,7 @@ def test_podman_makes_the_same_of_the_same_file(store, context, tmp_path):
         podman inspect --format '{{json .Config}}' app
         cd "$(podman image mount app)" && find . -mindepth 1 -printf '%P %M %U %G %l\\n'
     """
-    theirs = podman(tmp_path, script, tmp_path / "base.tar", context)
+    theirs = podman(script, tmp_path / "base.tar", context)
     assert theirs.returncode == 0, theirs.stderr
     config, *files = theirs.stdout.splitlines()
     built, _ = made(store, PODMAN, context)
@@ -1115,8 +1120,7 @@ def test_a_killed_build_leaves_nothing(home, store, context, moment):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     for _ in range(100):  # what the kernel still has to end holds the lock of its directory
-        state.prune()
-        if not os.listdir(home / "containers"):
+        if not [*state.prune(), *cgroups.prune(), *os.listdir(home / "containers")]:
             break
         time.sleep(0.02)
     collect(store)
@@ -1134,7 +1138,7 @@ def test_a_full_disk(home, store, context, tmp_path):
     script = """
         mount -t tmpfs -o size=12m small "$1" && export MINIDOCKER_HOME="$1"
         "$2" -m minidocker build "$3"; echo "exit code $?" >&2
-        "$2" -m minidocker system prune >&2; find "$1/tmp" "$1/containers" "$1/layers" "$1/images/blobs" -mindepth 1 -not -name sha256
+        "$2" -m minidocker system prune >&2; find "$1/tmp" "$1/containers" "$1/layers" "$1/images/blobs" -mindepth 1 -type f
     """
     small = tmp_path / "small"
     small.mkdir()
