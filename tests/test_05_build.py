@@ -27,6 +27,7 @@ from conftest import need
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from images_05 import HOME, REPO, add_image, minidocker, new_store
+from registries_05 import Registry
 
 from minidocker import cgroups, state
 from minidocker.images import cache, image
@@ -1109,10 +1110,8 @@ def whole(store):
 def test_a_killed_build_leaves_nothing(home, store, context, moment):
     """At a step of its own each time: the store is whole, prune removes the rest, and the next build goes on."""
     (context / "big").write_bytes(os.urandom(3_000_000))
-    write(
-        context,
-        "FROM busybox\nRUN sleep 0.1; echo 1 > /1\nCOPY . /all/\nRUN sleep 0.1; cp -r /all /2\nCOPY big /3\nRUN rm -r /2\n",
-    )
+    text = "FROM busybox\nRUN sleep 0.1; echo 1 > /1\nCOPY . /all/\nRUN sleep 0.1; cp -r /all /2\n"
+    write(context, text + "COPY big /3\nRUN rm -r /2\n")
     words = [sys.executable, "-m", "minidocker", "build", "--no-cache", "-t", "killed", str(context)]
     process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(REPO)}, stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline().startswith("Step 1/6")
@@ -1137,8 +1136,8 @@ def test_a_full_disk(home, store, context, tmp_path):
     write(context, "FROM scratch\nCOPY big /1\nCOPY big /2\n")
     script = """
         mount -t tmpfs -o size=12m small "$1" && export MINIDOCKER_HOME="$1"
-        "$2" -m minidocker build "$3"; echo "exit code $?" >&2
-        "$2" -m minidocker system prune >&2; find "$1/tmp" "$1/containers" "$1/layers" "$1/images/blobs" -mindepth 1 -type f
+        "$2" -m minidocker build "$3"; echo "exit code $?" >&2; "$2" -m minidocker system prune >&2
+        find "$1/tmp" "$1/containers" "$1/layers" "$1/images/blobs" -mindepth 1 -type f
     """
     small = tmp_path / "small"
     small.mkdir()
@@ -1150,6 +1149,24 @@ def test_a_full_disk(home, store, context, tmp_path):
         r"minidocker: Dockerfile line \d: COPY: .*[Nn]o space left on device.*\nexit code 1\n", result.stderr
     ), result.stderr
     assert result.stdout == ""
+
+
+def test_a_base_that_is_not_here_is_pulled(home, store, context, monkeypatch):
+    """From a registry in a thread of this process: so all containers are started by the launcher, as in a notebook."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(context))
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with Registry() as server:
+        server.serve(image.find(store, "busybox"))
+        base = f"{server.name}/some/base:1"
+        built, shown = made(
+            store,
+            f"FROM {base}\nCOPY dir /d\nADD a.txt /\nRUN cat /a.txt /d/x\nCOPY --from={base} /bin/sh /x\n",
+            context,
+        )
+        assert "\nAXStep 5/5" in shown and inside(built, "ls -l /x").startswith("-rwx")
+        assert "line 1: " in refused(store, f"FROM {server.name}/nosuch\n")
+    assert base in store.tags()
 
 
 NAMES = st.sampled_from(["a", "b", "c.txt", "dir", "é", "x y"])

@@ -160,10 +160,7 @@ class Store:
         return {str(parse(name)): entry for name, entry in named if name}
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let the name point to this manifest. What it pointed to before stays, dangling, until it is pruned.
-
-        An empty name puts the manifest into the index without one: it can be found by its ID.
-        """
+        """Let the name ("": none, only its ID) point to this manifest. What it pointed to before stays, dangling."""
         full = parse(name) if name else None
         entry = {key: descriptor[key] for key in ("mediaType", "digest", "size")}
         if full:
