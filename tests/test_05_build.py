@@ -32,6 +32,7 @@ from registries_05 import Registry
 from minidocker import cgroups, state
 from minidocker.images import cache, image
 from minidocker.images.build import build
+from minidocker.images.connection import Connection
 from minidocker.images.container import container, prepare
 from minidocker.images.dockerfile import parse
 from minidocker.images.garbage import collect
@@ -57,6 +58,7 @@ def home(tmp_path_factory):
 def store(home, monkeypatch):
     """A store with busybox, and the state directory beside it. What a test leaves in tmp or containers is a leak."""
     monkeypatch.setenv("MINIDOCKER_HOME", str(home))
+    monkeypatch.setattr(Connection, "backoff", 0.01)
     yield Store(str(home))
     assert os.listdir(home / "tmp") == []
     assert not (home / "containers").exists() or os.listdir(home / "containers") == []

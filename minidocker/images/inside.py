@@ -81,7 +81,7 @@ class User(Isolator):
         """Groups before the user: who is not root any more cannot change them."""
         if self.cwd:
             os.makedirs(self.cwd, exist_ok=True)
-        uid, gid, groups = resolve(self.user or "0", _records("/etc/passwd"), _records("/etc/group"))
+        uid, gid, groups = resolve(self.user or "0", records("/etc/passwd"), records("/etc/group"))
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -107,7 +107,7 @@ def _number(text: str, user: str, file: str) -> int:
     return int(text)
 
 
-def _records(path: str) -> list[list[str]]:
+def records(path: str) -> list[list[str]]:
     """The lines of a file like passwd(5); an image without the file has nobody in it."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:

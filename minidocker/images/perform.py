@@ -140,7 +140,7 @@ class Performer:
 
     def advance(self, state: State, config: Config, text: str, work: Work | None = None, key: object = None) -> None:
         """The stage's next image: out of the cache, or made now and noted there."""
-        name = hashlib.sha256(json.dumps([state.id, text, key]).encode(errors="surrogateescape")).hexdigest()
+        name = hashlib.sha256(json.dumps([state.id, text, key]).encode()).hexdigest()
         known = cache.recall(self.store, name) if self.cached else None
         image = _whole(self.store, known) if known else None
         if image:

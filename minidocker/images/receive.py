@@ -59,7 +59,7 @@ def _owner(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     name = f"{text}:{text}" if text.isdecimal() else text
-    return inside.resolve(name, inside._records("/etc/passwd"), inside._records("/etc/group"))[:2]
+    return inside.resolve(name, inside.records("/etc/passwd"), inside.records("/etc/group"))[:2]
 
 
 class _Writer:
