@@ -141,7 +141,9 @@ class Apply:
         """Make the file; what is in its way is of a lower layer, or else the layer has it twice."""
         name = entry.name
         if entry.type == tar.DIRECTORY:
-            if not is_directory(name or b"."):
+            if is_directory(name or b"."):
+                restore.clear(name or b".")  # it may be a lower layer's
+            else:
                 self._place(name, lambda: restore.make(entry, stream))
             self.directories[name] = entry
         elif not name:

@@ -89,15 +89,17 @@ def _walk(top: int) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
             status = os.lstat(path)
             yield name, path, status
             if stat.S_ISDIR(status.st_mode):
-                waiting += [os.path.join(name, below) for below in sorted(_names(top, name), reverse=True)]
+                waiting += [os.path.join(name, below) for below in _names(top, name)]
     finally:
         os.close(directory)
 
 
 def _names(top: int, name: bytes) -> list[bytes]:
+    """The names in a directory, in reverse order; a whiteout where its name is, so that it is the same in both formats."""
     directory = open_directory(top, name)
     try:
-        return [os.fsencode(base) for base in os.listdir(directory)]
+        names = map(os.fsencode, os.listdir(directory))
+        return sorted(names, key=lambda base: (base.removeprefix(WHITEOUT), base), reverse=True)
     finally:
         os.close(directory)
 

@@ -16,6 +16,7 @@ from isal import isal_zlib
 from minidocker.images import tar
 from minidocker.images.tar import BadTar, Entry
 from minidocker.state import remove_tree
+from minidocker.union.entries import OVERLAY_MARKS
 
 MAX_TAIL = 1 << 20  # bytes after the end mark; archivers fill up to a record, at most some kilobytes
 CHUNK = 1 << 20
@@ -127,6 +128,13 @@ def attributes(entry: Entry) -> None:
     for key, value in entry.xattrs.items():
         os.setxattr(name, key, value, follow_symlinks=False)
     os.utime(name, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
+
+
+def clear(name: bytes) -> None:
+    """Remove all extended attributes of a directory: what an entry does not say, it does not have."""
+    for key in os.listxattr(name):
+        if not key.startswith(OVERLAY_MARKS):  # a mark that came before the directory
+            os.removexattr(name, key)
 
 
 def clean(name: bytes) -> bytes:
