@@ -98,7 +98,7 @@ class Registry(http.server.ThreadingHTTPServer):
     A rule gets the handler and returns True if it has answered. `requests`: (method, path, headers) of all so far.
     """
 
-    daemon_threads = True
+    daemon_threads = False  # closing waits for the threads of all connections
 
     def __init__(self, host="127.0.0.1"):
         super().__init__((host, 0), Handler)
@@ -123,12 +123,12 @@ class Registry(http.server.ThreadingHTTPServer):
         """Hold an image of a store, under a tag."""
         for digest in made.digests():
             self.blobs[digest] = Path(made.store.blob(digest)).read_bytes()
-        self.document(json.loads(self.blobs[made.descriptor["digest"]]), tag)
+        self.document(self.blobs[made.descriptor["digest"]], tag)
 
     def document(self, value, *tags, kind=None):
         """Hold a manifest or an index; returns its descriptor."""
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        kind = kind or value.get("mediaType", media.MANIFEST)
+        kind = kind or (value.get("mediaType") if isinstance(value, dict) else None) or media.MANIFEST
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         for name in (*tags, digest):
             self.manifests[name] = kind, data
@@ -187,19 +187,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(206, data[begin:], {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"})
 
     def upload(self):
+        uploads, name = self.server.uploads, self.path.rpartition("/")[2].partition("?")[0]
         if self.command == "POST":
-            self.server.uploads["1"] = b""
-            return self.answer(202, headers={"Location": "/v2/app/blobs/uploads/1?state=x"})
+            name = str(len(self.server.requests))
+            uploads[name] = b""
+            return self.answer(202, headers={"Location": f"/v2/app/blobs/uploads/{name}?state=x"})
         if self.command == "PUT":
-            data = self.server.uploads.pop("1") + self.body
+            data = uploads.pop(name) + self.body
             digest = self.path.partition("digest=")[2]
             if digest != f"sha256:{hashlib.sha256(data).hexdigest()}":
                 return self.answer(400)
             self.server.blobs[digest] = data
             return self.answer(201)
         if self.command == "PATCH":
-            self.server.uploads["1"] += self.body
-        arrived = {"Location": self.path, "Range": f"0-{max(len(self.server.uploads['1']) - 1, 0)}"}
+            uploads[name] += self.body
+        arrived = {"Location": self.path, "Range": f"0-{max(len(uploads[name]) - 1, 0)}"}
         self.answer(202 if self.command == "PATCH" else 204, headers=arrived)
 
     def answer(self, status, data=b"", headers=None):
@@ -209,6 +211,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+        return True
+
+    def chunks(self, data):
+        """Send it without saying how much it will be."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in data:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
         return True
 
     def cut(self, data, after):

@@ -420,8 +420,8 @@ LIES = {
     "a digest that is a number": (lambda s, a: s.document(with_layer(a, digest=7), "1"), "no descriptor"),
     "a negative size": (lambda s, a: s.document(with_layer(a, size=-1), "1"), "a size of -1 bytes"),
     "a size that is text": (lambda s, a: s.document(with_layer(a, size="7"), "1"), "no descriptor"),
-    "a size that is too small": (lambda s, a: s.document(with_layer(a, size=10), "1"), "more than the 10 bytes"),
-    "a size that is too large": (lambda s, a: s.document(with_layer(a, size=10**6), "1"), "of 1000000 bytes"),
+    "a size that is too small": (lambda s, a: s.document(with_layer(a, size=10), "1"), "bytes, not 10"),
+    "a size that is too large": (lambda s, a: s.document(with_layer(a, size=10**6), "1"), "bytes, not 1000000"),
     "a size that fits no disk": (lambda s, a: s.document(with_layer(a, size=10**18), "1"), "10000000"),
     "a foreign layer": (
         lambda s, a: s.document(
@@ -440,7 +440,7 @@ LIES = {
         lambda s, a: s.blobs.update({last_layer(a): bytes(len(s.blobs[last_layer(a)]))}),
         "the digest",
     ),
-    "a longer layer": (lambda s, a: s.blobs.update({last_layer(a): s.blobs[last_layer(a)] + b"x"}), "more than the"),
+    "a longer layer": (lambda s, a: s.blobs.update({last_layer(a): s.blobs[last_layer(a)] + b"x"}), "bytes, not"),
     "no such layer": (lambda s, a: s.blobs.pop(last_layer(a)), "HTTP 404"),
     "a config that is huge": (
         lambda s, a: s.document(manifest_of(a, config={**a.manifest["config"], "size": 5 << 20}), "1"),
@@ -512,10 +512,29 @@ def test_a_registry_that_lies(server, there, app, lie):
     tell, problem = LIES[lie]
     tell(server, app)
     assert problem in refused(pull, there, f"{server.name}/app:1")
-    if "of 1000000 bytes" in problem:  # it looks like a cut connection: what is whole may serve the next try
-        assert not there.tags() and not os.listdir(there.tmp) and not os.listdir(f"{there.unpacked}/sha256")
-        collect(there)
     assert not contents(there)
+
+
+def test_a_layer_without_end(server, there, app):
+    """It does not say how long it is, and is read no further than the descriptor says."""
+    sent = []
+
+    def endless():
+        yield server.blobs[last_layer(app)]
+        while True:
+            sent.append(1)
+            yield b"x" * 65536
+
+    server.rules[last_layer(app)] = lambda handler: handler.chunks(endless())
+    assert "more than the" in refused(pull, there, f"{server.name}/app:1")
+    assert len(sent) < 200 and not contents(there)  # as much as sockets hold
+
+
+def test_a_layer_of_unknown_length(server, there, app):
+    """The same, honestly."""
+    data = server.blobs[last_layer(app)]
+    server.rules[last_layer(app)] = lambda handler: handler.chunks([data[:100], data[100:]])
+    assert pull(there, f"{server.name}/app:1").id == app.id
 
 
 def test_a_lie_about_a_layer_that_is_here(server, there, app):
@@ -554,7 +573,7 @@ def test_an_answer_that_is_a_refusal(server, there, status, meaning, what):
     body = json.dumps({"errors": [{"code": "X", "message": "red \x1b[31m alert\n"}]}).encode()
     server.rules[what] = lambda handler: handler.answer(status, body)
     text = refused(pull, there, f"{server.name}/app:1")
-    assert f"HTTP {status}: {meaning}" in text and text.endswith("red ?[31m alert?")
+    assert f"HTTP {status}: " in text and meaning in text and text.endswith("red ?[31m alert?")
     assert not contents(there)
 
 
@@ -599,9 +618,9 @@ def test_a_registry_that_stalls(server, there, monkeypatch, what):
     def stall(handler):
         if what == "/blobs/":
             handler.send_response(200)
-            handler.send_header("Content-Length", "100000")
+            handler.send_header("Content-Length", str(len(server.blobs[handler.path.rpartition("/")[2]])))
             handler.end_headers()
-            handler.wfile.write(b"x" * 10)
+            handler.wfile.write(b"{" * 10)
         over.wait(30)
         handler.close_connection = True
         return True
@@ -853,7 +872,7 @@ def test_an_upload_goes_on_where_it_stopped(server, here, large, kept):
         pieces.append(handler.headers["Content-Range"])
         if len(pieces) != 3:
             return False
-        server.uploads["1"] += handler.body[:kept]
+        server.uploads[handler.path.rpartition("/")[2].partition("?")[0]] += handler.body[:kept]
         handler.close_connection = True
         handler.connection.shutdown(2)
         return True
@@ -1065,7 +1084,8 @@ def test_a_full_disk(server, here, tmp_path):
     mount = tmp_path / "small"
     mount.mkdir()
     for tag, problem in (("zeros", "free space"), ("large", "bytes to store, and")):
-        script = f"mount -t tmpfs -o size=2m small {mount} && exec {sys.executable} -m minidocker pull {server.name}/app:{tag}"
+        words = f"{sys.executable} -m minidocker pull {server.name}/app:{tag}"
+        script = f"mount -t tmpfs -o size=2m small {mount} && exec {words}"
         ran = subprocess.run(
             ["unshare", "-m", "sh", "-c", script],
             env={**os.environ, "PYTHONPATH": str(REPO), "MINIDOCKER_HOME": str(mount)},

@@ -90,10 +90,13 @@ class Registry(Connection):
         headers = {"Range": f"bytes={asked}-"} if asked else {}
         response = self.request("GET", self._at(f"blobs/{blob.digest}"), (200, 206) if asked else (200,), headers)
         begin = response.headers.get("Content-Range", "").partition("-")[0]
+        length = response.headers.get("Content-Length", "")
         if response.status == 200:
             blob.restart()
         elif begin != f"bytes {asked}":
             raise ContainerError(f"{self.name}: {blob.digest}: asked from byte {asked}, it sent {printable(begin)!r}")
+        if length and length != str(blob.size - blob.done):
+            raise ContainerError(f"{self.name}: {blob.digest}: {printable(length)} bytes, not {blob.size - blob.done}")
         for data in self.pieces(response, blob.size - blob.done + 1):
             blob.write(data)
         if blob.done < blob.size:
