@@ -54,10 +54,9 @@ def import_(arguments: list[str]) -> int:
     from minidocker.images.flat import import_ as take
 
     options, (path, *names) = parse(import_.__doc__, arguments, 1, 2)
+    comment = options.message or f"Imported from {path}"
     with source(path) as stream:
-        image = take(
-            Store(), stream, *names, changes=options.change, comment=options.message or f"Imported from {path}"
-        )
+        image = take(Store(), stream, "".join(names), options.change, comment)
     print(image.id)
     return 0
 

@@ -16,16 +16,19 @@ from minidocker.images.archive import packed
 from minidocker.images.container import Layers
 from minidocker.images.diff import write_layer
 from minidocker.images.image import Image, make
+from minidocker.images.instruction import Instruction
 from minidocker.images.members import reading, uncompressed
 from minidocker.images.reference import parse
+from minidocker.images.settings import change
 from minidocker.images.transfer import bringing
+from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, run
 from minidocker.union import Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     from minidocker.images.store import Store
 
@@ -37,6 +40,7 @@ def import_(
 
     The tar is checked as any layer is, by unpacking it in the jail. Needs root. Raises `ContainerError`.
     """
+    config = configured(changes)
     if name:
         parse(name)
     with bringing(store, name or "import"), reading("import"):
@@ -45,7 +49,7 @@ def import_(
         document = {
             **media.platform(),
             "created": created,
-            "config": {},
+            "config": config,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "history": [{"created": created, "comment": comment}],
         }
@@ -54,6 +58,19 @@ def import_(
         if name:
             store.tag(name, image.descriptor)
         return image
+
+
+def configured(changes: Sequence[str]) -> dict[str, Any]:
+    """The config that instructions of a Dockerfile make out of nothing: those that only set something."""
+    config: dict[str, Any] = {}
+    for number, text in enumerate(changes, 1):
+        instruction = Instruction(number, text)
+        variables = dict(setting.partition("=")[::2] for setting in config.get("Env", []))
+        try:
+            change(instruction, config, variables)
+        except KeyError:
+            raise ContainerError(f"--change {instruction.keyword}: only what sets a part of the config") from None
+    return config
 
 
 def export(image: Image, descriptor: int) -> None:
