@@ -871,6 +871,14 @@ def test_a_changed_instruction_changes_all_behind_it(store, context):
     assert steps_cached(made(store, text.replace("COPY b", "COPY --chmod=600 b"), context)[1]) == "CCCNNN"
 
 
+@pytest.mark.parametrize(
+    "pair", [("ENV a=b c=d", 'ENV a="b c=d"'), ("LABEL a=b c=d", "LABEL a='b c=d'"), ("VOLUME a", "VOLUME /a")]
+)
+def test_what_looks_alike_is_not_taken_for_the_same(store, pair):
+    first, second = (made(store, f"FROM busybox AS c9\n{line}\n")[0] for line in pair)
+    assert first.config["config"] != second.config["config"]
+
+
 def test_another_stage_that_comes_to_the_same_files_is_cached(store, context):
     """The key has the digest of what is copied, and not how it was made."""
     text = "FROM busybox AS one\nRUN echo made > /out # {}\n"
@@ -1077,6 +1085,21 @@ def test_podman_makes_the_same_of_the_same_file(store, context, tmp_path, podman
     } | {"Cmd"}
     for key in theirs_config:
         assert ours_config.get(key) == theirs_config[key] or key in ("Hostname",), key
+
+
+def test_podman_runs_what_we_built(store, context, tmp_path, podman):
+    """Through skopeo, which reads the store in place; the config is understood, not only kept."""
+    need(shutil.which("podman") and shutil.which("skopeo"), "needs podman and skopeo: make run")
+    text = "FROM busybox\nENV A=of-env\nWORKDIR /w\nCOPY --chown=7 dir .\nRUN rm x\nUSER 7:8\n"
+    made(store, text + 'ENTRYPOINT ["sh", "-c"]\nCMD ["pwd; id -u; id -g; echo $A; ls -A"]\n', context, tags=["ours:1"])
+    script = """
+        skopeo copy -q "oci:$1:ours:1" "docker-archive:$2:ours:1" >&2
+        podman load -q -i "$2" >&2
+        podman run --rm --runtime /usr/sbin/runc --network none ours:1
+    """
+    theirs = podman(script, store.layout, tmp_path / "ours.tar")
+    assert theirs.returncode == 0, theirs.stderr
+    assert theirs.stdout == "/w\n7\n8\nof-env\n.hidden\nlink\nrun.sh\nsub\n"
 
 
 # Ends

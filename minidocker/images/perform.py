@@ -65,9 +65,8 @@ class Performer:
                 raise
             refuse(instruction.line, f"{instruction.keyword}: {failure}")
         except OSError as refused:  # a full disk, above all
-            refuse(
-                instruction.line, f"{instruction.keyword}: {refused.filename or self.store.home}: {refused.strerror}"
-            )
+            path = refused.filename or self.store.home
+            refuse(instruction.line, f"{instruction.keyword}: {path}: {refused.strerror}")
 
     def do_arg(self, instruction: Instruction, state: State) -> None:
         """The history names the default and not the value: who uses the value depends on it, and nobody else."""
@@ -127,7 +126,7 @@ class Performer:
         config = state.config()
         text = change(instruction, config["config"], state.variables())
         path = config["config"]["WorkingDir"]
-        self.advance(state, config, text, lambda lowers, upper: copy(lowers, upper, "", f"{path}/"))
+        self.advance(state, config, text, lambda lowers, upper: copy(lowers, upper, "", f"{path}/"), key=path)
 
     def do_other(self, instruction: Instruction, state: State) -> None:
         """The config, and no file. A new ENTRYPOINT does not want the arguments that the base has for its own."""
@@ -136,7 +135,7 @@ class Performer:
         state.command_set |= instruction.keyword == "CMD"
         if instruction.keyword == "ENTRYPOINT" and not state.command_set:
             config["config"].pop("Cmd", None)
-        self.advance(state, config, text)
+        self.advance(state, config, text, key=config["config"])  # a="b c=d" and a=b c=d are the same text
 
     def advance(self, state: State, config: Config, text: str, work: Work | None = None, key: object = None) -> None:
         """The stage's next image: out of the cache, or made now and noted there."""
@@ -156,21 +155,15 @@ class Performer:
         layers = [{**layer, "mediaType": OCI_LAYERS.get(layer["mediaType"], layer["mediaType"])} for layer in before]
         config["created"] = _now()
         event = {"created": config["created"], "created_by": text, "comment": "minidocker", "empty_layer": True}
+        config["history"] = [*_history(config, len(before)), event]
         if work:
             with upper_of(self.store, state.image.layers() if state.image else []) as (lowers, upper):
                 work(lowers, upper)
                 if os.listdir(upper) or not text.startswith("WORKDIR"):
                     layer, diff_id = self.store.add_layer(upper)
                     layers.append(layer)
-                    del event["empty_layer"]
                     config["rootfs"]["diff_ids"].append(diff_id)
-        empty = (
-            {} if len(layers) > len(state.image.manifest["layers"] if state.image else []) else {"empty_layer": True}
-        )
-        config["history"] = [
-            *_history(config, len(state.image.manifest["layers"]) if state.image else 0),
-            {**event, **empty},
-        ]
+                    del event["empty_layer"]
         return make(self.store, config, layers)
 
 
@@ -190,5 +183,5 @@ def _history(config: Config, layers: int) -> list[Config]:
 
 def _now() -> str:
     """RFC 3339. Who wants the same digests again sets SOURCE_DATE_EPOCH, reproducible-builds.org."""
-    seconds = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(given) if given.isdecimal() else None))
