@@ -346,6 +346,13 @@ B
     assert inside(built, "cat /a /b") == "value\n$v\n"
 
 
+def test_a_here_document_that_names_its_interpreter(store):
+    text = "FROM busybox\nUSER 5\nRUN <<EOF\n#!/bin/awk -f\nBEGIN { print 6 * 7 }\nEOF\nUSER 0\nRUN ls /dev\n"
+    built, shown = made(store, text)
+    assert "\n42\n" in shown and "script" not in shown.rpartition("Step")[2]
+    assert not any(os.path.exists(f"{layer}/dev/script") for layer in built.layers())
+
+
 # ARG
 
 

@@ -90,7 +90,10 @@ class Performer:
         def work(lowers: list[str], upper: str) -> None:
             manifest.check_platform(config)
             variables = [*proxies(self.given), *arguments]
-            code, output = execute(self.store, lowers, upper, argv, config["config"], variables, network, self.show)
+            script = argv[-1] if instruction.documents and argv[-1].startswith("#!") else ""
+            code, output = execute(
+                self.store, lowers, upper, argv, config["config"], variables, network, self.show, script
+            )
             if code:
                 raise BuildFailed(f"Dockerfile line {instruction.line}: RUN {argv}: exit code {code}", output)
 

@@ -25,6 +25,7 @@ from minidocker.union import Union
 
 MOUNT_POINTS = ("proc", "dev", "sys", "etc")
 RESOLVER = ("resolv.conf", "hosts")  # files of /etc that a program needs to reach others by name
+SCRIPT = "/dev/script"
 TAIL = 64 << 10  # bytes: how much of a step's output an error remembers
 
 TYPE_CHECKING = False
@@ -73,20 +74,29 @@ def execute(
     variables: Sequence[str],
     network: str,
     show: Callable[[str], object],
+    script: str = "",
 ) -> tuple[int, str]:
     """RUN: (exit code, the end of its output), while `show` is told of all output as it comes.
 
-    `config` is the inner config of the image, `variables` are added to its Env. Mount points that the image lacks are
-    in a directory below all layers, so that they are there for the step, and never in its own layer.
+    `config` is the inner config of the image, `variables` are added to its Env. With a `script`, which begins with #!,
+    that is executed, and not `argv`. Mount points that the image lacks are in a directory below all layers, so that
+    they are there for the step, and never in its own layer.
     """
     with store.place() as skeleton:
         _mount_points(skeleton)
         image = {"id": "", "layers": [*lowers, skeleton], "config": config}
         words, isolators, options = container(
-            image, argv, entrypoint=[], env=variables, hostname="build", network=network, upper=upper, init=True
+            image,
+            [SCRIPT] if script else argv,
+            entrypoint=[],
+            env=variables,
+            hostname="build",
+            network=network,
+            upper=upper,
+            init=True,
         )
-        if network == "host":
-            isolators.insert(next(at for at, wall in enumerate(isolators) if isinstance(wall, User)), Resolver())
+        user = next(at for at, wall in enumerate(isolators) if isinstance(wall, User))
+        isolators[user:user] = [*([Resolver()] if network == "host" else []), *([Script(script)] if script else [])]
         return _shown(words, isolators, options, show)
 
 
@@ -141,6 +151,19 @@ class Resolver(Isolator):
                     file.write(text)
                 mount(f"/dev/{name}", target, flags=MS_BIND)
                 os.unlink(f"/dev/{name}")
+
+
+class Script(Isolator):
+    """The text of a here-document as a program, in the container's /dev: execve(2) wants a file."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def inside(self) -> None:
+        """After Filesystems; whoever USER is may execute it."""
+        with open(SCRIPT, "w") as file:
+            file.write(self.text)
+        os.chmod(SCRIPT, 0o755)
 
 
 class BuildFailed(ContainerError):
