@@ -69,7 +69,11 @@ def padded(size: int) -> int:
 
 def _verify(header: bytes) -> None:
     """The header's own checksum: the sum of its bytes, with its field taken as spaces."""
-    if sum(header) - sum(header[148:156]) + 8 * 32 != _number(header[148:156]):
+    try:
+        right = sum(header) - sum(header[148:156]) + 8 * 32 == _number(header[148:156])
+    except BadTar:
+        right = False
+    if not right:
         raise BadTar("a header's checksum is wrong: this is not a tar archive, or it is damaged")
 
 
