@@ -523,6 +523,7 @@ def many_headers(count):
 GOOD = archive(regular(b"file", b"content" * 1000))
 HOSTILE = {  # name: (layer, what the error says, how the blob differs from the layer)
     "climbs": (archive(regular(b"../file")), "a path that climbs"),
+    "climbs, with much after it": (archive(regular(b"../file"), regular(b"f", b"x" * (5 << 20))), "a path that climbs"),
     "climbs in the middle": (archive(regular(b"a/../../file")), "a path that climbs"),
     "a link that climbs": (archive(entry(b"l", HARDLINK, link=b"../../etc/passwd")), "a path that climbs"),
     "a link to nothing": (

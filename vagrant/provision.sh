@@ -23,9 +23,9 @@ PACKAGES="
     python3 python3-venv ca-certificates
     util-linux procps iproute2 nftables strace
     busybox-static mmdebstrap
-    fuse3 libfuse3-3
+    fuse3 libfuse3-3 e2fsprogs
     runc crun bubblewrap
-    skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev
+    skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.

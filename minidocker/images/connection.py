@@ -57,6 +57,9 @@ class Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """urllib3 would wait for Python to find out that nobody needs the connections any more."""
+        for host in self._pool.pools.keys():  # noqa: SIM118  # it is no dict, and not to be iterated
+            self._pool.pools[host].close()
         self._pool.clear()
 
     def request(

@@ -95,7 +95,7 @@ def _walk(top: int) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
 
 
 def _names(top: int, name: bytes) -> list[bytes]:
-    """The names in a directory, in reverse order; a whiteout where its name is, so that it is the same in both formats."""
+    """The names in a directory, in reverse order; a whiteout where its name is: the same order in both formats."""
     directory = open_directory(top, name)
     try:
         names = map(os.fsencode, os.listdir(directory))

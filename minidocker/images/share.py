@@ -91,9 +91,7 @@ class _File:
                 return self.bytes
             saved = self._clone() if clones else 0
             for name in [self.key, *([self.content] if clones and not saved else [])]:
-                with contextlib.suppress(
-                    FileExistsError
-                ):  # another process was faster, or had another content
+                with contextlib.suppress(FileExistsError):  # another process was faster, or had another content
                     os.link(self.base, name, src_dir_fd=self.directory, dst_dir_fd=self.pool)
             return saved
         except OSError as refused:

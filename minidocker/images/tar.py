@@ -69,11 +69,8 @@ def padded(size: int) -> int:
 
 def _verify(header: bytes) -> None:
     """The header's own checksum: the sum of its bytes, with its field taken as spaces."""
-    try:
-        right = sum(header) - sum(header[148:156]) + 8 * 32 == _number(header[148:156])
-    except BadTar:
-        right = False
-    if not right:
+    field = header[148:156]
+    if not field.strip(b" \0").isdigit() or sum(header) - sum(field) + 8 * 32 != _number(field):
         raise BadTar("a header's checksum is wrong: this is not a tar archive, or it is damaged")
 
 

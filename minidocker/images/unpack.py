@@ -130,10 +130,13 @@ def _decompressor(blob: int) -> tuple[int, int]:
     if os.fork() == 0:
         text = FAILED + "it does not say why"
         try:
+            os.close(data)  # or it would never learn that its reader has given up
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             text = _decompress(blob, data_in)
+        except BrokenPipeError:
+            text = ""
         except (OSError, EOFError, ValueError, MemoryError, zlib.error, zstandard.ZstdError) as failure:
             text = f"{FAILED}{failure}"
         finally:
