@@ -23,7 +23,7 @@ PACKAGES="
     python3 python3-venv ca-certificates
     util-linux procps iproute2 nftables strace
     busybox-static mmdebstrap
-    fuse3 libfuse3-3 e2fsprogs
+    fuse3 e2fsprogs
     runc crun bubblewrap
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     shellcheck
