@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Volume(Isolator):
     """Something of the host, or of nobody else, at the absolute path `target` of the container with this `root`.
 
-    A target that is missing is made in the root, which for a union is the container's own upper directory. What is below
-    `readonly` cannot be written by anybody inside, also not where another file system is mounted below it.
+    A target that is missing is made in the root; in a union, that is in the container's own upper directory. With
+    `readonly` nobody inside can write to it, nor to any file system that is mounted below it.
     """
 
     clone_flags = CLONE_NEWNS
@@ -56,8 +56,9 @@ class Volume(Isolator):
         make_mounts_private()
         tree = self.tree()
         root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        place = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
-        self.fill(place, tree)
+        place, there = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+        if there:
+            self.fill(place, tree)
         old_kernel = self.readonly and not _sealed(tree)
         attach(tree, place)
         if old_kernel:
@@ -128,7 +129,7 @@ class Named(Volume):
         self._used, self._lock = "", -1
 
     def __enter__(self) -> Isolator:
-        """Hold the volume for as long as the container lives. If it is mounted from elsewhere, see that it is mounted."""
+        """Hold the volume as long as the container lives; if it comes from elsewhere, see that it is mounted."""
         anew = not self.name or self.options or self.labels
         self._used = store.create(self.name, self.options, self.labels) if anew else self.name
         self._lock, self.directory = store.use(self._used), store.directory(self._used)
@@ -193,10 +194,10 @@ class Tmpfs(Volume):
         self.options = f"mode={mode:o}{sized}" + (f",{options}" if options else "")
 
     def inside(self) -> None:
-        """A new file system is read-only at once, and nobody else can have it: mount(2) on the descriptor's own name."""
+        """mount(2) on the descriptor's own name in /proc. A new file system is made read-only by this one call."""
         make_mounts_private()
         root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        place = landing(root, self.target, directory=True)
+        place, _ = landing(root, self.target, directory=True)
         flags = self.flags | (MS_RDONLY if self.readonly else 0)
         mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", flags, self.options)
         os.close(root)
