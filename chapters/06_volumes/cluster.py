@@ -79,7 +79,7 @@ class Host:
 
 @contextlib.contextmanager
 def Cluster(directory):
-    """Both hosts, with a volume `shared` on each: a directory of the first one, which the second mounts over the net."""
+    """Both hosts, with a volume `shared` on each: a directory of the first, which the other mounts over the net."""
     os.makedirs(f"{directory}/files")
     with contextlib.ExitStack() as stack:
         one = Host(stack, "10.6.0.1", f"{directory}/one")
