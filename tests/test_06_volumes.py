@@ -879,3 +879,21 @@ def test_a_full_volume_is_an_error_inside_and_no_more(tmp_path):
     assert "No space left on device" in done.stdout
     assert sh("rm /s/x; echo fits > /s/y; cat /s/y", spelled("small:/s")).stdout == "fits\n"
     os.close(lock)
+
+
+def test_an_anonymous_volume_that_somebody_found_stays_for_prune():
+    with start(["sh", "-c", "echo ready; read x"], *listed(spelled("/cache"))) as one:
+        assert next(one.lines()) == "ready"
+        lock = store.use(*store.names())
+    (name,) = store.names()
+    assert store.prune() == []
+    os.close(lock)
+    assert store.prune() == [name]
+
+
+def test_a_start_with_a_volume_imports_nothing_slow():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from minidocker.volumes import spelling; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(REPO)], capture_output=True, text=True, check=True
+    )
+    assert not {"json", "re", "subprocess", "shutil", "typing", "csv", "tempfile"} & {*done.stdout.split()}

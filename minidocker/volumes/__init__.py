@@ -96,8 +96,8 @@ class Bind(Volume):
 
     def __enter__(self) -> Isolator:
         """Look whether it is there; what is made stays, since it is the user's from now on."""
-        if self.create:
-            os.makedirs(self.source, exist_ok=True) if not os.path.lexists(self.source) else None
+        if self.create and not os.path.lexists(self.source):
+            os.makedirs(self.source, exist_ok=True)
         if not os.path.exists(self.source):
             raise ContainerError(f"Bind: {self.source}: no such file or directory on the host: make it first")
         return self
@@ -162,12 +162,15 @@ class Named(Volume):
             os.close(image)
 
     def __exit__(self, *_: object) -> None:
-        """Let it go. One without a name has nobody else who could want it."""
+        """Let it go. One without a name goes, too, unless somebody has found it and uses it: then `prune` is later."""
         for descriptor in (*self.descriptors, self._lock):
             os.close(descriptor)
         self.descriptors = ()
-        if not self.name:
-            store.remove(self._used, force=True)
+        try:
+            if not self.name:
+                store.remove(self._used, force=True)
+        except ContainerError:
+            pass
 
 
 class Tmpfs(Volume):
