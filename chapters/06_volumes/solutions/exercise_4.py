@@ -21,9 +21,9 @@ def fill():
     store.create("small", {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})
     script = "dd if=/dev/zero of=/data/x bs=4k 2>&1; stat -c %s /data/x; sleep 1000"
     with start(["sh", "-c", script], *walls("small")) as first:
-        lines = []
-        while not lines or not lines[-1].isdigit():
-            lines.append(next(first.lines()))
+        written, lines = first.lines(), [""]
+        while not lines[-1].isdigit():
+            lines.append(next(written))
         other = run(["sh", "-c", "echo fits > /data/file; cat /data/file"], *walls("other")).stdout
     script = (
         f"ulimit -f {(64 << 20) // 512}; dd if=/dev/zero of=/data/x bs=1M count=1000 2>/dev/null; stat -c %s /data/x"
