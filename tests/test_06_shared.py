@@ -122,20 +122,6 @@ def test_servers_that_share_need_no_more_disk(layer):
 
 # Two hosts
 
-APPENDS = r"""
-number=0
-while [ $number -lt {until} ]; do
-    number=$((number + 1))
-    if problem=$(echo $number | dd of=/shared/log oflag=append conv=notrunc,fsync status=none 2>&1); then
-        echo acknowledged $number
-    else
-        echo refused $number: $problem
-        sleep 0.2
-    fi
-done
-"""
-
-
 def lines_of(path):
     return path.read_text().splitlines() if path.exists() else []
 
@@ -160,7 +146,7 @@ def test_what_was_acknowledged_survives_a_cut_of_the_network(hosts, tmp_path):
     written = tmp_path / "cluster/files/log"
     other.env["MINIDOCKER_ROOT"] = "debian"  # whose dd knows fsync(2) and O_APPEND
     acknowledged, refusals, cut = [], [], False
-    with other.start("-v", "shared:/shared", "sh", "-c", APPENDS.format(until=100_000)) as writer:
+    with other.start("-v", "shared:/shared", "sh", "-c", cluster.APPENDS) as writer:
         for line in writer.lines():
             word, _, rest = line.partition(" ")
             (acknowledged if word == "acknowledged" else refusals).append(rest)

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 
+from minidocker.cgroups.limits import size as bytes_of
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
@@ -190,10 +191,11 @@ class Tmpfs(Volume):
         options: str = "",
     ) -> None:
         super().__init__(target, root, readonly)
-        from minidocker.cgroups.limits import size as bytes_of
-
         self.flags = flags
-        sized = f",size={bytes_of(size)}" if size else ""
+        try:
+            sized = f",size={bytes_of(size)}" if size else ""
+        except ContainerError:
+            raise ContainerError(f"Tmpfs: size {size!r}: write bytes, or a number with k, m or g, as in 64m") from None
         self.options = f"mode={mode:o}{sized}" + (f",{options}" if options else "")
 
     def inside(self) -> None:
