@@ -446,6 +446,15 @@ def test_an_empty_volume_takes_content_owners_and_modes_of_the_image_once(image)
     assert sh("ls /var/www", spelled("ro-too:/var/www:ro"), lowers=lowers).stdout.startswith("deep\n")
 
 
+def test_an_image_that_nests_for_ever_is_refused_and_leaves_no_half(image):
+    (image / "data/file").mkdir(parents=True)
+    (image / ("data/" + "d/" * 300)).mkdir(parents=True)
+    lowers = (str(image), BUSYBOX)
+    refused(lambda: sh("true", spelled("deep:/data"), lowers=lowers), "too deep")
+    shutil.rmtree(image / "data/d")
+    assert sh("ls /data", spelled("deep:/data"), lowers=lowers).stdout == "file\n"
+
+
 def test_many_first_users_at_once_see_all_or_wait(image):
     for number in range(200):
         (image / f"data/{number}").mkdir(parents=True)

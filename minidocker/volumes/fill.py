@@ -14,7 +14,7 @@ import fcntl
 import os
 import stat
 
-DEEPEST = 500  # directories in directories: each is a level of recursion, and two descriptors
+DEEPEST = 200  # directories in directories: each is a level of recursion, and three open descriptors
 
 
 def fill_once(image: int, volume: int, directory: str) -> None:
