@@ -906,3 +906,34 @@ def test_a_start_with_a_volume_imports_nothing_slow():
         [sys.executable, "-I", "-S", "-c", code, str(REPO)], capture_output=True, text=True, check=True
     )
     assert not {"json", "re", "subprocess", "shutil", "typing", "csv", "tempfile"} & {*done.stdout.split()}
+
+
+# Faults
+
+BUSY = """
+    import threading
+    if {threads}:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    with contextlib.suppress(ContainerError):
+        store.create("mem", dict(type="tmpfs", device="tmpfs"))
+    print("ready", flush=True)
+    while True:
+        sh("echo x > /m/x", spelled("mem:/m"), spelled("pages:/data"), spelled("/cache"), lowers=("{image}", BUSYBOX))
+"""
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_host_side_that_is_killed_at_any_moment_leaves_what_prune_finds(home, image, threads):
+    for number in range(20):
+        (image / f"data/{number}").mkdir(parents=True)
+    for moment in range(15):
+        with subprocess.Popen(**program(BUSY.format(threads=threads, image=image)), stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(0.013 * moment)
+            process.kill()
+        assert until(lambda: not keeper_of("mem")), "its keeper lives"
+        store.prune()
+        assert {*os.listdir(home / "volumes")} <= {"mem", "pages"}
+    assert sh("ls /data | wc -l", spelled("pages:/data"), lowers=(str(image), BUSYBOX)).stdout == "20\n"
+    store.remove("mem")
+    store.remove("pages")
