@@ -22,7 +22,7 @@ from minidocker.cgroups.hierarchy import locked
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
-from minidocker.union import Union
+from minidocker.union import DRIVERS, Union
 from minidocker.volumes import Bind, Named, Tmpfs, ordered, store
 from minidocker.volumes.mounts import landing, name_of, unescaped
 from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
@@ -149,6 +149,21 @@ def test_an_anonymous_volume_goes_with_its_container():
         (name,) = store.names()
         assert store.ANONYMOUS in store.read(name, "label")
     assert store.names() == []
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_volumes_below_each_kind_of_union(driver, image):
+    need(driver != "aufs" or os.access("/dev/fuse", os.W_OK), "needs /dev/fuse: modprobe fuse")
+    (image / "srv").mkdir()
+    (image / "srv/page").write_text("from the image\n")
+    union = Union([str(image), BUSYBOX], driver=driver)
+    mounted = [from_v("pages:/srv", union.root), from_v("logs:/new/place", union.root), Tmpfs("/tmp", union.root)]
+    walls = [Namespaces("pid mount uts ipc net"), union, *mounted, PivotRoot(union.root)]
+    done = run(
+        ["sh", "-c", "cat /srv/page; echo x > /new/place/x; mount | grep -c -e /srv -e /place -e ' /tmp '"], *walls
+    )
+    assert done.stdout == "from the image\n3\n"
+    assert os.listdir(store.inspect("logs")["Mountpoint"]) == ["x"]
 
 
 def test_volumes_do_not_appear_on_the_host(tmp_path):
@@ -643,6 +658,7 @@ def test_a_volume_with_options_is_one_file_system_for_all_its_users():
         assert one.wait().stdout == "7\nchanged\n"
     for end in p:
         os.close(end)
+    assert until(lambda: not keeper_of("mem"))
     assert sh("ls /m", spelled("mem:/m")).stdout == "", "it ended with its last user"
     store.remove("mem")  # which waits for the keeper to go
 
