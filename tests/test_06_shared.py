@@ -122,6 +122,7 @@ def test_servers_that_share_need_no_more_disk(layer):
 
 # Two hosts
 
+
 def lines_of(path):
     return path.read_text().splitlines() if path.exists() else []
 

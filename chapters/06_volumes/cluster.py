@@ -38,7 +38,7 @@ SSHFS = (
     "UserKnownHostsFile={0}/known_hosts,BatchMode=yes,dir_cache=no,attr_timeout=0,entry_timeout=0"
 )
 
-# Appends numbers to a file, one fsync(2) each, and says of each whether it is safe. For the Debian root, whose dd can do it
+# Appends numbers to a file, one fsync(2) each, and says of each whether it is safe; the Debian root's dd can do that
 APPENDS = r"""
 number=0
 while :; do

@@ -22,11 +22,11 @@ ROOT = f"{home()}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 
 
 def stage(argv, texts, name="stage6"):
-    """Chapter 4's union, this chapter's volumes below it, and the root that carries them along."""
     union = Union([ROOT])
-    volumes = ordered([from_v(text, union.root) for text in texts])
-    walls = [Namespaces("pid mount uts ipc net", hostname=name), union, *volumes, PivotRoot(union.root)]
-    return run(argv, *walls, stdin=0, stdout=1, stderr=2).exit_code
+    volumes = [union, *ordered([from_v(text, union.root) for text in texts]), PivotRoot(union.root)]
+    return run(
+        argv, Namespaces("pid mount uts ipc net", hostname=name), *volumes, stdin=0, stdout=1, stderr=2
+    ).exit_code
 
 
 arguments, texts = sys.argv[1:], []
