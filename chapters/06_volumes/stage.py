@@ -23,10 +23,12 @@ ROOT = f"{home()}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 
 def stage(argv, texts, name="stage6"):
     union = Union([ROOT])
-    volumes = [union, *ordered([from_v(text, union.root) for text in texts]), PivotRoot(union.root)]
-    return run(
-        argv, Namespaces("pid mount uts ipc net", hostname=name), *volumes, stdin=0, stdout=1, stderr=2
-    ).exit_code
+    walls = [
+        Namespaces("pid mount uts ipc net", hostname=name),
+        union,
+        *ordered([from_v(v, union.root) for v in texts]),
+    ]
+    return run(argv, *walls, PivotRoot(union.root), stdin=0, stdout=1, stderr=2).exit_code
 
 
 arguments, texts = sys.argv[1:], []
