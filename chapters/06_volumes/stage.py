@@ -18,17 +18,13 @@ from minidocker.volumes import ordered, store
 from minidocker.volumes.spelling import from_v
 
 DEMO = 'echo "$(hostname): I find $(wc -l < /notes/log) lines, and add one"; date >> /notes/log'
-ROOT = f"{home()}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 
 
 def stage(argv, texts, name="stage6"):
-    union = Union([ROOT])
-    walls = [
-        Namespaces("pid mount uts ipc net", hostname=name),
-        union,
-        *ordered([from_v(v, union.root) for v in texts]),
-    ]
-    return run(argv, *walls, PivotRoot(union.root), stdin=0, stdout=1, stderr=2).exit_code
+    union = Union([f"{home()}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"])
+    volumes = ordered([from_v(text, union.root) for text in texts])
+    walls = [Namespaces("pid mount uts ipc net", hostname=name), union, *volumes, PivotRoot(union.root)]
+    return run(argv, *walls, stdin=0, stdout=1, stderr=2).exit_code
 
 
 arguments, texts = sys.argv[1:], []
