@@ -75,7 +75,7 @@ class Chroot(_NewRoot):
 class PivotRoot(_NewRoot):
     """Make `root` the root mount of a mount namespace of its own, mount /proc there, and let the host's root go.
 
-    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root unless `proc` is False: then nothing is mounted there.
+    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root, unless `proc` is False: then it stays empty.
     EINVAL from pivot_root: see pivot_root(2), and the machine may have its root on the initial ramfs, which cannot be
     pivoted away.
     """
