@@ -26,6 +26,7 @@ MODULES = {
     2: "namespaces",
     3: "cgroups",
     4: "union",
+    6: "volumes",
 }  # the module that a reader of a chapter may write
 SETTLE = (
     2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process

@@ -33,7 +33,7 @@ PACKAGES="
 EXTRA_PACKAGES="user-mode-linux"
 # Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
-SERVICES="nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
+SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
 

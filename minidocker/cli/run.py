@@ -36,6 +36,9 @@ def run(arguments: list[str]) -> int:
         --cpus NUMBER           limit of CPU time, e.g. 0.5
         --cpu-weight NUMBER     share among those who want more: 1 to 10000, others have 100
         --pids-limit NUMBER     limit of processes
+    -v, --volume [SOURCE:]TARGET[:OPTIONS]...  mount a volume, or a directory of the host
+        --mount type=TYPE,...   the same in words: bind, volume or tmpfs; source=, target=, readonly
+        --tmpfs TARGET[:OPTIONS]...  mount an empty file system in memory
         --network NAME          none: only itself; host: the host's network
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
@@ -43,8 +46,9 @@ def run(arguments: list[str]) -> int:
     options, (name, *command) = parse(run.__doc__, arguments, 1)
     if options.network and options.network not in NETWORKS:
         raise ContainerError(f"no network is called {options.network!r}: there are {' '.join(NETWORKS)}")
+    image = _image(name, options.pull)
     argv, isolators, settings = container(
-        _image(name, options.pull),
+        image,
         command,
         entrypoint=[options.entrypoint] if options.entrypoint else None,
         env=[*_environment(options.env), *(["TERM=xterm"] if options.tty else [])],
@@ -54,6 +58,7 @@ def run(arguments: list[str]) -> int:
         network=options.network or "none",
         limits=_limits(options),
         init=options.init,
+        mounts=lambda root: _mounts(options, image, root),
     )
     called = options.name or os.urandom(6).hex()
     settings["env"]["HOSTNAME"] = options.hostname or called
@@ -81,6 +86,16 @@ def _environment(settings: list[str]) -> list[str]:
     return [
         word if "=" in word else f"{word}={os.environ[word]}" for word in settings if "=" in word or word in os.environ
     ]
+
+
+def _mounts(options: Options, image: dict[str, Any], root: str) -> list[Any]:
+    """The volumes, if there are any: most containers have none, and need not import what makes them."""
+    wanted = image["config"].get("Volumes") or {}
+    if not (wanted or options.volume or options.mount or options.tmpfs):
+        return []
+    from minidocker.cli.volume import mounts
+
+    return mounts(options, wanted, root)
 
 
 def _limits(options: Options) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from minidocker.union import Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from minidocker.images.image import Image
@@ -116,13 +116,14 @@ def container(
     limits: dict[str, Any] | None = None,
     init: bool = False,
     upper: str | None = None,
-    mounts: Sequence[Isolator] = (),
+    mounts: Callable[[str], Sequence[Isolator]] = lambda root: (),
 ) -> tuple[list[str], list[Isolator], dict[str, Any]]:
     """(command, isolators, options of `start`) for a container of the image. Needs root.
 
     What is given wins over the image's config, as with `docker run`: `command` over Cmd, `entrypoint` over both, `env`
-    ("NAME=value") adds to Env. `upper` keeps what the container changes. `mounts` go between the union and the change
-    of root. `network`: "none" has lo alone; "host" is the host's. `limits` are those of `Cgroup`.
+    ("NAME=value") adds to Env. `upper` keeps what the container changes. `mounts` is told where the union is, and makes
+    the isolators that go between it and the change of root. `network`: "none" has lo alone; "host" is the host's.
+    `limits` are those of `Cgroup`.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
@@ -134,7 +135,7 @@ def container(
         Namespaces("cgroup"),
         Layers(image["layers"]),
         union,
-        *mounts,
+        *mounts(union.root),
         PivotRoot(union.root, proc=False),
         Filesystems(),
         User(user, cwd),
