@@ -60,10 +60,13 @@ def write_layer(directory: str, stream: BinaryIO, whiteouts: str = "none") -> No
 
 
 def open_directory(top: int, path: bytes) -> int:
-    """Open the directory `path` below the open directory `top`; a symlink on the way is an error, not a way out."""
+    """Open the directory `path` below the open directory `top`; neither a symlink on the way nor ".." is a way out."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    parts = [part for part in path.split(b"/") if part]
+    if b".." in parts:
+        raise NotADirectoryError(errno.ENOTDIR, "a path that climbs", path)
     current = os.open(".", flags, dir_fd=top)
-    for part in filter(None, path.split(b"/")):
+    for part in parts:
         before = current
         try:
             current = os.open(part, flags, dir_fd=before)
