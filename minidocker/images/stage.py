@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class State:
     """`base`: the image behind FROM; `image`: the image so far. None is scratch, nothing.
 
-    `known`: what ARG without a value finds, from before FROM. `arguments`: the ARGs of the stage. `command_set`: whether it had a CMD. `onbuild`: what the base left for us to do.
+    `known`: what ARG without a value finds, from before FROM. `arguments`: the ARGs of the stage. `command_set`:
+    whether it had a CMD. `onbuild`: what the base left for us to do.
     """
 
     def __init__(self, image: Image | None, known: Mapping[str, str]) -> None:
