@@ -20,8 +20,10 @@ from layers_05 import archive, differences, entry, header, packed, pax, regular,
 from minidocker.images import apply, share, tar
 from minidocker.images import unpack as jail
 from minidocker.images.diff import write_layer
+from minidocker.images.garbage import disk_usage
 from minidocker.images.unpack import unpack
 from minidocker.outcome import ContainerError
+from minidocker.state import remove_tree
 
 pytestmark = [
     pytest.mark.chapter(5),
@@ -297,6 +299,19 @@ def test_names_through_symlinks_count_as_well(tmp_path, monkeypatch):
     layer = archive(*links, *map(entry, names))
     with pytest.raises(ContainerError, match="more to remember than there is room for"):
         unpacked(layer, tmp_path / "out", "remove")
+
+
+def test_a_tree_that_is_deeper_than_any_path_can_be_removed(tmp_path):
+    """Through a symlink to the bottom, an archive goes on from there; `prune` must not fail on what it made."""
+    deep = b"/".join([b"d" * 100] * 35)
+    link = entry(b"l", SYMLINK, link=deep)
+    layer = archive(entry(deep + b"/", DIRECTORY), link, regular(b"l/" + deep + b"/f", b"x" * 20_000))
+    unpacked(layer, tmp_path / "out", shared=str(tmp_path / "pool"))
+    assert disk_usage([str(tmp_path / "out")]) > 20_000
+    with pytest.raises(ContainerError, match="File name too long"):
+        packed(tmp_path / "out")
+    remove_tree(str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 # The decompressor has been taken over
