@@ -52,7 +52,6 @@ def test_equal_files_of_two_layers_are_one(shared, tmp_path):
     assert inode(one / "d/lib") == inode(two / "d/lib") and inode(one / "small") != inode(two / "small")
     assert os.stat(two / "d").st_mtime == 5  # sharing has not touched the directory
     assert sorted(os.listdir(two)) == ["d", "small", "yours"] and os.listdir(two / "d") == ["lib"]
-    assert share.saved(str(tmp_path / "pool")) == os.stat(one / "d/lib").st_blocks * 512
     shutil.rmtree(one)
     share.prune(str(tmp_path / "pool"))
     assert (two / "d/lib").read_bytes() == big(b"same") and len(os.listdir(tmp_path / "pool")) == 2

@@ -166,11 +166,6 @@ def _pool(pool: str) -> Iterator[tuple[list[str], os.stat_result]]:
     yield from found.values()
 
 
-def saved(pool: str) -> int:
-    """The bytes that hard links save: what each file would take once more for each layer but the first."""
-    return sum(max(status.st_nlink - len(paths) - 1, 0) * status.st_blocks * 512 for paths, status in _pool(pool))
-
-
 def prune(pool: str) -> int:
     """Remove what no layer has any more; return the bytes that this frees. Layers may come and go meanwhile."""
     freed = 0
