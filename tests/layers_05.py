@@ -1,10 +1,13 @@
 """What the tests of layers share: trees of every kind of file, how they look, archives made by hand."""
 
+import contextlib
 import gzip
 import hashlib
 import io
 import os
+import pathlib
 import stat
+import tempfile
 
 from hypothesis import strategies as st
 
@@ -212,6 +215,16 @@ def entry(name, type=tar.REGULAR, mode=0o644, link=b"", **fields):
     return made
 
 
+def regular(name, content=b"x", **fields):
+    """A regular file for `archive`."""
+    return entry(name, **fields), content
+
+
+def whiteout(name):
+    """The entry of a whiteout."""
+    return entry(name, mode=0)
+
+
 def header(entry, **fields):
     """The bytes of a header with some replaced: offset_156=b"S"; its checksum is mended."""
     data = bytearray(tar.write(entry)[-tar.BLOCK :])
@@ -232,3 +245,21 @@ def pax(*records, kind=b"x"):
 def compressed(data):
     """With gzip, quickly."""
     return gzip.compress(data, 1, mtime=0)
+
+
+def has_attributes(directory):
+    """Whether files there have attributes of users: tmpfs since Linux 6.6."""
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(dir=directory) as file:
+        os.setxattr(file.name, "user.a", b"")
+        return True
+    return False
+
+
+MEMORY = has_attributes("/dev/shm")
+
+
+@contextlib.contextmanager
+def scratch():
+    """A directory for one example: in memory, if that will do."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if MEMORY else None) as path:
+        yield pathlib.Path(path)

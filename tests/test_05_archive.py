@@ -197,7 +197,7 @@ def blob_of(app, number=-1):
 
 TAMPERED = {
     "nothing": (lambda f, a: b"", "no end mark"),
-    "text": (lambda f, a: b"x" * 5000, "not an octal number"),
+    "text": (lambda f, a: b"x" * 5000, "not an archive that can be read"),
     "half of it": (lambda f, a: archived(f)[:2000], "ends in the middle"),
     "half of it, compressed": (lambda f, a: gzip.compress(archived(f))[:-100], "not an archive that can be read"),
     "compressed badly": (lambda f, a: b"\x1f\x8b" + b"x" * 100, "not an archive that can be read"),
@@ -328,7 +328,7 @@ def test_import_of_what_gnu_tar_wrote(here, tmp_path, pack):
     [
         (archive((entry(b"../x"), b"")), [], "x", "climbs"),
         (archive((entry(b"x"), b"1"), (entry(b"x"), b"2")), [], "x", "twice"),
-        (b"x" * 10_000, [], "x", "not an octal number"),
+        (b"x" * 10_000, [], "x", "layer"),
         (b"", [], "x", ""),
         (gzip.compress(b"x" * 10_000)[:-9], [], "x", ""),
         (archive(), ["RUN true"], "x", "only what sets a part of the config"),

@@ -9,6 +9,7 @@ import itertools
 import json
 import lzma
 import os
+import random
 import re
 import shutil
 import signal
@@ -570,6 +571,10 @@ def test_add_unpacks_archives_and_copy_does_not(store, context, kind):
     }
 
 
+DAMAGED = bz2.compress(archive([("random", tarfile.REGTYPE, random.Random(5).randbytes(1 << 20).hex())]))
+DAMAGED = DAMAGED[: len(DAMAGED) // 2] + b"damaged" + DAMAGED[len(DAMAGED) // 2 + 7 :]
+
+
 def test_add_copies_what_is_no_archive(store, context):
     (context / "text.tar").write_text("no archive")
     (context / "broken.gz").write_bytes(gzip.compress(os.urandom(1000))[:30])
@@ -602,6 +607,8 @@ def test_a_hostile_archive_stays_inside(store, context, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("COPY socket /x", "/socket: a socket"),
+        ("ADD damaged /x", "the files: Invalid data stream"),
         ("COPY nosuch /", "nosuch: there is no such file, or .dockerignore leaves it out"),
         ("COPY a.txt nosuch* /x/", "nosuch*: there is no such file"),
         ("COPY a.txt b.txt /x", "for more than one source, the target must end with a slash"),
@@ -619,21 +626,31 @@ def test_a_hostile_archive_stays_inside(store, context, tmp_path):
         ("EXPOSE 0", "'0' is no port"),
         ("EXPOSE 1-65536", "'1-65536' is no port"),
         ("EXPOSE x", "'x' is no port"),
+        ("EXPOSE " + "9" * 5000, "is no port"),
         ("STOPSIGNAL SIGNOSUCH", "there is no signal SIGNOSUCH"),
         ("STOPSIGNAL 99", "there is no signal 99"),
+        ("STOPSIGNAL " + "9" * 5000, "there is no signal 99"),
+        ("VOLUME []", "VOLUME: a path is missing"),
         ("WORKDIR $nothing", "the path is empty"),
         ("WORKDIR /etc/passwd/x", "it is in the way: not a directory"),
         ("HEALTHCHECK NONE x", "HEALTHCHECK takes NONE, or"),
         ("HEALTHCHECK x", "HEALTHCHECK takes NONE, or"),
         ("HEALTHCHECK --interval=5 CMD x", "'5' is no duration"),
+        ("HEALTHCHECK --interval=" + "9" * 400 + "h CMD x", "is no duration"),
         ("HEALTHCHECK --retries=x CMD x", "--retries=x is no number"),
+        ("HEALTHCHECK --retries=" + "9" * 5000 + " CMD x", "is no number"),
         ("ARG 1=2", "'1' is no name of a variable"),
         ("ENV a=${b:?say-it}", "b: say-it"),
+        ("ENV a=" + "${b:-" * 20000, "in each other"),
+        ("COPY <<a /x\n" + "${b:-" * 20000 + "\na", "in each other"),
         ("RUN --network=bridge x", "RUN --network=bridge: it is none, host or default"),
         ("ONBUILD RUN <<EOF\nx\nEOF", "ONBUILD with a here-document is not supported"),
     ],
 )
 def test_an_error_names_its_line(store, context, line, message):
+    (context / "damaged").write_bytes(DAMAGED)
+    with socket.socket(socket.AF_UNIX) as file:
+        file.bind(str(context / "socket"))
     before = sorted(os.listdir(f"{store.layout}/blobs/sha256"))
     text = refused(store, f"FROM busybox AS x\n\n{line}\n", context)
     assert text.startswith("Dockerfile line 3: ") and message in text
@@ -785,6 +802,20 @@ def test_onbuild_waits_for_the_next_build(store, context):
     assert "triggered 1\n" in shown and "then\nA" in shown
     assert "OnBuild" not in built.config["config"]
     assert "triggered" not in made(store, f"FROM {built.id[7:]}\nCMD x\n", context)[1]
+    again = made(store, "FROM base\nONBUILD ENV on=1\nCMD x\n", context)[0]
+    assert again.config["config"]["OnBuild"] == ["ENV on=1"]
+
+
+def test_onbuild_of_a_base_is_checked(store):
+    """A base is somebody else's: what it leaves for us is read as if it stood in our file."""
+    base = image.find(store, "busybox")
+    with store.writing():
+        for trigger in ("FROM x", "ONBUILD RUN x", "NOSUCH x", " "):
+            config = {**base.config, "config": {"OnBuild": [trigger]}}
+            store.tag("bad", image.make(store, config, base.manifest["layers"]).descriptor)
+            assert "Dockerfile line 2: " in refused(store, "# A comment\nFROM bad\nCMD x\n")
+    made(store, "FROM busybox\nONBUILD COPY --from=one /x /x\n", tags=["from"])
+    assert "the stage one was not built" in refused(store, "FROM busybox AS one\nRUN echo >/x\nFROM from\nCMD x\n")
 
 
 # The cache
@@ -884,6 +915,14 @@ def test_a_changed_instruction_changes_all_behind_it(store, context):
 def test_what_looks_alike_is_not_taken_for_the_same(store, pair):
     first, second = (made(store, f"FROM busybox AS c9\n{line}\n")[0] for line in pair)
     assert first.config["config"] != second.config["config"]
+
+
+def test_words_with_blanks_are_not_taken_for_several(store, context):
+    """Both histories are COPY a.txt /b /c/, and an empty directory adds nothing to the digest."""
+    (context / "b").mkdir()
+    texts = ('["a.txt", "/b /c/"]', "a.txt /b /c/")
+    first, second = (made(store, f"FROM busybox AS c10\nCOPY {words}\n", context)[0] for words in texts)
+    assert inside(first, "cat '/b /c/a.txt'") == inside(second, "cat /c/a.txt") == "A"
 
 
 def test_another_stage_that_comes_to_the_same_files_is_cached(store, context):

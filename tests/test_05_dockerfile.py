@@ -238,6 +238,7 @@ def test_stages_and_the_arguments_before_them():
         ("FROM a\nENV a\n", "line 2: ENV a: a value is missing"),
         ("FROM a\nENV a=b c\n", "line 2: ENV: 'c' is not of the form NAME=VALUE"),
         ("FROM a\nENV =b\n", "line 2: ENV: '=b' is not of the form NAME=VALUE"),
+        ("FROM a\nONBUILD \u3000\n", "line 2: unknown instruction \u3000"),
         ("FROM a\nONBUILD FROM b\n", "line 2: ONBUILD FROM is not allowed"),
         ("FROM a\n" + "ONBUILD " * 50000 + "RUN x\n", "line 2: ONBUILD ONBUILD is not allowed"),
         ("FROM a\nONBUILD COPY --x=y a b\n", "line 2: COPY has no flag --x"),

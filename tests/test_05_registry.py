@@ -35,7 +35,7 @@ from minidocker.images import connection, registry, transfer
 from minidocker.images import manifest as media
 from minidocker.images.connection import Connection, Unreachable, may_ask, url_of
 from minidocker.images.garbage import collect
-from minidocker.images.image import find
+from minidocker.images.image import find, make
 from minidocker.images.progress import Progress
 from minidocker.images.store import Store
 from minidocker.images.transfer import pull, push
@@ -115,10 +115,7 @@ def command(*words, **options):
 
 def test_what_is_pushed_is_pulled(debian, here, there, app):
     here.tag(f"{debian}/team/app:1", app.descriptor)
-    assert (
-        push(here, f"{debian}/team/app:1") == {**app.descriptor, "annotations": app.descriptor.get("annotations")}
-        or True
-    )
+    assert push(here, f"{debian}/team/app:1")["digest"] == app.descriptor["digest"]
     pulled = pull(there, f"{debian}/team/app:1")
     assert pulled.descriptor["digest"] == app.descriptor["digest"] and pulled.id == app.id
     for digest in app.digests():
@@ -195,13 +192,7 @@ def for_arm(here, tmp_path):
     layer, diff_id = here.add_layer(str(tree(tmp_path / "arm", "arm")), "none")
     rootfs = {"type": "layers", "diff_ids": [diff_id]}
     with here.writing():
-        return transfer_make(here, {"os": "linux", "architecture": "s390x", "config": {}, "rootfs": rootfs}, [layer])
-
-
-def transfer_make(store, config, layers):
-    from minidocker.images.image import make
-
-    return make(store, config, layers)
+        return make(here, {"os": "linux", "architecture": "s390x", "config": {}, "rootfs": rootfs}, [layer])
 
 
 @pytest.mark.parametrize("kind", media.INDEXES)
@@ -636,13 +627,9 @@ def test_a_registry_that_stalls(server, there, monkeypatch, what):
 def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, there, app):
     layer = last_layer(app)
     cuts = [100, 200]
-    server.rules[layer] = lambda handler: (
-        bool(cuts)
-        and handler.cut(server.blobs[layer][int(re.sub(r"\D", "", handler.headers.get("Range", "0"))) :], cuts.pop())
-    )
 
     def partial(handler):
-        """The second time: the same, but as a part."""
+        """Hang up after 200 bytes, then after 100 more; then send the rest."""
         span = handler.headers.get("Range")
         if not span or not cuts:
             return bool(cuts) and handler.cut(server.blobs[layer], cuts.pop())
@@ -902,7 +889,7 @@ def cutting(target, limit):
     listener = socket.create_server(("127.0.0.1", 0))
     threads = []
 
-    def carry(source, sink, other):
+    def carry(source, sink):
         left = limit
         with contextlib.suppress(OSError):
             while left > 0 and (data := source.recv(min(left, 65536))):
@@ -917,7 +904,7 @@ def cutting(target, limit):
             while True:
                 near, _ = listener.accept()
                 far = socket.create_connection(("127.0.0.1", target))
-                pair = [threading.Thread(target=carry, args=(a, b, None)) for a, b in ((near, far), (far, near))]
+                pair = [threading.Thread(target=carry, args=(a, b)) for a, b in ((near, far), (far, near))]
                 threads.append((pair, near, far))
                 for thread in pair:
                     thread.start()

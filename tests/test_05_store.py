@@ -307,3 +307,11 @@ def test_collecting_waits_for_who_makes_and_removing_does_not(store):
         assert store.has(blob["digest"])
     garbage.collect(store)
     assert not store.has(blob["digest"])
+
+
+def test_foreign_setuid_files_are_for_root_only(tmp_path):
+    """CVE-2021-41091: what layers hold is not for the users of this machine, also where an older store let them in."""
+    for name in ("layers", "tmp"):
+        (tmp_path / name).mkdir(mode=0o755)
+    store = Store(str(tmp_path))
+    assert [os.stat(path).st_mode & 0o7777 for path in (store.unpacked, store.tmp)] == [0o700, 0o700]

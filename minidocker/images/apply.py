@@ -1,6 +1,8 @@
 """Chapter 5: a layer becomes a directory. The layer is hostile until it has proved otherwise, so this runs in a jail.
 
-    Apply("overlay").all(stream)           # into the current directory, which is the root of the jail
+    layer = Apply("overlay")
+    layer.all(stream)                      # into the current directory, which is the root of the jail
+    layer.finish()
 
 The jail (module `unpack`) is why a symlink to /etc means the /etc of the layer, and there is nothing else to reach.
 What no jail can notice is checked here: paths that climb, links to nothing, sizes that lie, entries without end.
@@ -40,7 +42,9 @@ class Apply:
 
     def __init__(self, whiteouts: str, report: Callable[[bytes, str], object] | None = None, smallest: int = 0) -> None:
         self.whiteouts, self.report, self.smallest = whiteouts, report, smallest
-        self.directories: dict[bytes, Entry] = {}  # modes and times come last, or writing into them would change them
+        os.umask(0)
+        # Modes and times come last, or writing would change them; the root's too: until then it lets nobody else in
+        self.directories = {b"": restore.closed(b".")}
         self.made: set[bytes] = set()  # for "remove": what is this layer's own, with all directories on the way
         space = os.statvfs(".")
         self.room = space.f_bavail * space.f_frsize
@@ -48,32 +52,31 @@ class Apply:
         self.held = MAX_HELD
 
     def all(self, stream: BinaryIO) -> None:
-        """Every entry in turn; then what the directories are to look like, when nothing is made in them any more.
-
-        Raises `BadTar`, also if the kernel refuses something: then, too, the layer cannot be had.
-        """
-        os.umask(0)
+        """Every entry in turn. Raises `BadTar`, also if the kernel refuses something: then, too, there is no layer."""
         name = b""
         try:
             for entry in tar.read(stream):
                 name = self._admit(entry)
                 self._apply(entry, stream)
-            for entry in self.directories.values():
-                name = entry.name
-                restore.attributes(entry)
         except OSError as refused:
             raise BadTar(f"{text(name)}: {refused.strerror}") from refused
         tail(stream)
+
+    def finish(self) -> None:
+        """What the directories are to look like, when nothing is made in them any more, and nobody else is here."""
+        for entry in self.directories.values():
+            try:
+                restore.attributes(entry)
+            except OSError as refused:
+                raise BadTar(f"{text(entry.name)}: {refused.strerror}") from refused
 
     def _admit(self, entry: Entry) -> bytes:
         """The checks that need no file system; names come out relative, without "." and empty parts."""
         entry.name = clean(entry.name)
         self.entries -= 1
         self.room -= entry.size
-        if entry.type == tar.DIRECTORY or self.whiteouts == "remove":
-            self.held -= 512 + len(entry.name) + sum(map(len, entry.xattrs.values()))  # the objects have a size as well
-        if self.entries < 0 or self.room < 0 or self.held < 0:
-            what = "more entries" if self.entries < 0 else "a larger content" if self.room < 0 else "more directories"
+        if self.entries < 0 or self.room < 0:
+            what = "more entries" if self.entries < 0 else "a larger content"
             raise BadTar(f"{text(entry.name)}: the layer has {what} than there is room for")
         if entry.type == tar.HARDLINK:
             entry.link = clean(entry.link)
@@ -85,6 +88,12 @@ class Apply:
             if name.startswith(DIRECTING):
                 raise BadTar(f"{text(entry.name)}: an attribute {text(name)}, which would direct OverlayFS")
         return entry.name
+
+    def _hold(self, name: bytes, attributes: int = 0) -> None:
+        """Account for a name that is remembered; an object has a size of its own. One entry can name a thousand."""
+        self.held -= 512 + len(name) + attributes
+        if self.held < 0:
+            raise BadTar(f"{text(name)}: the layer has more to remember than there is room for")
 
     def _apply(self, entry: Entry, stream: BinaryIO) -> None:
         """A whiteout by its name, whatever it is else; anything else as what it is."""
@@ -145,6 +154,7 @@ class Apply:
                 restore.clear(name or b".")  # it may be a lower layer's
             else:
                 self._place(name, lambda: restore.make(entry, stream))
+            self._hold(name, sum(map(len, entry.xattrs.values())))
             self.directories[name] = entry
         elif not name:
             raise BadTar("the root of the layer is not a directory")
@@ -154,6 +164,7 @@ class Apply:
             if checksum and self.report:
                 self.report(name, checksum)
         while self.whiteouts == "remove" and name and name not in self.made:
+            self._hold(name)
             self.made.add(name)
             name = os.path.dirname(name)
 
@@ -181,7 +192,8 @@ class Apply:
             missing.append(directory)
             directory = os.path.dirname(directory)
         for name in reversed(missing):
-            os.mkdir(name)
+            self._hold(name)
+            os.mkdir(name, 0o700)
             self.directories[name] = Entry(name, tar.DIRECTORY, 0o755)
 
 

@@ -105,7 +105,8 @@ class Build:
         state = State(self.image(self.base(stage), stage.line), self.known)
         for trigger in state.onbuild:
             self.show(f" ---> ONBUILD {trigger}\n")
-            performer.perform(Instruction(stage.line, trigger), state)
+            waiting = Instruction(stage.line, f"ONBUILD {trigger}")  # checked as if it stood in this file
+            performer.perform(waiting.trigger or waiting, state)
         for instruction in stage.instructions:
             self.announce(instruction.source)
             performer.perform(instruction, state)
@@ -121,8 +122,12 @@ class Build:
     def image(self, name: str, line: int) -> Image | None:
         """A stage before this one, nothing, or an image of the store; fetched, if it is not there."""
         index = self.dockerfile.stage(name, self.current)
-        if index >= 0 or name == "scratch":
-            return self.done[index] if index >= 0 else None
+        if index in self.done:
+            return self.done[index]
+        if index >= 0:
+            refuse(line, f"the stage {name} was not built: only an ONBUILD of the base names it")
+        if name == "scratch":
+            return None
         try:
             return find(self.store, name)
         except ContainerError as absent:

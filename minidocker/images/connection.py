@@ -215,6 +215,8 @@ def _pool(url: str, timeout: float, retries: int, backoff: float) -> urllib3.Poo
     parts = urlsplit(url)
     again = urllib3.Retry(
         retries,
+        connect=min(retries, 2),
+        other=0,  # a certificate does not get better
         redirect=False,
         respect_retry_after_header=False,
         allowed_methods={"GET", "HEAD", "POST", "PUT"},

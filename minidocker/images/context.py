@@ -85,7 +85,7 @@ class Read(Isolator):
             with open(1, "wb", buffering=CHUNK, closefd=False) as stream:
                 answer, code = _Reader(self.selection, stream if self.send else None).all(), 0
         except OSError as refused:
-            answer, code = f"{refused.filename or 'the files'}: {refused.strerror}", 1
+            answer, code = f"{refused.filename or 'the files'}: {refused.strerror or refused}", 1
         except (BadTar, ValueError, EOFError) as wrong:
             answer, code = str(wrong), 1
         os.write(2, answer.encode(errors="backslashreplace"))
@@ -158,6 +158,8 @@ class _Reader:
 
     def file(self, path: str, name: bytes, status: os.stat_result) -> None:
         """One entry. A second name of the same file stays one, within a directory that is copied as a whole."""
+        if stat.S_ISSOCK(status.st_mode):
+            raise ValueError(f"{path}: a socket: there is no way to pack one")
         entry = Entry(name, KINDS[stat.S_IFMT(status.st_mode)], stat.S_IMODE(status.st_mode))
         entry.mtime = status.st_mtime_ns
         if self.selection.owners:

@@ -1,8 +1,10 @@
 """Chapter 5: COPY and ADD, planned: what to read, from where, and where to put it. Nothing is read here.
 
-plan = plan_of(instruction, variables, "/srv")
-plan.selection                            # for `context.read`, in the jail of the context or of another image
-plan.target, plan.owner, plan.mode        # for `receive`, in the jail of the image that is being made
+    plan = plan_of(instruction, variables, "/srv", ignore)
+    plan.selection                            # for `context.read`, in the jail of the context or of another image
+    plan.target, plan.owner, plan.mode        # for `receive`, in the jail of the image that is being made
+
+Source: Docker's Dockerfile reference, COPY and ADD.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """`selection`, `target`, `owner`, `mode`; `source`: --from, or ""; `text`: for the history and the cache's key."""
+    """`selection`, `target`, `owner`, `mode`; `source`: --from, or ""; `text`: for the history."""
 
     def __init__(self, selection: Selection, target: str, owner: str, mode: int | None, source: str, text: str) -> None:
         self.selection, self.target, self.owner, self.mode = selection, target, owner, mode

@@ -48,7 +48,7 @@ def write_layer(directory: str, stream: BinaryIO, whiteouts: str = "none") -> No
     name = b""
     try:
         layer = _Layer(stream, whiteouts)
-        for name, path, status in _walk(top):
+        for name, path, status in walk(top):
             layer.add(name, path, status)
     except (OSError, BadTar) as refused:
         place = os.path.join(directory, os.fsdecode(name))
@@ -60,10 +60,13 @@ def write_layer(directory: str, stream: BinaryIO, whiteouts: str = "none") -> No
 
 
 def open_directory(top: int, path: bytes) -> int:
-    """Open the directory `path` below the open directory `top`; a symlink on the way is an error, not a way out."""
+    """Open the directory `path` below the open directory `top`; neither a symlink on the way nor ".." is a way out."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    parts = [part for part in path.split(b"/") if part]
+    if b".." in parts:
+        raise NotADirectoryError(errno.ENOTDIR, "a path that climbs", path)
     current = os.open(".", flags, dir_fd=top)
-    for part in filter(None, path.split(b"/")):
+    for part in parts:
         before = current
         try:
             current = os.open(part, flags, dir_fd=before)
@@ -72,10 +75,11 @@ def open_directory(top: int, path: bytes) -> int:
     return current
 
 
-def _walk(top: int) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+def walk(top: int) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
     """(name below the top, path, status) of the top and all below it, a directory before what is in it, by name.
 
-    A path leads through the descriptor of the directory that the file is in, so only its last part can be a symlink.
+    A path leads through the descriptor of the directory that the file is in: only its last part can be a symlink, and
+    it is never too long, however deep the tree.
     """
     waiting, opened, directory = [b""], b"", os.dup(top)
     try:

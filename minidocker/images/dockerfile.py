@@ -46,7 +46,7 @@ class Dockerfile:
 
     def stage(self, name: str, before: int) -> int:
         """The index of the stage of this name, or number, among the first `before` ones; -1 if it is none of them."""
-        if name.isdecimal() and int(name) < before:
+        if name in map(str, range(before)):
             return int(name)
         named = [index for index, stage in enumerate(self.stages[:before]) if stage.name == name.lower() != ""]
         return named[-1] if named else -1

@@ -16,10 +16,13 @@ from minidocker import state
 from minidocker.images import manifest as media
 from minidocker.images import share
 from minidocker.images.cache import remembered
+from minidocker.images.diff import walk
 from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from minidocker.images.store import Store
 
 
@@ -104,14 +107,20 @@ def _remove(path: str) -> int:
 
 def disk_usage(paths: list[str]) -> int:
     """Bytes on the disk of everything below these paths, each file once however many names it has: du(1)."""
-    seen, total = set[tuple[int, int]](), 0
-    waiting = [*paths]
-    while waiting:
-        path = waiting.pop()
-        status = os.lstat(path)
-        if (status.st_dev, status.st_ino) not in seen:
-            seen.add((status.st_dev, status.st_ino))
-            total += status.st_blocks * 512
-            if os.path.isdir(path) and not os.path.islink(path):
-                waiting += [os.path.join(path, name) for name in os.listdir(path)]
-    return total
+    sizes: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for status in _statuses(path):
+            sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(sizes.values())
+
+
+def _statuses(path: str) -> Iterator[os.stat_result]:
+    """Of a file, or of a directory and all that is in it, also where no path would be long enough."""
+    if not os.path.isdir(path) or os.path.islink(path):
+        yield os.lstat(path)
+        return
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield from (status for _, _, status in walk(top))
+    finally:
+        os.close(top)

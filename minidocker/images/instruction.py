@@ -96,7 +96,7 @@ class Instruction:
 
     def _trigger(self) -> Instruction:
         """What waits behind ONBUILD for a build that begins with this image."""
-        if (word := self.text.split()[0].upper()) in ("FROM", "MAINTAINER", "ONBUILD"):
+        if (word := self.words()[0].upper()) in ("FROM", "MAINTAINER", "ONBUILD"):
             refuse(self.line, f"ONBUILD {word} is not allowed")
         return Instruction(self.line, self.text, self.escape)
 
@@ -111,7 +111,7 @@ class Instruction:
 
     def words(self) -> list[str]:
         """The exec form's strings, or what stands between the blanks."""
-        return self.text.split() if self.json is None else self.json
+        return re.findall(f"[^{BLANK}]+", self.text) if self.json is None else self.json
 
     def pairs(self) -> list[tuple[str, str]]:
         """NAME=VALUE … of ENV and LABEL, not expanded yet; "ENV NAME all the rest" is the form of old days."""

@@ -111,7 +111,7 @@ class Performer:
                     raise ContainerError("the files changed while they were read: build again")
                 copy(lowers, upper, spool.name, plan.target, plan.owner, plan.mode)
 
-        self.advance(state, config, plan.text, work, key=digest)
+        self.advance(state, config, plan.text, work, key=(digest, plan.target, plan.owner, plan.mode))
 
     do_add = do_copy
 
@@ -187,4 +187,5 @@ def _history(config: Config, layers: int) -> list[Config]:
 def _now() -> str:
     """RFC 3339. Who wants the same digests again sets SOURCE_DATE_EPOCH, reproducible-builds.org."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(given) if given.isdecimal() else None))
+    seconds = int(given) if given.isdecimal() and len(given) < 12 else None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

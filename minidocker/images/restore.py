@@ -35,7 +35,7 @@ def make(entry: Entry, stream: BinaryIO, summed: bool = False) -> str:
     elif entry.type == tar.SYMLINK:
         os.symlink(entry.link, entry.name)
     elif entry.type == tar.DIRECTORY:
-        os.mkdir(entry.name or b".")
+        os.mkdir(entry.name or b".", 0o700)
         return ""  # what it is to look like comes last, or making files in it would change it
     else:
         os.mknod(entry.name, _KINDS[entry.type], os.makedev(entry.major, entry.minor))
@@ -78,8 +78,8 @@ def _content(descriptor: int, size: int, stream: BinaryIO, summed: bool) -> str:
 
 
 def _link(entry: Entry) -> None:
-    """A second name for a file, also for a symlink; it must be in this layer."""
-    if not os.path.lexists(entry.link):
+    """A second name for a file, also for a symlink; it must be in this layer, and not as something removed."""
+    if not os.path.lexists(entry.link) or is_whiteout(entry.link):
         raise BadTar(f"{text(entry.name)}: a hard link to {text(entry.link)}, which is not in the layer")
     os.link(entry.link, entry.name, follow_symlinks=False)
 
@@ -128,6 +128,15 @@ def attributes(entry: Entry) -> None:
     for key, value in entry.xattrs.items():
         os.setxattr(name, key, value, follow_symlinks=False)
     os.utime(name, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
+
+
+def closed(name: bytes) -> Entry:
+    """Close a directory to all but root; return the entry that makes it again what it was."""
+    status = os.stat(name)
+    entry = Entry(b"", tar.DIRECTORY, stat.S_IMODE(status.st_mode))
+    entry.uid, entry.gid, entry.mtime = status.st_uid, status.st_gid, status.st_mtime_ns
+    os.chmod(name, 0o700)
+    return entry
 
 
 def clear(name: bytes) -> None:

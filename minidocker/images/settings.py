@@ -2,8 +2,9 @@
 
     text = change(instruction, config, {"PATH": "/bin"})       # 'ENV A=1', for the history
 
-The config is what `docker inspect` shows as Config. HEALTHCHECK, SHELL, ONBUILD and VOLUME are kept in it for others:
-a build does not act on them, but for SHELL. Sources: the OCI image specification, config.md; Docker's image spec v1.2.
+The config is what `docker inspect` shows as Config. Most of it is for those who start a container. A build itself acts
+on ENV, SHELL, USER and WORKDIR, and on the ONBUILD of its base. Sources: the OCI image specification, config.md;
+Docker's image specification v1.2.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from minidocker.images.words import expand
 
 SHELL = ["/bin/sh", "-c"]
 UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
-PORT = re.compile(r"(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?", re.I)
+DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
+PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.I)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,22 +57,23 @@ def _mapping(config: Config, key: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _env(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
+def _pairs(instruction: Instruction, variables: Mapping[str, str]) -> dict[str, str]:
     """All values of one line are made with the variables from before it."""
-    environment = dict(setting.partition("=")[::2] for setting in config.get("Env") or [])
-    pairs = {
+    return {
         expanded(instruction, name, variables): expanded(instruction, value, variables)
         for name, value in instruction.pairs()
     }
+
+
+def _env(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
+    environment = dict(setting.partition("=")[::2] for setting in config.get("Env") or [])
+    pairs = _pairs(instruction, variables)
     config["Env"] = [f"{name}={value}" for name, value in {**environment, **pairs}.items()]
     return "ENV " + " ".join(f"{name}={value}" for name, value in pairs.items())
 
 
 def _label(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
-    pairs = {
-        expanded(instruction, name, variables): expanded(instruction, value, variables)
-        for name, value in instruction.pairs()
-    }
+    pairs = _pairs(instruction, variables)
     config["Labels"] = {**_mapping(config, "Labels"), **pairs}
     return "LABEL " + " ".join(f"{name}={value}" for name, value in pairs.items())
 
@@ -104,8 +106,8 @@ def _expose(instruction: Instruction, config: Config, variables: Mapping[str, st
 
 def _volume(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
     paths = [expanded(instruction, word, variables) for word in instruction.words()]
-    if not all(paths):
-        refuse(instruction.line, "VOLUME: a path is empty")
+    if not paths or not all(paths):
+        refuse(instruction.line, "VOLUME: a path is missing, or empty")
     config["Volumes"] = {**_mapping(config, "Volumes"), **{path: {} for path in paths}}
     return f"VOLUME {json.dumps(paths, ensure_ascii=False)}"
 
@@ -129,7 +131,7 @@ def _stopsignal(instruction: Instruction, config: Config, variables: Mapping[str
     text = expanded(instruction, instruction.text, variables)
     name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
     known = re.fullmatch(r"SIGRTM(IN|AX)([+-]\d+)?", name) or name in signal.Signals.__members__
-    if not known and not (text.isdecimal() and 0 < int(text) < signal.NSIG):
+    if not known and text not in map(str, range(1, signal.NSIG)):
         refuse(instruction.line, f"STOPSIGNAL: there is no signal {text}")
     config["StopSignal"] = text
     return f"STOPSIGNAL {text}"
@@ -150,7 +152,7 @@ def _healthcheck(instruction: Instruction, config: Config, _: object) -> str:
         if flag in instruction.flags:
             check[key] = _nanoseconds(instruction, instruction.flags[flag])
     if "retries" in instruction.flags:
-        if not instruction.flags["retries"].isdecimal():
+        if not re.fullmatch("[0-9]{1,9}", instruction.flags["retries"]):
             refuse(instruction.line, f"HEALTHCHECK: --retries={instruction.flags['retries']} is no number")
         check["Retries"] = int(instruction.flags["retries"])
     config["Healthcheck"] = check

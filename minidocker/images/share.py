@@ -29,13 +29,8 @@ from minidocker.images.restore import CHUNK
 SMALLEST = 1 << 14  # bytes: a fifth of a Debian's files are larger, and they are nine tenths of it
 FICLONE = 0x40049409  # <linux/fs.h>
 TEMPORARY = ".wh..wh.shared"  # a name that is in no layer: it would be a whiteout
-REFUSED = (
-    errno.EMLINK,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EXDEV,
-)  # then the file stays as it is, and that is all
+# Then the file stays as it is, and that is all. ENOENT: the jail has named a file that is not there
+REFUSED = (errno.EMLINK, errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.EXDEV)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +40,8 @@ if TYPE_CHECKING:
 def share(target: str, files: Iterable[tuple[bytes, str]], pool: str) -> int:
     """Share the files (name below `target`, checksum of the content) with the pool; return how many bytes that saves.
 
-    Host side, root. The tree is as hostile as the layer was, but nothing runs in it any more; no symlink is followed.
+    Host side, root. Names and tree are as hostile as the layer was, but nothing runs in it any more: no symlink is
+    followed, and nothing climbs.
     """
     os.makedirs(pool, mode=0o700, exist_ok=True)
     top, shared = (os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in (target, pool))
@@ -56,10 +52,10 @@ def share(target: str, files: Iterable[tuple[bytes, str]], pool: str) -> int:
             try:
                 directory = open_directory(top, parent)
             except OSError:
-                continue  # the way leads through a symlink of the layer
+                continue  # the way leads through a symlink of the layer, or nowhere
             try:
                 times = os.fstat(directory)
-                saved += sum(_File(shared, directory, *file).share(clones) for file in group)
+                saved += sum(_share(shared, directory, *file, clones) for file in group)
                 os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
             finally:
                 os.close(directory)
@@ -67,6 +63,18 @@ def share(target: str, files: Iterable[tuple[bytes, str]], pool: str) -> int:
         os.close(top)
         os.close(shared)
     return saved
+
+
+def _share(pool: int, directory: int, name: bytes, checksum: str, clones: bool) -> int:
+    """Share one file; return the bytes that this saves. A file with several names in its layer is left alone."""
+    try:
+        file = _File(pool, directory, name, checksum)
+        single = stat.S_ISREG(file.status.st_mode) and file.status.st_nlink == 1
+        return file.share(clones) if single else 0
+    except OSError as refused:
+        if refused.errno not in REFUSED:
+            raise
+        return 0
 
 
 class _File:
@@ -81,23 +89,24 @@ class _File:
         self.bytes = status.st_blocks * 512
 
     def share(self, clones: bool) -> int:
-        """The bytes that this saves. A file with several names in its layer is left alone."""
-        if self.status.st_nlink > 1 or not stat.S_ISREG(self.status.st_mode):
-            return 0
+        """Become a link to the pool's file, or else become that; with `clones`, take the blocks of a similar one."""
+        if self._is_in_pool(self.key):
+            self._replace()
+            return self.bytes
+        saved = self._clone() if clones else 0
+        for name in [self.key, *([self.content] if clones and not saved else [])]:
+            with contextlib.suppress(FileExistsError):  # another process was faster, or had another content
+                os.link(self.base, name, src_dir_fd=self.directory, dst_dir_fd=self.pool)
+        return saved
+
+    def _replace(self) -> None:
+        """Put a link to the pool's file in its place, at once."""
+        os.link(self.key, TEMPORARY, src_dir_fd=self.pool, dst_dir_fd=self.directory)
         try:
-            if self._is_in_pool(self.key):
-                os.link(self.key, TEMPORARY, src_dir_fd=self.pool, dst_dir_fd=self.directory)
-                os.rename(TEMPORARY, self.base, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-                return self.bytes
-            saved = self._clone() if clones else 0
-            for name in [self.key, *([self.content] if clones and not saved else [])]:
-                with contextlib.suppress(FileExistsError):  # another process was faster, or had another content
-                    os.link(self.base, name, src_dir_fd=self.directory, dst_dir_fd=self.pool)
-            return saved
-        except OSError as refused:
-            if refused.errno not in REFUSED:
-                raise
-            return 0
+            os.rename(TEMPORARY, self.base, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except OSError:
+            os.unlink(TEMPORARY, dir_fd=self.directory)
+            raise
 
     def _is_in_pool(self, name: str) -> bool:
         """Whether the pool has a file of this name, with the same content."""
@@ -133,16 +142,17 @@ class _File:
 
 def _can_clone(pool: int) -> bool:
     """Whether the file system can: ask it for a clone of one empty file, which has no name."""
-    one, other = (os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=pool) for _ in range(2))
+    opened: list[int] = []
     try:
-        fcntl.ioctl(one, FICLONE, other)
-    except OSError:
+        for _ in range(2):
+            opened.append(os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=pool))
+        fcntl.ioctl(opened[0], FICLONE, opened[1])
+    except OSError:  # nor does every file system have files without a name
         return False
-    else:
-        return True
     finally:
-        os.close(one)
-        os.close(other)
+        for descriptor in opened:
+            os.close(descriptor)
+    return True
 
 
 def _pool(pool: str) -> Iterator[tuple[list[str], os.stat_result]]:
@@ -154,11 +164,6 @@ def _pool(pool: str) -> Iterator[tuple[list[str], os.stat_result]]:
                 status = entry.stat(follow_symlinks=False)
                 found.setdefault(status.st_ino, ([], status))[0].append(entry.path)
     yield from found.values()
-
-
-def saved(pool: str) -> int:
-    """The bytes that hard links save: what each file would take once more for each layer but the first."""
-    return sum(max(status.st_nlink - len(paths) - 1, 0) * status.st_blocks * 512 for paths, status in _pool(pool))
 
 
 def prune(pool: str) -> int:

@@ -1,8 +1,10 @@
 """Chapter 5: where a stage of a build is: the image so far, and the variables that its next instruction may name.
 
-state = State(base, known)
-state.argument(instruction, given)        # ARG
-state.variables()                         # ENV and ARG together; ENV wins
+    state = State(base, known)
+    state.argument(instruction, given)        # ARG
+    state.variables()                         # ENV and ARG together; ENV wins
+
+ENV stays in the image, ARG is gone after the build. Source: Docker's Dockerfile reference, "Using ARG variables".
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ if TYPE_CHECKING:
 
 
 class State:
-    """`image`: the image so far; None is scratch, nothing. `known`: what ARG without a value finds, from before FROM.
+    """`base`: the image behind FROM; `image`: the image so far. None is scratch, nothing.
 
-    `arguments`: the ARGs of the stage. `command_set`: whether it had a CMD. `onbuild`: what the base left for us to do.
+    `known`: what ARG without a value finds, from before FROM. `arguments`: the ARGs of the stage. `command_set`:
+    whether it had a CMD. `onbuild`: what the base left for us to do.
     """
 
     def __init__(self, image: Image | None, known: Mapping[str, str]) -> None:
-        self.image, self.known, self.arguments, self.command_set = image, known, dict[str, str](), False
+        self.base, self.known, self.arguments, self.command_set = image, known, dict[str, str](), False
+        self.image = image
         onbuild = image.config["config"].get("OnBuild") if image else None
         self.onbuild = [text for text in onbuild if isinstance(text, str)] if isinstance(onbuild, list) else []
 
@@ -50,8 +54,8 @@ class State:
             return {**manifest.platform(), "config": inner, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
         config = copy.deepcopy(self.image.config)
         config["config"]["Env"] = [f"{name}={value}" for name, value in self.environment().items()]
-        if self.onbuild and config["config"].get("OnBuild") == self.onbuild:
-            del config["config"]["OnBuild"]
+        if self.image is self.base:
+            config["config"].pop("OnBuild", None)
         for key in ("container", "container_config", "docker_version"):  # Docker's notes on how the base was made
             config.pop(key, None)
         return config

@@ -79,12 +79,15 @@ def _number(field: bytes) -> int:
     if field[0] >= 0x80:
         return int.from_bytes(field[1:] if field[0] == 0x80 else field, "big", signed=field[0] == 0xFF)
     digits = field.partition(b"\0")[0].strip(b" ")
-    if not digits:
-        return 0
+    return _digits(digits, 8) if digits else 0
+
+
+def _digits(text: bytes, base: int = 10) -> int:
+    """A number of nothing but digits: int() itself would take "-1", "0o7", "1_0" and " 1" as well."""
     try:
-        return int(digits if digits.isdigit() else b"x", 8)  # int() itself would take "-1", "0o7" and "1_0"
+        return int(text if text.isdigit() else b"x", base)
     except ValueError:
-        raise BadTar(f"not an octal number: {field!r}") from None
+        raise BadTar(f"not a number: {text[:40]!r}") from None
 
 
 def _content(stream: BinaryIO, header: bytes) -> bytes:
@@ -100,10 +103,8 @@ def _content(stream: BinaryIO, header: bytes) -> bytes:
 
 def _extra(kind: bytes, data: bytes) -> dict[bytes, bytes]:
     """pax records by key; GNU's long names under the keys that pax has for them. Global ones (type g) say nothing."""
-    if kind == b"L":
-        return {b"path": data.partition(b"\0")[0]}
-    if kind == b"K":
-        return {b"linkpath": data.partition(b"\0")[0]}
+    if kind in b"LK":
+        return {b"path" if kind == b"L" else b"linkpath": data.partition(b"\0")[0]}
     return _records(data) if kind == b"x" else {}
 
 
@@ -127,7 +128,7 @@ def _entry(header: bytes, kind: bytes, records: dict[bytes, bytes]) -> Entry:
     name = header[:100].partition(b"\0")[0]
     if header[257:263] == b"ustar\0" and header[345]:
         name = header[345:500].partition(b"\0")[0] + b"/" + name
-    entry = Entry(name, REGULAR if kind in b"\0007" else kind, _number(header[100:108]) & 0o7777)
+    entry = Entry(name, REGULAR if kind in (b"\0", b"7") else kind, _number(header[100:108]) & 0o7777)
     entry.link = header[157:257].partition(b"\0")[0]
     entry.uid, entry.gid = _number(header[108:116]), _number(header[116:124])
     entry.size, entry.mtime = _number(header[124:136]), _number(header[136:148]) * 10**9
@@ -161,34 +162,33 @@ def _apply_records(entry: Entry, records: dict[bytes, bytes]) -> None:
     """What pax records say wins over the header's fields, unless they say nothing."""
     if any(key.startswith(b"GNU.sparse") for key in records):
         raise BadTar(f"{entry.name!r}: a sparse file in GNU's own format: make the archive without tar --sparse")
+    for key, data in records.items():
+        if key.startswith(XATTR):  # an equals sign would have ended the key: as GNU tar writes it
+            entry.xattrs[key[len(XATTR) :].replace(b"%3D", b"=").replace(b"%25", b"%")] = data
     entry.name = records.get(b"path") or entry.name
     entry.link = records.get(b"linkpath") or entry.link
-    try:
-        entry.size = int(records.get(b"size") or entry.size)
-        entry.uid, entry.gid = int(records.get(b"uid") or entry.uid), int(records.get(b"gid") or entry.gid)
-        if records.get(b"mtime"):
-            seconds, _, fraction = records[b"mtime"].partition(b".")
-            nanoseconds = int(fraction[:9].ljust(9, b"0"))
-            entry.mtime = int(seconds) * 10**9 + (-nanoseconds if seconds.startswith(b"-") else nanoseconds)
-    except ValueError:
-        raise BadTar(f"{entry.name!r}: a pax record is not a number") from None
-    if any(key.startswith(XATTR) for key in records):
-        found = ((key[len(XATTR) :], value) for key, value in sorted(records.items()) if key.startswith(XATTR))
-        entry.xattrs = {
-            key.replace(b"%3D", b"=").replace(b"%25", b"%"): value for key, value in found
-        }  # as GNU tar does
+    for field in ("size", "uid", "gid"):
+        if value := records.get(field.encode()):
+            setattr(entry, field, _digits(value))
+    if value := records.get(b"mtime"):
+        entry.mtime = _nanoseconds(value)
+
+
+def _nanoseconds(text: bytes) -> int:
+    """Seconds with a fraction, "-1.5"; what the fraction has beyond nanoseconds is cut off."""
+    seconds, _, fraction = text.removeprefix(b"-").partition(b".")
+    time = _digits(seconds) * 10**9 + _digits(fraction[:9].ljust(9, b"0"))
+    return -time if text.startswith(b"-") else time
 
 
 def write(entry: Entry) -> bytes:
     """The header of an entry, after its pax records where fields are too small. The same entry gives the same bytes."""
-    # An equals sign would end the key: GNU tar's way to write it
-    names = {key: XATTR + key.replace(b"%", b"%25").replace(b"=", b"%3D") for key in sorted(entry.xattrs)}
-    records = {name: entry.xattrs[key] for key, name in names.items()}
-    name = _short(entry.name, 100, b"path", records)
-    link = _short(entry.link, 100, b"linkpath", records)
+    records = {}
+    for key, value in sorted(entry.xattrs.items()):
+        records[XATTR + key.replace(b"%", b"%25").replace(b"=", b"%3D")] = value
+    name, link = _short(entry.name, b"path", records), _short(entry.link, b"linkpath", records)
     size = _small(entry.size, 8**11, b"size", records)
-    uid = _small(entry.uid, 8**7, b"uid", records)
-    gid = _small(entry.gid, 8**7, b"gid", records)
+    uid, gid = _small(entry.uid, 8**7, b"uid", records), _small(entry.gid, 8**7, b"gid", records)
     seconds, nanoseconds = divmod(entry.mtime, 10**9)
     if nanoseconds or not 0 <= seconds < 8**11:
         records[b"mtime"] = _decimal(entry.mtime)
@@ -196,7 +196,7 @@ def write(entry: Entry) -> bytes:
     header = _header(name, entry.type, entry.mode, uid, gid, size, mtime, link, entry.major, entry.minor)
     if not records:
         return header
-    data = b"".join(_record(key, value) for key, value in records.items())
+    data = b"".join(_record(*record) for record in records.items())
     if len(data) > MAX_RECORDS:
         raise BadTar(f"{entry.name!r}: more than {MAX_RECORDS} bytes of extended attributes")
     return _header(b"PaxHeaders/" + name[:80], b"x", 0o644, 0, 0, len(data), 0) + fill(data) + header
@@ -207,11 +207,11 @@ def fill(data: bytes) -> bytes:
     return data + bytes(padded(len(data)) - len(data))
 
 
-def _short(text: bytes, limit: int, key: bytes, records: dict[bytes, bytes]) -> bytes:
+def _short(text: bytes, key: bytes, records: dict[bytes, bytes]) -> bytes:
     """The text if it fits into its field; else it goes to the records, and what fits stays for readers without them."""
-    if len(text) > limit:
+    if len(text) > 100:
         records[key] = text
-    return text[:limit]
+    return text[:100]
 
 
 def _small(number: int, limit: int, key: bytes, records: dict[bytes, bytes]) -> int:

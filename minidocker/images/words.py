@@ -39,12 +39,18 @@ def split(text: str, escape: str = "\\") -> list[str]:
 
 def expand(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
     """The text with variables replaced, and without quotes and escapes. Raises ValueError for bad syntax."""
-    return _Text(text, variables, escape).until("")
+    try:
+        return _Text(text, variables, escape).until("")
+    except RecursionError:
+        raise ValueError(f"{text[:40]!r}...: too many ${{x:-${{x:-... in each other") from None
 
 
 def expand_document(text: str, variables: Mapping[str, str], escape: str = "\\") -> str:
     """The same for a here-document, in which quotes mean nothing, and an escape protects only a $ and itself."""
-    return _Text(text, variables, escape).document()
+    try:
+        return _Text(text, variables, escape).document()
+    except RecursionError:
+        raise ValueError("the here-document has too many ${x:-${x:-... in each other") from None
 
 
 class _Text:
