@@ -1,0 +1,212 @@
+"""Chapter 6: volumes, directories that several containers see at the same time, and that outlive them.
+
+    Bind("/home/me/site", "/var/www", root)               # docker run -v /home/me/site:/var/www
+    Named("pages", "/var/www", root, readonly=True)       # docker run -v pages:/var/www:ro
+    Tmpfs("/run", root, size="64m")                       # docker run --tmpfs /run:size=64m
+
+They come before `PivotRoot(root)` in the list, since the source is a path of the host, and after `Union`, as the target
+is a path below the union's root. Each mounts in the container's own mount namespace; PivotRoot takes along what is
+mounted below its root. `root` is the directory of the list's PivotRoot: `union.root`, or the path itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from minidocker.outcome import ContainerError
+from minidocker.process import Isolator
+from minidocker.rootfs import make_mounts_private
+from minidocker.syscalls import CLONE_NEWNS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, setns
+from minidocker.volumes import store
+from minidocker.volumes.fill import fill_once
+from minidocker.volumes.keeper import mounted
+from minidocker.volumes.mounts import NOT_THERE, attach, clone, landing, name_of, read_only, read_only_one_by_one
+
+__all__ = ["Bind", "Named", "Tmpfs", "Volume", "ordered"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Volume(Isolator):
+    """Something of the host, or of nobody else, at the absolute path `target` of the container with this `root`.
+
+    A target that is missing is made in the root, which for a union is the container's own upper directory. What is below
+    `readonly` cannot be written by anybody inside, also not where another file system is mounted below it.
+    """
+
+    clone_flags = CLONE_NEWNS
+
+    def __init__(self, target: str, root: str | os.PathLike[str], readonly: bool = False) -> None:
+        if not target.startswith("/"):
+            raise ContainerError(f"{type(self).__name__}: {target!r}: the path in the container must begin with /")
+        self.target, self.root, self.readonly = (
+            "/" + os.path.normpath(target).strip("/"),
+            os.path.abspath(root),
+            readonly,
+        )
+        if self.target == "/" or self.target.split("/")[1] == "proc":
+            raise ContainerError(f"{type(self).__name__}: {self.target}: {NOT_THERE}")
+
+    def inside(self) -> None:
+        """Open the source, find the place, and put one on the other. Needs CAP_SYS_ADMIN in its mount namespace."""
+        make_mounts_private()
+        tree = self.tree()
+        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+        self.fill(place, tree)
+        old_kernel = self.readonly and not _sealed(tree)
+        attach(tree, place)
+        if old_kernel:
+            read_only_one_by_one(name_of(place))
+        for descriptor in (tree, root, place):
+            os.close(descriptor)
+
+    def tree(self) -> int:
+        """The mount, attached nowhere yet."""
+        raise NotImplementedError
+
+    def fill(self, place: int, tree: int) -> None:
+        """Before the place is covered: what is there may be wanted in the volume."""
+
+
+def _sealed(tree: int) -> bool:
+    """Make it read-only while nobody sees it; False if this kernel cannot."""
+    try:
+        read_only(tree)
+    except OSError as refused:
+        if refused.errno != errno.ENOSYS:
+            raise
+        return False
+    return True
+
+
+class Bind(Volume):
+    """A file or directory of the host. It must exist, unless it may be made (`create`), as Docker's -v does it."""
+
+    def __init__(
+        self, source: str, target: str, root: str | os.PathLike[str], readonly: bool = False, create: bool = False
+    ) -> None:
+        super().__init__(target, root, readonly)
+        self.source, self.create = os.path.abspath(source), create
+
+    def __enter__(self) -> Isolator:
+        """Look whether it is there; what is made stays, since it is the user's from now on."""
+        if self.create:
+            os.makedirs(self.source, exist_ok=True) if not os.path.lexists(self.source) else None
+        if not os.path.exists(self.source):
+            raise ContainerError(f"Bind: {self.source}: no such file or directory on the host: make it first")
+        return self
+
+    def tree(self) -> int:
+        """With what is mounted below it."""
+        return clone(self.source)
+
+
+class Named(Volume):
+    """The volume `name` of `store`, made at its first use, then with these `options` and `labels`; "" makes one without
+    a name, which goes when the container does. If it is empty it takes what the root has at the target (but `nocopy`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        root: str | os.PathLike[str],
+        readonly: bool = False,
+        nocopy: bool = False,
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(target, root, readonly)
+        self.name, self.nocopy = name, nocopy
+        self.options, self.labels = dict(options or {}), dict(labels or {})
+        self.directory = store.directory(name) if name else ""
+        self._used, self._lock = "", -1
+
+    def __enter__(self) -> Isolator:
+        """Hold the volume for as long as the container lives. If it is mounted from elsewhere, see that it is mounted."""
+        anew = not self.name or self.options or self.labels
+        self._used = store.create(self.name, self.options, self.labels) if anew else self.name
+        self._lock, self.directory = store.use(self._used), store.directory(self._used)
+        try:
+            options = store.read(self._used, "opt")
+            self.descriptors = (mounted(self._used, self.directory, options),) if options else ()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def tree(self) -> int:
+        """The volume's data; from the mount namespace of its keeper, if it has one."""
+        if not self.descriptors:
+            return clone(f"{self.directory}/_data")
+        home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        setns(self.descriptors[0], CLONE_NEWNS)
+        tree = clone(f"{self.directory}/_data")
+        setns(home, CLONE_NEWNS)
+        os.close(home)
+        return tree
+
+    def fill(self, place: int, tree: int) -> None:
+        """Docker's copy-up at the first use."""
+        if not self.nocopy:
+            data = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+            image = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+            fill_once(image, data, self.directory)
+            os.close(data)
+            os.close(image)
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go. One without a name has nobody else who could want it."""
+        for descriptor in (*self.descriptors, self._lock):
+            os.close(descriptor)
+        self.descriptors = ()
+        if not self.name:
+            store.remove(self._used, force=True)
+
+
+class Tmpfs(Volume):
+    """An empty file system in memory, which ends with the container. `options` are those of tmpfs(5), `size` first.
+
+    As with Docker, no set-user-id programs, devices or programs at all, unless `flags` says otherwise.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        root: str | os.PathLike[str],
+        readonly: bool = False,
+        size: int | str = 0,
+        mode: int = 0o1777,
+        flags: int = MS_NOSUID | MS_NODEV | MS_NOEXEC,
+        options: str = "",
+    ) -> None:
+        super().__init__(target, root, readonly)
+        from minidocker.cgroups.limits import size as bytes_of
+
+        self.flags = flags
+        sized = f",size={bytes_of(size)}" if size else ""
+        self.options = f"mode={mode:o}{sized}" + (f",{options}" if options else "")
+
+    def inside(self) -> None:
+        """A new file system is read-only at once, and nobody else can have it: mount(2) on the descriptor's own name."""
+        make_mounts_private()
+        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        place = landing(root, self.target, directory=True)
+        flags = self.flags | (MS_RDONLY if self.readonly else 0)
+        mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", flags, self.options)
+        os.close(root)
+        os.close(place)
+
+
+def ordered(volumes: Sequence[Volume]) -> list[Volume]:
+    """Parents before what is mounted below them; two on the same path are an error."""
+    targets = [volume.target for volume in volumes]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise ContainerError(f"{target}: two volumes are to be mounted on it: leave out one")
+    return sorted(volumes, key=lambda volume: volume.target.count("/"))

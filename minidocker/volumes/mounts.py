@@ -1,0 +1,137 @@
+"""Chapter 6: where a mount lands, and how it is made read-only, whoever is changing links meanwhile.
+
+    root = os.open("/merged", os.O_PATH)
+    place = landing(root, "/var/www", directory=True)     # a descriptor below root, whatever links the image has
+    tree = clone("/srv/pages")                            # a mount that nobody sees yet
+    read_only(tree); attach(tree, place)
+
+A path is looked up anew each time it is used, and what it leads to can change in between (CVE-2021-30465). So a path is
+used once, to open a descriptor, and the rest is done with that. All of it runs in the new process, with CAP_SYS_ADMIN
+in the user namespace that owns its mount namespace, before the root changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+
+from minidocker.syscalls import MS_BIND, MS_RDONLY, MS_REMOUNT, call, error, mount
+
+# <linux/openat2.h>; the call has no function in libc, and the same number on all architectures
+OPENAT2 = 437
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+# <linux/mount.h>, <fcntl.h>
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 1, 0x8000, 0x1000
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
+MOUNT_ATTR_RDONLY = 1
+# The flags that statvfs(3) gives with the numbers that mount(2) takes: nosuid, nodev, noexec, noatime, nodiratime
+KEPT = 0x2 | 0x4 | 0x8 | 0x400 | 0x800
+
+TRIES = 10_000  # lookups that somebody disturbs; each takes microseconds
+AT_FDCWD = -100
+NOT_THERE = "nothing can be mounted on the root, nor on or below /proc"
+
+
+def lookup(root: int, path: str) -> int:
+    """openat2(2): open `path` as if the directory `root` were the root of everything, for links and `..` as well.
+
+    Links of /proc, which lead anywhere, are refused. EAGAIN says that a directory was moved while `..` was looked up.
+    """
+    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    for _ in range(TRIES):
+        try:
+            return call("syscall", OPENAT2, root, path, how, ctypes.sizeof(how), path=path)
+        except OSError as refused:
+            if refused.errno != errno.EAGAIN:
+                raise error("openat2", refused.errno or 0, path) from None
+    raise error("openat2", errno.EAGAIN, path)
+
+
+def landing(root: int, target: str, directory: bool) -> int:
+    """A descriptor of the target, below `root`. What is missing of it is made: directories, and at the end a file if
+    it is not to be a `directory`. Raises OSError where a link leads nowhere, and for what must not be covered.
+    """
+    try:
+        place = lookup(root, target)
+    except FileNotFoundError:
+        place = _made(root, [part for part in target.split("/") if part], directory)
+    inside = name_of(place).removeprefix(name_of(root).rstrip("/"))
+    if inside in ("", "/") or inside.split("/")[1] == "proc":
+        # Programs trust what they read in /proc; runc allows a few files, and we mount /proc after the volumes anyway
+        raise OSError(errno.EPERM, NOT_THERE, target)
+    if stat.S_ISDIR(os.fstat(place).st_mode) != directory:
+        kinds = ("a directory", "a file") if directory else ("a file", "a directory")
+        raise OSError(errno.ENOTDIR, f"{kinds[0]} cannot be mounted on {kinds[1]}, which the root has here", target)
+    return place
+
+
+def _made(root: int, parts: list[str], directory: bool) -> int:
+    """The same, part by part. A part is made in the descriptor of the directory before it, wherever that is by now."""
+    place = os.dup(root)
+    for number, part in enumerate(parts, 1):
+        path = "/".join(parts[:number])
+        try:
+            following = lookup(root, path)
+        except FileNotFoundError:
+            _make(place, part, directory or number < len(parts))
+            try:
+                following = lookup(root, path)
+            except FileNotFoundError:
+                raise OSError(errno.ENOENT, "a symbolic link on the way leads nowhere", path) from None
+        os.close(place)
+        place = following
+    return place
+
+
+def _make(parent: int, name: str, directory: bool) -> None:
+    """mkdirat(2) or mknodat(2), which follow no link: one that leads nowhere is in the way, and stays so (EEXIST)."""
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.mknod(name, 0o644 | stat.S_IFREG, dir_fd=parent)
+    except FileExistsError:
+        pass  # the link, or another container was faster: the next lookup tells
+
+
+def clone(path: str, recursive: bool = True, at: int = AT_FDCWD) -> int:
+    """open_tree(2): a copy of the mount at `path`, with those below it, attached nowhere. It ends with its descriptor."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+    return call("open_tree", at, path, flags, path=path)
+
+
+def attach(tree: int, place: int) -> None:
+    """move_mount(2), from one descriptor to another: no path is looked up, so none can be changed."""
+    call("move_mount", tree, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=name_of(place))
+
+
+def name_of(descriptor: int) -> str:
+    """The path that the kernel knows for it, now."""
+    return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def read_only(tree: int) -> None:
+    """mount_setattr(2), Linux 5.12: this mount and all below it, in one step, before anybody sees them.
+
+    A read-only bind mount made by mount(2) leaves the mounts below it writable.
+    """
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
+    call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
+
+
+def read_only_one_by_one(place: str) -> None:
+    """The same where the kernel is older, after attaching: remount each with the flags that it has, and MS_RDONLY."""
+    with open("/proc/self/mountinfo") as file:
+        points = [unescaped(line.split()[4]) for line in file]
+    for point in points:
+        if point == place or point.startswith(place + "/"):
+            mount(None, point, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | os.statvfs(point).f_flag & KEPT)
+
+
+def unescaped(field: str) -> str:
+    """A path as mountinfo writes it, proc(5): blanks, line ends and backslashes are octal numbers there."""
+    for character in " \t\n\\":
+        field = field.replace(f"\\{ord(character):03o}", character)
+    return field
