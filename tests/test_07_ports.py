@@ -1,0 +1,405 @@
+"""Chapter 7: containers reach each other, the world reaches their published ports, and nothing of it stays.
+
+All of this happens in network namespaces that play hosts (hosts_07.py): the machine's own network is left alone.
+"""
+
+import contextlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import HOME, need
+from hosts_07 import fetched, get, ours, ruleset, sysctl, two_hosts, until
+from test_00_process import both_ways, way  # noqa: F401
+
+from minidocker import network
+from minidocker.namespaces import Join, Namespaces, namespace_of
+from minidocker.network import Network, bandwidth, firewall, parse_port, ports
+from minidocker.network.netlink import Netlink, delete
+from minidocker.network.pool import Subnet, link_local_of, mac_of
+from minidocker.process import ContainerError, run, start
+from minidocker.rootfs import PivotRoot
+
+pytestmark = pytest.mark.chapter(7)
+ROOT = str(HOME / "roots/busybox")
+
+# Two servers of busybox, one for each family: they answer with the container's name, or whatever is in /srv
+SERVE = "echo $(hostname) > /tmp/$(hostname); httpd -p 80 -h /tmp; httpd -p [::]:80 -h /tmp; echo ready; sleep 1000"
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """This thread is on a host of its own meanwhile, which keeps its files in a directory of its own."""
+    need(os.geteuid() == 0, "networks need root")
+    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
+    with two_hosts() as (here, lan), here.entered():
+        here.lan = lan
+        yield here
+
+
+@pytest.fixture
+def lan(host):
+    """The other host."""
+    return host.lan
+
+
+def walls(net, kinds="pid mount uts ipc"):
+    """The list of stage 7. A tmpfs on /tmp, since all containers share the root."""
+    return [Namespaces(kinds), net, PivotRoot(ROOT)]
+
+
+@contextlib.contextmanager
+def serving(net, name="web"):
+    """A container with the two servers, when they are there."""
+    script = f"mount -t tmpfs none /tmp; {SERVE}"
+    with start(["sh", "-c", script], *walls(net), name=name) as process:
+        assert next(process.lines()) == "ready"
+        yield process
+
+
+@contextlib.contextmanager
+def idle(net, name="idle"):
+    """A container that does nothing."""
+    with start(["sh", "-c", "echo ready; sleep 1000"], *walls(net), name=name) as process:
+        assert next(process.lines()) == "ready"
+        yield process
+
+
+def inside(process, *argv):
+    """Run a program of this machine in the network namespace of a container."""
+    return run([*argv], Join(process.pid, "net"), env=dict(os.environ), timeout=60)
+
+
+def get_inside(process, url):
+    """What curl gets in there."""
+    result = inside(process, "curl", "-s", "--noproxy", "*", "-m", "5", url)
+    return result.stdout.strip() if result.exit_code == 0 else result.exit_code
+
+
+# What is written: ports, subnets, rates
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("80", ["*:? -> 80/tcp"]),
+        ("8080:80", ["*:8080 -> 80/tcp"]),
+        ("8080:80/udp", ["*:8080 -> 80/udp"]),
+        ("8080:80/tcp", ["*:8080 -> 80/tcp"]),
+        ("127.0.0.1:8080:80", ["127.0.0.1:8080 -> 80/tcp"]),
+        ("127.0.0.1::80", ["127.0.0.1:? -> 80/tcp"]),
+        ("[2001:db8::1]:8080:80", ["[2001:db8::1]:8080 -> 80/tcp"]),
+        ("[::]:8080:80", ["[::]:8080 -> 80/tcp"]),
+        ("8080-8081:80-81", ["*:8080 -> 80/tcp", "*:8081 -> 81/tcp"]),
+        ("80-81/udp", ["*:? -> 80/udp", "*:? -> 81/udp"]),
+        ("127.0.0.1:8080-8081:80-81/udp", ["127.0.0.1:8080 -> 80/udp", "127.0.0.1:8081 -> 81/udp"]),
+    ],
+)
+def test_a_port_is_written_as_for_docker(text, meaning):
+    found = parse_port(text)
+    for port in found:
+        port.number = port.choices.start if len(port.choices) == 1 else 0
+    assert [repr(port) for port in found] == meaning
+
+
+def test_a_range_for_one_port_is_a_choice():
+    (port,) = parse_port("8000-8009:80")
+    assert (port.choices, port.container) == (range(8000, 8010), 80)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "'' is no port"),
+        ("http", "'http' is no port"),
+        ("80:", "'' is no port"),
+        (":80:", "is no address"),
+        ("8080:80:", "is no address"),
+        ("-1:80", "'-1' is no port"),
+        ("0:80", "0 is not from 1 to 65535"),
+        ("80:65536", "65536 is not from 1 to 65535"),
+        ("８０", "is no port"),
+        ("8081-8080:80-81", "ends before it begins"),
+        ("8080-8082:80-81", "3 ports of the host for 2 of the container"),
+        ("8080:80-81", "1 ports of the host for 2 of the container"),
+        ("8080:80/sctp", "the protocol is tcp or udp, not 'sctp'"),
+        ("8080:80/", "the protocol is tcp or udp, not ''"),
+        ("localhost:8080:80", "'localhost' is no address"),
+        ("1.2.3:8080:80", "'1.2.3' is no address"),
+        ("::1:8080:80", "is no address"),
+        ("[::1]:8080:80", "use 127.0.0.1"),
+    ],
+)
+def test_a_bad_port_is_refused(text, why):
+    with pytest.raises(ContainerError) as refused:
+        Network(ports=[text])
+    assert why in str(refused.value)
+    assert str(refused.value).startswith(f"Network: port {text!r}: ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.0", "10.0.0.0/8", "10.0.0.0/31", "10.0.0.1/24", "10.0.0/24", "fd00::/64"])
+def test_a_bad_subnet_is_refused(text):
+    with pytest.raises(ContainerError, match="Network: subnet "):
+        Subnet(text)
+
+
+def test_all_addresses_of_a_guest_follow_from_one():
+    assert mac_of(0x0A4D0102).hex(":") == "02:6d:0a:4d:01:02"
+    assert socket.inet_pton(socket.AF_INET6, link_local_of(0x0A4D0102)).hex() == "fe80000000000000006d0afffe4d0102"
+    assert socket.inet_pton(socket.AF_INET6, link_local_of(0x0A000001)).hex() == "fe80000000000000006d0afffe000001"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("10M", 10**7), ("10mbit", 10**7), ("500k", 500_000), ("1.5g", 1_500_000_000), (8000, 8000)]
+)
+def test_a_rate_is_bits_per_second(text, rate):
+    assert bandwidth.parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1M", "10", 0, "nan", "inf", "1e30"])
+def test_a_bad_rate_is_refused(text):
+    with pytest.raises(ContainerError, match="is no rate"):
+        Network(egress=text)
+
+
+@pytest.mark.parametrize("mode", ["none", "host", "container:1"])
+def test_what_needs_a_network_of_our_own_is_refused_without_one(mode):
+    for options in ({"ports": ["80"]}, {"egress": "1M"}, {"address": "10.77.0.9"}, {"aliases": ["db"]}):
+        with pytest.raises(ContainerError, match="need a network of our own"):
+            Network(mode, **options)
+
+
+def test_netlink_says_what_the_kernel_refused():
+    with Netlink() as kernel, pytest.raises(OSError, match="No such device") as refused:
+        kernel.do(delete("nobody0"))
+    assert (refused.value.syscall, refused.value.filename) == ("netlink", "delete nobody0")
+
+
+# A network
+
+
+@both_ways
+def test_a_container_has_an_address_a_route_and_a_loopback_interface(host):
+    net = Network(root=ROOT)
+    with idle(net) as process:
+        assert net.addresses[0] == "10.77.0.2"
+        shown = inside(process, "ip", "-br", "addr").stdout
+        assert inside(process, "ip", "route").stdout.startswith("default via 10.77.0.1 dev eth0")
+        assert f"{net.addresses[0]}/22" in shown
+        assert f"{net.addresses[1]}/64" in shown
+        assert "127.0.0.1/8" in shown
+        assert inside(process, "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
+        assert ours() == {"md-bridge", "mv0a4d0002"}
+        assert namespace_of(process.pid, "net") != namespace_of("self", "net")
+    assert "minidocker" not in ruleset()
+    assert until(lambda: not ours())
+    assert not [*pathlib.Path(os.environ["MINIDOCKER_HOME"]).glob("network/*/*")]
+
+
+@both_ways
+def test_containers_find_each_other_by_name_also_those_that_come_later(host):
+    before = pathlib.Path(ROOT, "etc/hosts").read_text()
+    with idle(Network(root=ROOT), "first") as first:
+        with idle(Network(root=ROOT, aliases=["db", "mail.example"]), "second"):
+            for name in ("second", "db", "mail.example", "first"):
+                assert run(["ping", "-c1", "-W5", name], Join(first.pid)).exit_code == 0
+        found = run(["cat", "/etc/hosts"], Join(first.pid)).stdout
+        assert "first" in found
+        assert "second" not in found
+        assert "bad address" in run(["ping", "-c1", "second"], Join(first.pid)).stderr
+    assert pathlib.Path(ROOT, "etc/hosts").read_text() == before
+
+
+def test_the_lines_of_the_hosts_file_are_used_again(host):
+    with idle(Network(root=ROOT), "stays") as stays:
+        for _ in range(5):
+            assert run(["true"], *walls(Network(root=ROOT))).exit_code == 0
+        lines = run(["cat", "/etc/hosts"], Join(stays.pid)).stdout.splitlines()
+    assert len(lines) == 6  # two of the machine's, two of each container that were there at the same time
+    assert {len(line) for line in lines} == {127}
+
+
+def test_a_container_may_have_lines_and_servers_of_its_own(host):
+    net = Network(root=ROOT, hosts=["gate:192.0.2.2", "six:[2001:db8::2]"], dns=["192.0.2.53"])
+    with idle(Network(root=ROOT), "other") as other, idle(net, "own") as own:
+        with idle(Network(root=ROOT), "later"):
+            words = run(["cat", "/etc/hosts"], Join(own.pid)).stdout.split()
+            assert {"gate", "192.0.2.2", "six", "2001:db8::2", "other", "own", "later"} <= {*words}
+        assert "later" not in run(["cat", "/etc/hosts"], Join(own.pid)).stdout
+        assert run(["cat", "/etc/resolv.conf"], Join(own.pid)).stdout == "nameserver 192.0.2.53\n"
+        assert "gate" not in run(["cat", "/etc/hosts"], Join(other.pid)).stdout
+
+
+def test_names_and_addresses_that_are_none_are_refused():
+    for options in ({"aliases": ["a b"]}, {"aliases": ["a\nb"]}, {"hosts": ["db"]}, {"hosts": ["db:nowhere"]}):
+        with pytest.raises(ContainerError, match="^Network: "):
+            Network(**options)
+
+
+def test_a_wrong_name_server_leaves_nothing(host):
+    with pytest.raises(ContainerError, match="name server 'nobody' is no address"):
+        run(["true"], *walls(Network(root=ROOT, dns=["nobody"])))
+    assert not ours()
+    assert "minidocker" not in ruleset()
+
+
+def test_a_loopback_name_server_of_the_host_is_of_no_use(host, tmp_path, monkeypatch):
+    conf = tmp_path / "resolv.conf"
+    monkeypatch.setattr(network.names, "RESOLV_CONF", (str(conf),))
+    conf.write_text("# stub\nnameserver 127.0.0.53\noptions edns0\n")
+    assert "nameserver" not in network.names.resolv_conf([])
+    conf.write_text("nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch example\n")
+    assert network.names.resolv_conf([]) == "nameserver 192.0.2.53\nsearch example\n"
+
+
+@both_ways
+def test_none_is_a_namespace_with_nothing_but_loopback(host):
+    result = run(["ip", "-br", "addr"], *walls(Network("none", root=ROOT)))
+    names = run(["ls", "/sys/class/net"], Network("none")).stdout
+    assert result.exit_code != 0 or "eth0" not in result.stdout
+    with start(["sleep", "60"], Network("none")) as process:
+        shown = inside(process, "ip", "-br", "addr").stdout
+    assert "127.0.0.1/8" in shown
+    assert "eth0" not in shown
+    assert names is not None
+    assert not ours()
+
+
+def test_host_is_the_hosts_own(host, monkeypatch):
+    from minidocker import child, running
+
+    monkeypatch.setattr(running, "_parent", child.Forked)  # a launcher is where it was started
+    with start(["sleep", "60"], *walls(Network("host", root=ROOT))) as process:
+        assert namespace_of(process.pid, "net") == namespace_of("thread-self", "net")
+    assert not ours()
+
+
+@both_ways
+def test_another_containers_namespace_by_name_and_by_pid(host):
+    with serving(Network(root=ROOT, aliases=["www"]), "web") as web:
+        for wanted in ("container:web", f"container:{web.pid}"):
+            with idle(Network(wanted, root=ROOT), "sidecar") as sidecar:
+                assert namespace_of(sidecar.pid, "net") == namespace_of(web.pid, "net")
+                assert "www" in run(["cat", "/etc/hosts"], Join(sidecar.pid)).stdout
+                assert get_inside(sidecar, "http://127.0.0.1/web") == "web"
+    with pytest.raises(ContainerError, match="no running container is called 'web'"):
+        run(["true"], Network("container:web"))
+    with pytest.raises(ContainerError, match="has ended"):
+        run(["true"], Network(f"container:{web.pid}"))
+
+
+@both_ways
+def test_an_isolator_serves_one_container_at_a_time(host):
+    net = Network(root=ROOT)
+    with idle(net), pytest.raises(ContainerError, match="serves a container already"):
+        run(["true"], net)
+    assert run(["true"], *walls(net)).exit_code == 0
+
+
+def test_networks_are_made_shown_and_removed(host):
+    network.create("web", "10.90.0.0/24")
+    assert network.listed() == ["web"]
+    with idle(Network("web", root=ROOT, address="10.90.0.77"), "first") as first:
+        shown = network.inspect("web")
+        assert shown["containers"] == {"first": "10.90.0.77"}
+        assert (shown["subnet"], shown["gateway"], shown["kept"]) == ("10.90.0.0/24", "10.90.0.1", True)
+        assert inside(first, "ping", "-c1", "-W5", "10.90.0.1").exit_code == 0
+        with pytest.raises(ContainerError, match="web is in use by first: stop them first"):
+            network.remove("web")
+        with pytest.raises(ContainerError, match=r"10.90.0.77 is in use by first"):
+            run(["true"], Network("web", address="10.90.0.77"))
+    assert ours() >= {"md-web"}  # it was created, so it stays
+    network.remove("web")
+    assert until(lambda: not ours())
+    assert "minidocker" not in ruleset()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("web",), "there is a network called 'web' already"),
+        (("other", "10.90.0.0/25"), "10.90.0.0-10.90.0.255, which this host can reach already"),
+        (("other", "192.0.2.128/25"), "192.0.2.0-192.0.2.255, which this host can reach already"),
+        (("a/b",), "cannot be the name of a host"),
+        (("host",), "a network cannot be called 'host'"),
+        (("a-very-long-name",), "a network cannot be called"),
+        ((".",), "a network cannot be called"),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_refused(host, arguments, why):
+    network.create("web", "10.90.0.0/24")
+    with pytest.raises(ContainerError, match=why):
+        network.create(*arguments)
+    assert network.listed() == ["web"]
+    network.remove("web")
+
+
+def test_an_unknown_network_is_refused(host):
+    for attempt in (lambda: run(["true"], Network("nowhere")), lambda: network.remove("nowhere")):
+        with pytest.raises(ContainerError, match="no network is called 'nowhere'"):
+            attempt()
+    assert not ours()
+
+
+def test_two_networks_are_strangers(host):
+    network.create("red")
+    network.create("blue")
+    reds, blues = Network("red", root=ROOT), Network("blue", root=ROOT)
+    with serving(reds, "in-red"), idle(blues, "in-blue") as blue, idle(Network("red"), "red2") as friend:
+        assert get_inside(friend, f"http://{reds.addresses[0]}/in-red") == "in-red"
+        for address in (reds.addresses[0], f"[{reds.addresses[1]}]"):
+            assert get_inside(blue, f"http://{address}/in-red") == 28
+        assert "in-red" not in run(["cat", "/etc/hosts"], Join(blue.pid)).stdout
+    network.remove("red")
+    network.remove("blue")
+
+
+def test_the_pool_can_be_exhausted(host):
+    network.create("tiny", "10.90.0.0/30")
+    with idle(Network("tiny"), "only"):
+        with pytest.raises(ContainerError, match=r"all 1 addresses of 10.90.0.0/30 are in use; make a network with"):
+            run(["true"], Network("tiny"))
+        with pytest.raises(ContainerError, match="10.90.0.3 is no address for a container in 10.90.0.0/30"):
+            run(["true"], Network("tiny", address="10.90.0.3"))
+    assert run(["true"], Network("tiny")).exit_code == 0
+    network.remove("tiny")
+
+
+def test_a_hundred_starts_at_once_get_a_hundred_addresses(host):
+    nets = [Network() for _ in range(100)]
+
+    def begin(net):
+        return start(["sleep", "1000"], net)
+
+    with ThreadPoolExecutor(20, initializer=host.enter) as pool:
+        processes = [*pool.map(begin, nets)]
+    try:
+        assert len({net.addresses[0] for net in nets}) == 100
+        assert inside(processes[-1], "ping", "-c1", "-W5", nets[0].addresses[0]).exit_code == 0
+    finally:
+        with ThreadPoolExecutor(20, initializer=host.enter) as pool:
+            [*pool.map(lambda process: process.__exit__(), processes)]
+    assert "minidocker" not in ruleset()
+
+
+def test_after_a_reboot_the_network_is_made_again(host):
+    network.create("web", "10.90.0.0/24")
+    subprocess.run("nft flush ruleset; ip link del md-web", shell=True, check=True)
+    net = Network("web", root=ROOT, ports=["8080:80"])
+    with serving(net):
+        assert get("http://127.0.0.1:8080/web") == "web"
+    network.remove("web")
+
+
+def test_somebody_flushes_the_firewall(host):
+    with serving(Network(root=ROOT, ports=["8080:80"]), "before"):
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        with serving(Network(root=ROOT, ports=["8081:80"]), "after"):
+            assert get("http://127.0.0.1:8081/after") == "after"
+    assert "minidocker" not in ruleset()
