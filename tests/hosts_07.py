@@ -7,6 +7,7 @@ left alone. 192.0.2.0/24 and 2001:db8::/32 are addresses for documentation; noth
 import contextlib
 import os
 import pathlib
+import socket
 import subprocess
 import time
 
@@ -110,14 +111,18 @@ def ruleset():
     return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
 
 
-def links():
-    """The names of its interfaces."""
-    return {name for name in subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout.split("\n")}
-
-
 def ours():
-    """What is ours among them."""
-    return {line.split("@")[0].split()[0] for line in links() if line.startswith(("md-", "mv"))}
+    """The interfaces there that are ours."""
+    return {name for _, name in socket.if_nameindex() if name.startswith(("md-", "mv"))}
+
+
+def counters(name):
+    """The bytes that an interface there has received and sent."""
+    for line in pathlib.Path("/proc/thread-self/net/dev").read_text().splitlines():
+        interface, _, rest = line.partition(":")
+        if interface.strip() == name:
+            return int(rest.split()[0]), int(rest.split()[8])
+    raise KeyError(name)
 
 
 def until(condition, seconds=10):

@@ -9,17 +9,17 @@ import pathlib
 import socket
 import subprocess
 import sys
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import HOME, need
-from hosts_07 import fetched, get, ours, ruleset, sysctl, two_hosts, until
+from hosts_07 import counters, get, ours, ruleset, sysctl, two_hosts, until
 from test_00_process import both_ways, way  # noqa: F401
 
 from minidocker import network
 from minidocker.namespaces import Join, Namespaces, namespace_of
-from minidocker.network import Network, bandwidth, firewall, parse_port, ports
+from minidocker.network import Network, bandwidth, firewall, parse_port
 from minidocker.network.netlink import Netlink, delete
 from minidocker.network.pool import Subnet, link_local_of, mac_of
 from minidocker.process import ContainerError, run, start
@@ -75,9 +75,9 @@ def inside(process, *argv):
     return run([*argv], Join(process.pid, "net"), env=dict(os.environ), timeout=60)
 
 
-def get_inside(process, url):
+def get_inside(process, url, patience=5):
     """What curl gets in there."""
-    result = inside(process, "curl", "-s", "--noproxy", "*", "-m", "5", url)
+    result = inside(process, "curl", "-s", "--noproxy", "*", "-m", str(patience), url)
     return result.stdout.strip() if result.exit_code == 0 else result.exit_code
 
 
@@ -205,7 +205,7 @@ def test_a_container_has_an_address_a_route_and_a_loopback_interface(host):
 @both_ways
 def test_containers_find_each_other_by_name_also_those_that_come_later(host):
     before = pathlib.Path(ROOT, "etc/hosts").read_text()
-    with idle(Network(root=ROOT), "first") as first:
+    with idle(Network(root=ROOT, dns=["127.0.0.1"]), "first") as first:
         with idle(Network(root=ROOT, aliases=["db", "mail.example"]), "second"):
             for name in ("second", "db", "mail.example", "first"):
                 assert run(["ping", "-c1", "-W5", name], Join(first.pid)).exit_code == 0
@@ -354,7 +354,7 @@ def test_two_networks_are_strangers(host):
     with serving(reds, "in-red"), idle(blues, "in-blue") as blue, idle(Network("red"), "red2") as friend:
         assert get_inside(friend, f"http://{reds.addresses[0]}/in-red") == "in-red"
         for address in (reds.addresses[0], f"[{reds.addresses[1]}]"):
-            assert get_inside(blue, f"http://{address}/in-red") == 28
+            assert get_inside(blue, f"http://{address}/in-red", patience=1) == 28
         assert "in-red" not in run(["cat", "/etc/hosts"], Join(blue.pid)).stdout
     network.remove("red")
     network.remove("blue")
@@ -403,3 +403,327 @@ def test_somebody_flushes_the_firewall(host):
         with serving(Network(root=ROOT, ports=["8081:80"]), "after"):
             assert get("http://127.0.0.1:8081/after") == "after"
     assert "minidocker" not in ruleset()
+
+
+# Published ports
+
+FROM_HERE = ["127.0.0.1", "127.8.8.8", "192.0.2.1", "10.77.0.1", "[2001:db8::1]"]
+FROM_ELSEWHERE = ["192.0.2.1", "[2001:db8::1]"]
+
+
+@both_ways
+@pytest.mark.parametrize("bridged", ["0", "1"])
+def test_a_published_port_answers_from_everywhere(host, lan, bridged):
+    """Also where frames between ports of a bridge pass the rules for packets, as Docker and Kubernetes have it."""
+    for family in ("iptables", "ip6tables"):
+        if pathlib.Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}").exists():
+            sysctl(f"net.bridge.bridge-nf-call-{family}", bridged)
+    net = Network(root=ROOT, ports=["8080:80"])
+    with serving(net) as web, idle(Network(root=ROOT), "other") as other:
+        for address in FROM_HERE:
+            assert get(f"http://{address}:8080/web") == "web", address
+        for address in FROM_ELSEWHERE:
+            assert lan.get(f"http://{address}:8080/web") == "web", address
+            assert get_inside(other, f"http://{address}:8080/web") == "web", address
+            assert get_inside(web, f"http://{address}:8080/web") == "web", address
+        assert get("http://[::1]:8080/web") == 7  # at once, so that a program goes on to 127.0.0.1
+        assert get("http://localhost:8080/web") == "web"
+    assert get("http://127.0.0.1:8080/web") == 7
+    assert "minidocker" not in ruleset()
+
+
+# A server that sends back what it gets, and from whom
+ECHO = """
+import socket, sys
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind(("::", 9000))
+print("ready", flush=True)
+while True:
+    data, sender = server.recvfrom(2000)
+    server.sendto(data + b" from " + sender[0].encode(), sender)
+"""
+ASK = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+client = socket.socket(family, socket.SOCK_DGRAM)
+client.settimeout(5)
+client.connect((sys.argv[1], int(sys.argv[2])))
+client.send(b"hello")
+print(client.recv(2000).decode())
+"""
+
+
+@contextlib.contextmanager
+def echoing(net, name="echo"):
+    """A container with a server for UDP, which is a program of this machine."""
+    with start([sys.executable, "-c", ECHO], net, name=name) as process:
+        assert next(process.lines()) == "ready"
+        yield process
+
+
+def test_udp_is_published_too(host, lan):
+    net = Network(ports=["9000:9000/udp", "9000:80/tcp"])
+    with echoing(net):
+        for address in ("127.0.0.1", "192.0.2.1", "2001:db8::1"):
+            here = subprocess.run([sys.executable, "-c", ASK, address, "9000"], capture_output=True, text=True)
+            assert here.stdout.startswith("hello from "), here.stderr
+        for address in ("192.0.2.1", "2001:db8::1"):
+            there = lan.run(sys.executable, "-c", ASK, address, "9000")
+            assert there.stdout.startswith("hello from "), there.stderr
+
+
+def test_a_client_outside_keeps_its_address_and_a_container_outside_borrows_the_hosts(host, lan):
+    with echoing(Network(ports=["9000:9000/udp"])) as echo:
+        assert lan.run(sys.executable, "-c", ASK, "192.0.2.1", "9000").stdout == "hello from ::ffff:192.0.2.2\n"
+        assert lan.run(sys.executable, "-c", ASK, "2001:db8::1", "9000").stdout == "hello from 2001:db8::2\n"
+        server = lan.start(sys.executable, "-c", ECHO)
+        try:
+            assert server.stdout.readline() == "ready\n"
+            for address, seen in (("192.0.2.2", "::ffff:192.0.2.1"), ("2001:db8::2", "2001:db8::1")):
+                assert inside(echo, sys.executable, "-c", ASK, address, "9000").stdout == f"hello from {seen}\n"
+        finally:
+            server.kill()
+            server.communicate()
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1", "192.0.2.1"])
+def test_a_port_of_one_address_is_published_on_that_one_only(host, lan, own):
+    others = {"127.0.0.1": "192.0.2.1", "192.0.2.1": "127.0.0.1"}
+    with serving(Network(root=ROOT, ports=[f"{own}:8080:80"])):
+        assert get(f"http://{own}:8080/web") == "web"
+        assert get(f"http://{others[own]}:8080/web") == 7
+        assert lan.get("http://192.0.2.1:8080/web") == ("web" if own == "192.0.2.1" else 7)
+        with serving(Network(root=ROOT, ports=[f"{others[own]}:8080:80"]), "second"):
+            assert get(f"http://{own}:8080/web") == "web"
+            assert get(f"http://{others[own]}:8080/second") == "second"
+
+
+def test_a_port_of_one_ipv6_address(host, lan):
+    with serving(Network(root=ROOT, ports=["[2001:db8::1]:8080:80"])):
+        assert lan.get("http://[2001:db8::1]:8080/web") == "web"
+        assert lan.get("http://192.0.2.1:8080/web") == 7
+
+
+def test_ranges_choices_and_ephemeral_ports(host, lan):
+    both = Network(root=ROOT, ports=["8080-8081:79-80"])
+    with serving(both):
+        assert [port.number for port in both.published] == [8080, 8081]
+        assert lan.get("http://192.0.2.1:8081/web") == "web"
+        assert lan.get("http://192.0.2.1:8080/web") == 7
+    nets = [Network(root=ROOT, ports=["8080-8082:80"]) for _ in range(3)] + [Network(root=ROOT, ports=["80"])]
+    with contextlib.ExitStack() as stack:
+        for number, net in enumerate(nets):
+            stack.enter_context(serving(net, f"web{number}"))
+        assert [net.published[0].number for net in nets[:3]] == [8080, 8081, 8082]
+        with pytest.raises(ContainerError, match=r"port \*:8080-8082/tcp: taken"):
+            run(["true"], Network(ports=["8080-8082:80"]))
+        for number, net in enumerate(nets):
+            assert lan.get(f"http://192.0.2.1:{net.published[0].number}/web{number}") == f"web{number}"
+
+
+@both_ways
+@pytest.mark.parametrize("theirs", ["0.0.0.0", "127.0.0.1", "192.0.2.1", "::"])
+def test_a_port_that_a_program_has_is_an_error_before_anything_starts(host, theirs, tmp_path):
+    before = ruleset()
+    with socket.create_server((theirs, 8080), family=socket.AF_INET6 if ":" in theirs else socket.AF_INET):
+        with pytest.raises(ContainerError, match=r"Network: port \*:8080/tcp: taken, by a program") as refused:
+            run(["touch", str(tmp_path / "started")], Network(ports=["8080:80"]))
+        assert refused.value.exit_code == 125
+        assert ruleset() == before
+        assert not ours()
+    assert not (tmp_path / "started").exists()
+    assert run(["true"], Network(ports=["8080:80"])).exit_code == 0
+
+
+def test_a_port_that_a_container_has_is_taken_for_programs_too(host):
+    with idle(Network(ports=["8080:80", "8080:80/udp"])):
+        with pytest.raises(ContainerError, match="taken"):
+            run(["true"], Network(ports=["127.0.0.1:8080:80"]))
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_INET, kind) as other, pytest.raises(OSError, match="in use"):
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                other.bind(("127.0.0.1", 8080))
+                other.listen()
+
+
+def test_a_server_that_ended_a_moment_ago_does_not_count(host):
+    """Its connections are in TIME_WAIT for a minute."""
+    with socket.create_server(("127.0.0.1", 8080)) as server:
+        client = socket.create_connection(("127.0.0.1", 8080))
+        accepted, _ = server.accept()
+        accepted.close()
+        client.close()
+    assert run(["true"], Network(ports=["8080:80"])).exit_code == 0
+
+
+def test_an_address_that_the_host_does_not_have(host):
+    with pytest.raises(ContainerError, match=r"port 203.0.113.7:8080/tcp: cannot assign requested address"):
+        run(["true"], Network(ports=["203.0.113.7:8080:80"]))
+
+
+# What belongs to the host
+
+
+def test_no_forwarding_is_said_and_not_changed(host):
+    sysctl("net.ipv4.ip_forward", 0)
+    sysctl("net.ipv6.conf.all.forwarding", 0)
+    with pytest.raises(
+        ContainerError, match=r"no forwarding of IPv4 .* sysctl -w net.ipv4.ip_forward=1, or publish it"
+    ):
+        run(["true"], Network(ports=["8080:80"]))
+    with pytest.raises(ContainerError, match=r"no forwarding of IPv6 .* sysctl -w net.ipv6.conf.all.forwarding=1"):
+        run(["true"], Network(ports=["[2001:db8::1]:8080:80"]))
+    net = Network(root=ROOT, ports=["127.0.0.1:8080:80"])
+    with serving(net) as web, idle(Network(root=ROOT), "other") as other:
+        assert get("http://127.0.0.1:8080/web") == "web"
+        assert get_inside(other, f"http://{net.addresses[0]}/web") == "web"
+        assert inside(web, "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
+    assert ["no forwarding of IPv4" in net.warnings[0], "no forwarding of IPv6" in net.warnings[1]] == [True, True]
+    assert sysctl("net.ipv4.ip_forward") == "0"
+
+
+SWITCHES = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.all.route_localnet"]
+SWITCHES += ["net.ipv4.conf.eth0.route_localnet", "net.ipv4.conf.all.rp_filter", "net.ipv6.conf.eth0.accept_ra"]
+
+
+def test_no_switch_of_the_host_is_changed(host):
+    before = [sysctl(name) for name in SWITCHES]
+    with serving(Network(root=ROOT, ports=["8080:80"])):
+        assert [sysctl(name) for name in SWITCHES] == before
+
+
+# Docker's chains, as `iptables-save` shows them after its start
+DOCKER = """
+*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-USER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A DOCKER-USER -j RETURN
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+COMMIT
+*nat
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+-A DOCKER -p tcp -m tcp --dport 8888 -j DNAT --to-destination 172.17.0.2:80
+COMMIT
+"""
+NATIVE = """
+table inet filter {
+    chain forward { type filter hook forward priority filter; policy drop; ct state established accept; }
+    chain input { type filter hook input priority filter; policy accept; }
+}
+"""
+
+
+def docker_chains():
+    need(subprocess.run(["iptables-nft", "-V"], capture_output=True).returncode == 0, "needs iptables, of Debian")
+    for family in ("iptables", "ip6tables"):
+        rules = DOCKER if family == "iptables" else DOCKER.partition("*nat")[0]
+        subprocess.run([f"{family}-nft-restore"], input=rules, text=True, check=True)
+
+
+def native_chains():
+    subprocess.run(["nft", "-f", "-"], input=NATIVE, text=True, check=True)
+
+
+@pytest.mark.parametrize("theirs", [docker_chains, native_chains])
+def test_where_the_forward_policy_is_drop_ours_pass_and_everything_else_stays_as_it_was(host, lan, theirs):
+    theirs()
+    before = ruleset()
+    server = lan.start(sys.executable, "-c", ECHO)
+    try:
+        server.stdout.readline()
+        with serving(Network(root=ROOT, ports=["8080:80"])) as web, idle(Network(root=ROOT), "other") as other:
+            for address in FROM_ELSEWHERE:
+                assert lan.get(f"http://{address}:8080/web") == "web", address
+                assert get_inside(other, f"http://{address}:8080/web") == "web", address
+            for address in ("192.0.2.2", "2001:db8::2"):
+                assert inside(web, sys.executable, "-c", ASK, address, "9000").stdout.startswith("hello from ")
+            during = [line for line in ruleset().splitlines() if 'comment "minidocker"' in line]
+            assert len(during) == (4 if theirs is docker_chains else 2)
+            if theirs is docker_chains:
+                shown = subprocess.run(["iptables-nft", "-S", "FORWARD"], capture_output=True, text=True, check=True)
+                assert "-A FORWARD -i md-+ -m comment --comment minidocker -j ACCEPT" in shown.stdout
+    finally:
+        server.kill()
+        server.communicate()
+    assert ruleset() == before
+
+
+def test_without_nft_it_says_so_before_anything_is_made(host, monkeypatch):
+    with monkeypatch.context() as without, pytest.raises(ContainerError, match="no nft .* apt install nftables"):
+        without.setattr(firewall, "DIRECTORIES", "")
+        without.setenv("PATH", "/nowhere")
+        run(["/bin/true"], Network())
+    assert not ours()
+    assert run(["/bin/true"], Network("none")).exit_code == 0
+
+
+# Bandwidth
+
+SINK = """
+import socket
+server = socket.create_server(("", 9000))
+print("ready", flush=True)
+connection, _ = server.accept()
+while connection.recv(1 << 16):
+    pass
+"""
+SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 9000)) as connection:
+    while True:
+        connection.send(bytes(1 << 16))
+"""
+
+
+def rate(interface, place, seconds=5):
+    """Bits per second by the counter of an interface, after a second in which TCP finds its speed."""
+    time.sleep(1)
+    before, begin = counters(interface)[place], time.monotonic()
+    time.sleep(seconds)
+    return 8 * (counters(interface)[place] - before) / (time.monotonic() - begin)
+
+
+@pytest.mark.parametrize("limit", [2_000_000, 20_000_000])
+def test_what_a_container_sends_is_limited(host, lan, limit):
+    sink = lan.start(sys.executable, "-c", SINK)
+    try:
+        assert sink.stdout.readline() == "ready\n"
+        with start([sys.executable, "-c", SEND, "192.0.2.2"], Network(egress=limit)):
+            assert 0.9 * limit <= rate("mv0a4d0002", 0) <= 1.1 * limit
+    finally:
+        sink.kill()
+        sink.communicate()
+
+
+@pytest.mark.parametrize("limit", ["2M", "20mbit"])
+def test_what_a_container_receives_is_limited(host, lan, limit):
+    with start([sys.executable, "-c", SINK], Network(ports=["9000:9000"], ingress=limit)) as sink:
+        assert next(sink.lines()) == "ready"
+        sender = lan.start(sys.executable, "-c", SEND, "192.0.2.1")
+        try:
+            assert 0.9 * bandwidth.parse_rate(limit) <= rate("mv0a4d0002", 1) <= 1.1 * bandwidth.parse_rate(limit)
+        finally:
+            sender.kill()
+            sender.communicate()
+
+
+def test_without_a_limit_it_is_faster(host, lan):
+    """Both directions above could pass if the cable were slow."""
+    with start([sys.executable, "-c", SINK], Network(ports=["9000:9000"])) as sink:
+        assert next(sink.lines()) == "ready"
+        sender = lan.start(sys.executable, "-c", SEND, "192.0.2.1")
+        try:
+            assert rate("mv0a4d0002", 1, seconds=1) > 100_000_000
+        finally:
+            sender.kill()
+            sender.communicate()

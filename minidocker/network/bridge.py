@@ -14,7 +14,7 @@ import sys
 
 from minidocker import state
 from minidocker.network import firewall, forwarding, names
-from minidocker.network.netlink import Netlink, address, bridge, delete, interfaces, thread_file
+from minidocker.network.netlink import Netlink, address, bridge, delete, interfaces, thread_file, up
 from minidocker.network.pool import Lease, Pool, Subnet, address6_of, dotted, mac_of, place
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
@@ -81,15 +81,17 @@ class Bridge:
     def _make_bridge(self) -> None:
         """The bridge, with the first address of each family for this host itself.
 
-        route_localnet, a sysctl of this interface only, lets an answer for 127.0.0.1 come back through it; what a
-        container could do with it, the firewall forbids.
+        Two sysctls, of this interface only: route_localnet lets an answer for 127.0.0.1 come back through it (what a
+        container could do with that, the firewall forbids); without accept_dad its own IPv6 addresses work at once,
+        since nobody else can have them.
         """
         with Netlink() as kernel:
             kernel.do(bridge(self.interface, mac_of(self.subnet.begin + 1)))
-            for text, prefix in zip(self.gateways(), self.prefixes(), strict=True):
-                kernel.do(address(self.interface, text, prefix))
-        with open(f"/proc/sys/net/ipv4/conf/{self.interface}/route_localnet", "w") as file:
-            file.write("1")
+            _switch(f"ipv4/conf/{self.interface}/route_localnet", "1")
+            if self.prefix6:
+                _switch(f"ipv6/conf/{self.interface}/accept_dad", "0")
+            addresses = zip(self.gateways(), self.prefixes(), strict=True)
+            kernel.do(up(self.interface), *(address(self.interface, text, prefix) for text, prefix in addresses))
 
     def write_rules(self) -> None:
         """Its part in the firewall. Where others drop what they do not know, let our bridges pass, and note it."""
@@ -158,6 +160,12 @@ class Bridge:
             lease.give_back()
         if not self.kept and not self.pool.living():
             self.remove()
+
+
+def _switch(name: str, value: str) -> None:
+    """Set a sysctl of the network: a file of /proc, which shows each thread its own network namespace."""
+    with open(f"/proc/sys/net/{name}", "w") as file:
+        file.write(value)
 
 
 def _unlink(path: str) -> None:

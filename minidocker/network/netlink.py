@@ -91,9 +91,9 @@ def _link(flags: int, index: int = 0) -> bytes:
 
 
 def bridge(name: str, mac: bytes) -> Message:
-    """Make a bridge, a switch in software, with an address that does not change with its ports: `ip link add`."""
+    """Make a bridge, a switch in software, still off: `ip link add`. Its own address does not depend on its ports."""
     kind = attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, "bridge"))
-    body = _link(IFF_UP) + attribute(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac) + kind
+    body = _link(0) + attribute(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac) + kind
     return f"add bridge {name}", RTM_NEWLINK, NEW, body
 
 
