@@ -114,8 +114,8 @@ class Bridge:
         else:
             if os.path.exists(os.path.join(place(), "doors")):
                 forwarding.close_doors()
+                os.unlink(os.path.join(place(), "doors"))
             firewall.uninstall()
-            state.remove_tree(place())
 
     def addresses(self, number: int) -> list[str]:
         """Those of a container: IPv4, and IPv6 where there is any. The same order in the two methods below."""

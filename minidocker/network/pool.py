@@ -29,13 +29,16 @@ class Lock:
     """Whoever changes something about networks holds this lock meanwhile; everybody else waits some milliseconds."""
 
     def __enter__(self) -> Lock:
-        os.makedirs(place(), mode=0o700, exist_ok=True)
-        self._descriptor = os.open(os.path.join(state.home(), "network/lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        parent = os.path.dirname(place())
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        self._descriptor = os.open(os.path.join(parent, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.makedirs(place(), mode=0o700, exist_ok=True)  # `prune` may have removed it before we had the lock
+        os.makedirs(place(), mode=0o700, exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not os.listdir(place()):
+            os.rmdir(place())
         os.close(self._descriptor)
 
 
