@@ -13,7 +13,7 @@ import time
 
 import pytest
 from hosts_07 import counters, get, ours, ruleset, sysctl, two_hosts, until
-from test_07_ports import ROOT, get_inside, host, idle, inside, lan, serving, walls  # noqa: F401
+from test_07_ports import ROOT, SEND, SINK, get_inside, host, idle, inside, lan, serving, walls  # noqa: F401
 
 from minidocker import network
 from minidocker.namespaces import Join, Namespaces
@@ -226,6 +226,23 @@ def test_who_is_next_to_the_host_reaches_only_what_is_published_there(host, lan)
         assert get("http://127.0.0.1:8080/web") == "web"
 
 
+def test_a_container_that_removes_its_limit_gains_nothing(host, lan):
+    sink = lan.start(sys.executable, "-c", SINK)
+    try:
+        assert sink.stdout.readline() == "ready\n"
+        with idle(Network(root=ROOT, egress="10M")) as attacker:
+            assert inside(attacker, "tc", "qdisc", "del", "dev", "eth0", "root").exit_code == 0
+            with start([sys.executable, "-c", SEND, "192.0.2.2"], Join(attacker.pid, "net")):
+                time.sleep(1)
+                before, begin = counters("eth0")[1], time.monotonic()
+                time.sleep(3)
+                rate = 8 * (counters("eth0")[1] - before) / (time.monotonic() - begin)
+                assert 1e6 < rate <= 1.15 * 10e6
+    finally:
+        sink.kill()
+        sink.communicate()
+
+
 # Hostile images
 
 
@@ -347,10 +364,10 @@ from minidocker.network import Network
 from minidocker.process import start
 from minidocker.rootfs import PivotRoot
 
-how, moment, place, fifo, root = sys.argv[1:]
+how, moment, place, fifo, root, network = sys.argv[1:]
 if how == "launcher":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-net = Network(root=root, ports=["8080:80", "127.0.0.1:9000:9000/udp"])
+net = Network(network, root=root, ports=["8080:80", "127.0.0.1:9000:9000/udp"], egress="10M")
 isolators = [Namespaces("pid mount uts ipc"), net, PivotRoot(root)]
 isolators.insert(len(isolators) if place == "last" else 0, Pauses(moment, fifo))
 with start(["sleep", "60"], *isolators, name="killed") as process:
@@ -375,12 +392,18 @@ def locked_ports():
 @pytest.mark.parametrize("place", ["first", "last"])
 @pytest.mark.parametrize("moment", ["__enter__", "attach", "inside", "running", "__exit__"])
 @pytest.mark.parametrize("found_by", ["prune", "the next start"])
-def test_the_host_side_is_killed(host, tmp_path, how, place, moment, found_by):
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_host_side_is_killed(host, tmp_path, how, place, moment, found_by, kept):
+    name = "web" if kept else "bridge"
+    network.create(name) if kept else None
+    before = ruleset()
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reached = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", HOST_SIDE, how, moment, place, str(fifo), ROOT], env=env) as victim:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOST_SIDE, how, moment, place, str(fifo), ROOT, name], env=env
+    ) as victim:
         try:
             assert select.select([reached], [], [], 20)[0], "the moment never came"
         finally:
@@ -390,12 +413,13 @@ def test_the_host_side_is_killed(host, tmp_path, how, place, moment, found_by):
     if found_by == "prune":
         network.prune()
     else:
-        with serving(Network(root=ROOT, ports=["8080:80", "127.0.0.1:9000:9000/udp"])):
+        with serving(Network(name, root=ROOT, ports=["8080:80", "127.0.0.1:9000:9000/udp"])):
             assert get("http://127.0.0.1:8080/web") == "web"
-            assert [*network.inspect("bridge")["containers"]] == ["web"]
-    assert "minidocker" not in ruleset()
-    assert until(lambda: not ours())
+            assert [*network.inspect(name)["containers"]] == ["web"]
+    assert ruleset() == before
+    assert until(lambda: ours() == ({"md-web"} if kept else set()))
     assert network.prune() == []
+    network.remove(name) if kept else None
 
 
 def test_prune_leaves_the_living_alone(host):

@@ -83,7 +83,7 @@ class Network(Isolator):
         self.lease: Lease | None = None
         self.join: Join | None = None
         self._held: list[int] = []  # descriptors of the host's ports
-        self._elements: list[str] = []  # of the firewall
+        self._items: list[str] = []  # of the firewall
         self.addresses: list[str] = []  # the container's: IPv4, and IPv6 where there is any
         self.files: dict[str, str] = {}  # what it sees -> the host's file
         self.clone_flags = (CLONE_NEWNS if root is not None else 0) | (0 if self._shared() else CLONE_NEWNET)
@@ -134,24 +134,26 @@ class Network(Isolator):
             self.addresses = self.bridge.addresses(lease.number)
             lines = [" ".join([text, *names.checked([self.container, *self.aliases])]) for text in self.addresses]
             self.files = self.bridge.introduce(lease.address, lines, self.extra, self.dns)
-            self._publish(self.bridge)
+            self._publish(lease)
 
-    def _publish(self, bridge: Bridge) -> None:
+    def _publish(self, lease: Lease) -> None:
         """Tell the firewall of the ports. If somebody has flushed it since the network was made, it is written anew."""
-        self._elements = [
+        self._items = [
             firewall.published(host, port.protocol, port.number, guest, port.container)
             for port in self.published
             for host in port.addresses()
             for guest in self.addresses
             if (":" in host) == (":" in guest)
         ]
+        if self.egress:
+            self._items += firewall.policed(interface_of(lease.number), self.egress)
         try:
-            firewall.add(self._elements)
+            firewall.add(self._items)
         except ContainerError as refused:
             if "No such file" not in str(refused):
                 raise
             restore()
-            firewall.add(self._elements)
+            firewall.add(self._items)
 
     def attach(self, pid: int) -> None:
         """Lay the cable. The interface may still be there from a namespace that is about to end: it is nobody's."""
@@ -197,9 +199,9 @@ class Network(Isolator):
                 self.join.__exit__()
             if self.bridge:
                 with Lock():
-                    firewall.remove(self._elements)
+                    firewall.remove(self._items)
                     self.bridge.release(self.lease)
         finally:
             for descriptor in self._held:
                 os.close(descriptor)
-            self._held, self._elements, self.bridge, self.lease, self.join = [], [], None, None, None
+            self._held, self._items, self.bridge, self.lease, self.join = [], [], None, None, None

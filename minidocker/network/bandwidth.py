@@ -2,7 +2,8 @@
 
 Tokens, one for each byte, drip into a bucket at the rate; a packet leaves when there are as many as it is long, waits
 in a queue until then, and is dropped if the queue is full. Only what *leaves* an interface can be made to wait. So what
-the container sends is limited at its own end of the pair of interfaces, and what it receives at the host's end.
+the container receives is limited at the host's end of the pair of interfaces, and what it sends at its own end. There
+root could take the limit away again: then the firewall drops what is too much (`policed`), which is less gentle.
 """
 
 from __future__ import annotations

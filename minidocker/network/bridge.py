@@ -15,7 +15,7 @@ import sys
 from minidocker import state
 from minidocker.network import firewall, forwarding, names
 from minidocker.network.netlink import Netlink, address, bridge, delete, interfaces, thread_file, up
-from minidocker.network.pool import Lease, Pool, Subnet, address6_of, dotted, mac_of, place
+from minidocker.network.pool import Lease, Pool, Subnet, address6_of, dotted, interface_of, mac_of, place
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
 
@@ -96,7 +96,7 @@ class Bridge:
     def write_rules(self) -> None:
         """Its part in the firewall. Where others drop what they do not know, let our bridges pass, and note it."""
         firewall.install()
-        firewall.add(firewall.network_elements(self.interface, self.subnet, self.prefix6))
+        firewall.add(firewall.network_items(self.interface, self.subnet, self.prefix6))
         doors = forwarding.open_doors()
         if doors:
             with open(os.path.join(place(), "doors"), "w") as file:
@@ -110,7 +110,7 @@ class Bridge:
         state.remove_tree(self.directory)
         others = [name for name in network_names() if name != self.name]
         if others:
-            firewall.remove(firewall.network_elements(self.interface, self.subnet, self.prefix6))
+            firewall.remove(firewall.network_items(self.interface, self.subnet, self.prefix6))
         else:
             if os.path.exists(os.path.join(place(), "doors")):
                 forwarding.close_doors()
@@ -120,6 +120,10 @@ class Bridge:
     def addresses(self, number: int) -> list[str]:
         """Those of a container: IPv4, and IPv6 where there is any. The same order in the two methods below."""
         return [dotted(number)] + ([address6_of(self.prefix6, number)] if self.prefix6 else [])
+
+    def traces(self, number: int) -> list[str]:
+        """What the firewall knows a container by."""
+        return [*self.addresses(number), interface_of(number)]
 
     def prefixes(self) -> list[int]:
         """How many bits of an address are the network's."""
@@ -178,7 +182,7 @@ def _unlink(path: str) -> None:
 def _random_prefix6() -> str:
     """48 bits that nobody else has, most likely: RFC 4193, for networks that are not of the Internet."""
     number = int.from_bytes(os.urandom(5), "big")
-    return f"fd{number >> 32:02x}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}"
+    return f"fd{number >> 32:02x}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF | 1:x}"  # 0 would be written as nothing
 
 
 def _free_subnet() -> Subnet:

@@ -1,7 +1,7 @@
 """Chapter 7: the firewall. Published ports, addresses that are borrowed on the way out, and walls between networks.
 
     install()
-    add([published("0.0.0.0", "tcp", 8080, "10.77.0.2", 80)])     # until remove of the same, or clean of the address
+    add([published("0.0.0.0", "tcp", 8080, "10.77.0.2", 80)])     # until remove of the same, or clean({"10.77.0.2"})
 
 Everything is in two tables that are called minidocker, nftables(8): one of the family inet, which sees packets, one of
 the family bridge, which sees frames. Their rules never change. What comes and goes are elements of sets and maps: one
@@ -16,6 +16,10 @@ import os
 from minidocker.network.netlink import parse_address
 from minidocker.network.pool import Subnet, address6_of, dotted, interface_of, link_local_of, mac_of
 from minidocker.outcome import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DIRECTORIES = ":/usr/sbin:/sbin"  # where nft is, also for whom they are not in PATH
 
@@ -63,6 +67,7 @@ table inet minidocker {
         iifname != "md-*" accept
         ct state established,related accept
         meta l4proto { icmp, ipv6-icmp } accept
+        meta l4proto tcp reject with tcp reset
         reject
     }
     # 5. Whose answer would not find back borrows an address of this host
@@ -79,11 +84,13 @@ table bridge minidocker {
     set guests4 { type ifname . ether_addr . ipv4_addr; }
     set guests6 { type ifname . ether_addr . ipv6_addr; }
     set neighbours { typeof iifname . @th,64,128; }
+    map egress { type ifname : limit; }
 
     # 0. A frame must come through the port that goes with its sender, and speak for nobody else (ARP, RFC 4861)
     chain guard {
         type filter hook prerouting priority -300;
         iifname != "mv*" accept
+        limit name iifname map @egress drop
         ether type arp iifname . ether saddr . arp saddr ip != @guests4 drop
         ether type arp iifname . arp saddr ether . arp saddr ip @guests4 accept
         ether type ip iifname . ether saddr . ip saddr @guests4 accept
@@ -145,71 +152,81 @@ def uninstall() -> None:
             raise
 
 
-def network_elements(bridge: str, subnet: Subnet, prefix6: str) -> list[str]:
-    """The elements that a network needs: SET { ELEMENT, ... }. Every guest that there may ever be is in the lists."""
-    guests = [(f'"{interface_of(n)}"', mac_of(n).hex(":"), n) for n in subnet.guests()]
+def network_items(bridge: str, subnet: Subnet, prefix6: str) -> list[str]:
+    """What the tables need to know of a network. Every guest that there may ever be is on the lists."""
+    guests = [(f'"{interface_of(n)}" . {mac_of(n).hex(":")}', n) for n in subnet.guests()]
     found = [
-        f'inet minidocker same {{ "{bridge}" . "{bridge}" }}',
-        f"inet minidocker subnets4 {{ {subnet} }}",
-        _listed("bridge minidocker guests4", [f"{name} . {mac} . {dotted(n)}" for name, mac, n in guests]),
+        f'element inet minidocker same {{ "{bridge}" . "{bridge}" }}',
+        f"element inet minidocker subnets4 {{ {subnet} }}",
+        _elements("guests4", [f"{card} . {dotted(n)}" for card, n in guests]),
     ]
     if prefix6:
-        both = [(name, mac, text) for name, mac, n in guests for text in (address6_of(prefix6, n), link_local_of(n))]
-        found.append(f"inet minidocker subnets6 {{ {prefix6}::/64 }}")
-        found.append(_listed("bridge minidocker guests6", [f"{name} . {mac} . {text}" for name, mac, text in both]))
-        found.append(_listed("bridge minidocker neighbours", [f"{name} . {_number(text)}" for name, _, text in both]))
+        both = [(card, text) for card, n in guests for text in (address6_of(prefix6, n), link_local_of(n))]
+        numbers = [(card.partition(" ")[0], parse_address(text)[1].hex()) for card, text in both]
+        found.append(f"element inet minidocker subnets6 {{ {prefix6}::/64 }}")
+        found.append(_elements("guests6", [f"{card} . {text}" for card, text in both]))
+        found.append(_elements("neighbours", [f"{name} . 0x{number}" for name, number in numbers]))
     return found
 
 
-def _listed(place: str, elements: list[str]) -> str:
-    return f"{place} {{ {', '.join(elements)} }}"
-
-
-def _number(address: str) -> str:
-    """An IPv6 address as the plain number that it is in the packet."""
-    return f"0x{parse_address(address)[1].hex()}"
+def _elements(name: str, elements: list[str]) -> str:
+    return f"element bridge minidocker {name} {{ {', '.join(elements)} }}"
 
 
 def published(host: str, protocol: str, number: int, guest: str, port: int) -> str:
-    """The element of a published port: what a packet is for, and what it will be for. "All" addresses are a net."""
+    """A published port: what a packet is for, and what it will be for. "All addresses" is a net of all addresses."""
     family = "6" if ":" in host else "4"
     host = {"0.0.0.0": "0.0.0.0/0", "::": "::/0"}.get(host, host)
-    return f"inet minidocker published{family} {{ {host} . {protocol} . {number} : {guest} . {port} }}"
+    return f"element inet minidocker published{family} {{ {host} . {protocol} . {number} : {guest} . {port} }}"
 
 
-def add(elements: list[str]) -> None:
+def policed(interface: str, rate: int) -> list[str]:
+    """No more than `rate` bits per second and a tenth may come through a port of a bridge; the rest is dropped."""
+    speed = f"rate over {rate * 11 // 80} bytes/second burst {max(rate // 40, 1 << 18)} bytes"
+    item = f'"{interface}" : "{interface}"'
+    return [f"limit bridge minidocker {interface} {{ {speed}; }}", _elements("egress", [item])]
+
+
+def add(items: list[str]) -> None:
     """All of them, or none."""
-    if elements:
-        nft("".join(f"add element {element}\n" for element in elements))
+    if items:
+        nft("".join(f"add {item}\n" for item in items))
 
 
-def remove(elements: list[str]) -> None:
+def remove(items: list[str]) -> None:
     """All of them. If somebody has flushed the tables meanwhile, they are gone already."""
+    names = [item.partition(" {")[0] if item.startswith("limit ") else item for item in reversed(items)]
     try:
-        if elements:
-            nft("".join(f"delete element {element}\n" for element in elements))
+        if items:
+            nft("".join(f"delete {name}\n" for name in names))
     except ContainerError as refused:
         if "No such file" not in str(refused):
             raise
 
 
-def clean(addresses: set[str]) -> None:
-    """Remove the published ports that lead to one of these addresses: their owners are dead, and told nobody."""
+def clean(guests: set[str]) -> None:
+    """Remove published ports and limits of guests (addresses, interfaces) whose owners are dead, and told nobody."""
+    dead: list[str] = []
+    for family, name in (("inet", "published4"), ("inet", "published6"), ("bridge", "egress")):
+        for key, value in _entries(family, name):
+            if name == "egress":
+                dead += policed(value, 0) if value in guests else []
+            elif value["concat"][0] in guests:
+                dead.append(_written(*key["concat"], *value["concat"]))
+    remove(dead)
+
+
+def _entries(family: str, name: str) -> list[tuple[Any, Any]]:
+    """The keys and values of a map, as nft describes them; none if the tables are not there."""
     import json
 
-    for family in "46":
-        try:
-            answer = json.loads(nft("", "-j", "list", "map", "inet", "minidocker", f"published{family}"))
-        except ContainerError:
-            return  # no table, no ports
-        entries = next(item["map"].get("elem", []) for item in answer["nftables"] if "map" in item)
-        found = [(key["concat"], value["concat"]) for key, value in entries]
-        dead = [_written(*key, *value) for key, value in found if value[0] in addresses]
-        remove(dead)
+    try:
+        answer = json.loads(nft("", "-j", "list", "map", family, "minidocker", name))
+    except ContainerError:
+        return []
+    return [entry for item in answer["nftables"] for entry in item.get("map", {}).get("elem", [])]
 
 
-def _written(host: str | dict[str, dict[str, str]], *rest: object) -> str:
-    """An element that nft listed, as nft reads it; it lists a net as {"prefix": {"addr": ..., "len": ...}}."""
-    name = host if isinstance(host, str) else host["prefix"]["addr"]
-    protocol, number, guest, port = rest
-    return published(name, str(protocol), int(str(number)), str(guest), int(str(port)))
+def _written(host: Any, protocol: str, number: int, guest: str, port: int) -> str:
+    """A published port that nft listed, as nft reads it; it lists a net as {"prefix": {"addr": ..., "len": ...}}."""
+    return published(host if isinstance(host, str) else host["prefix"]["addr"], protocol, number, guest, port)

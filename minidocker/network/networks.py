@@ -56,7 +56,7 @@ def clean() -> list[str]:
     """Take away what dead owners left: published ports, names, addresses. Returns "NETWORK ADDRESS" of each."""
     dead = [(found, lease) for found in map(Bridge, network_names()) for lease in found.pool.dead()]
     if dead:
-        firewall.clean({lease.address for _, lease in dead})
+        firewall.clean({text for found, lease in dead for text in found.traces(lease.number)})
     for found, lease in dead:
         found.release(lease)
     return [f"{found.name} {lease.address}" for found, lease in dead]
