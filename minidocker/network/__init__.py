@@ -71,11 +71,8 @@ class Network(Isolator):
         self.network, self.wanted = network, address
         self.root = os.path.abspath(root) if root is not None else None
         self.published = [port for text in ports for port in parse_port(text)]
-        self.aliases, self.dns, self.extra = (
-            names.checked([*aliases]),
-            [*dns],
-            [names.extra_host(text) for text in hosts],
-        )
+        self.aliases, self.dns = names.checked([*aliases]), [*dns]
+        self.extra = [names.extra_host(text) for text in hosts]
         self.egress = bandwidth.parse_rate(egress) if egress is not None else 0
         self.ingress = bandwidth.parse_rate(ingress) if ingress is not None else 0
         self.warnings: list[str] = []
@@ -116,11 +113,10 @@ class Network(Isolator):
 
     def _find(self) -> None:
         """The container whose network namespace this one is to share, by its name or the pid of its first process."""
-        wanted = self.network.partition(":")[2]
-        pid, self.files = find(wanted)
-        self.join = Join(pid, "net")
-        self.join.__enter__()
-        self.descriptors = self.join.descriptors
+        pid, self.files = find(self.network.partition(":")[2])
+        join = Join(pid, "net")
+        join.__enter__()
+        self.join, self.descriptors = join, join.descriptors
 
     def _plug_in(self) -> None:
         """Take what the container gets: ports of the host, an address, lines in the hosts file, elements."""
