@@ -25,11 +25,15 @@ PACKAGES="
     busybox-static mmdebstrap
     fuse3 libfuse3-3
     runc crun bubblewrap
+    nginx-light sshfs openssh-server curl
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
 EXTRA_PACKAGES="user-mode-linux"
+# Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
+# reader's network as well: it is neither started nor enabled, unless the package was there before.
+SERVICES="nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
 
@@ -88,18 +92,36 @@ apt_install() {
     apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 $1
 }
 
+services_of() {
+    for pair in $SERVICES; do
+        case " $1 " in *" ${pair%%:*} "*) printf '%s ' "${pair#*:}" ;; esac
+    done
+}
+
+# The mask keeps a package's installation from starting its service; it would go with the next boot, if we were killed.
+# shellcheck disable=SC2086  # a list of units
+silence() {
+    [ -n "$2" ] && [ -d /run/systemd/system ] || return 0
+    [ "$1" = before ] && { systemctl mask --quiet --runtime $2 || true; return; }
+    systemctl unmask --quiet --runtime $2 || true
+    for unit in $2; do systemctl disable --quiet "$unit" 2>/dev/null || true; done
+}
+
 packages() {
     missing=$(missing_packages)
     [ -n "$missing" ] || return 0
     wanted=$(wanted_packages "$missing")
     [ -n "$wanted" ] || return 0
     say "installing Debian packages: $wanted"
+    services=$(services_of "$wanted")
+    silence before "$services"
     if ! apt_install "$wanted" >"$LOG" 2>&1 </dev/null; then
         # The package lists may be absent or old. A broken third-party source must not stop us: install decides.
         apt-get update -q >"$LOG" 2>&1 </dev/null || true
         quietly "installing packages" "is there a network? (apt-get update, then again)" \
             apt_install "$(wanted_packages "$missing")"
     fi
+    silence after "$services"
 }
 
 # --- Python packages -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 
+from minidocker.cgroups.limits import size as bytes_of
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 class Volume(Isolator):
     """Something of the host, or of nobody else, at the absolute path `target` of the container with this `root`.
 
-    A target that is missing is made in the root, which for a union is the container's own upper directory. What is below
-    `readonly` cannot be written by anybody inside, also not where another file system is mounted below it.
+    A target that is missing is made in the root; in a union, that is in the container's own upper directory. With
+    `readonly` nobody inside can write to it, nor to any file system that is mounted below it.
     """
 
     clone_flags = CLONE_NEWNS
@@ -56,8 +57,9 @@ class Volume(Isolator):
         make_mounts_private()
         tree = self.tree()
         root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        place = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
-        self.fill(place, tree)
+        place, there = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+        if there:
+            self.fill(place, tree)
         old_kernel = self.readonly and not _sealed(tree)
         attach(tree, place)
         if old_kernel:
@@ -95,8 +97,8 @@ class Bind(Volume):
 
     def __enter__(self) -> Isolator:
         """Look whether it is there; what is made stays, since it is the user's from now on."""
-        if self.create:
-            os.makedirs(self.source, exist_ok=True) if not os.path.lexists(self.source) else None
+        if self.create and not os.path.lexists(self.source):
+            os.makedirs(self.source, exist_ok=True)
         if not os.path.exists(self.source):
             raise ContainerError(f"Bind: {self.source}: no such file or directory on the host: make it first")
         return self
@@ -128,7 +130,7 @@ class Named(Volume):
         self._used, self._lock = "", -1
 
     def __enter__(self) -> Isolator:
-        """Hold the volume for as long as the container lives. If it is mounted from elsewhere, see that it is mounted."""
+        """Hold the volume as long as the container lives; if it comes from elsewhere, see that it is mounted."""
         anew = not self.name or self.options or self.labels
         self._used = store.create(self.name, self.options, self.labels) if anew else self.name
         self._lock, self.directory = store.use(self._used), store.directory(self._used)
@@ -161,12 +163,15 @@ class Named(Volume):
             os.close(image)
 
     def __exit__(self, *_: object) -> None:
-        """Let it go. One without a name has nobody else who could want it."""
+        """Let it go. One without a name goes, too, unless somebody has found it and uses it: then `prune` is later."""
         for descriptor in (*self.descriptors, self._lock):
             os.close(descriptor)
         self.descriptors = ()
-        if not self.name:
-            store.remove(self._used, force=True)
+        try:
+            if not self.name:
+                store.remove(self._used, force=True)
+        except ContainerError:
+            pass
 
 
 class Tmpfs(Volume):
@@ -186,17 +191,18 @@ class Tmpfs(Volume):
         options: str = "",
     ) -> None:
         super().__init__(target, root, readonly)
-        from minidocker.cgroups.limits import size as bytes_of
-
         self.flags = flags
-        sized = f",size={bytes_of(size)}" if size else ""
+        try:
+            sized = f",size={bytes_of(size)}" if size else ""
+        except ContainerError:
+            raise ContainerError(f"Tmpfs: size {size!r}: write bytes, or a number with k, m or g, as in 64m") from None
         self.options = f"mode={mode:o}{sized}" + (f",{options}" if options else "")
 
     def inside(self) -> None:
-        """A new file system is read-only at once, and nobody else can have it: mount(2) on the descriptor's own name."""
+        """mount(2) on the descriptor's own name in /proc. A new file system is made read-only by this one call."""
         make_mounts_private()
         root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        place = landing(root, self.target, directory=True)
+        place, _ = landing(root, self.target, directory=True)
         flags = self.flags | (MS_RDONLY if self.readonly else 0)
         mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", flags, self.options)
         os.close(root)

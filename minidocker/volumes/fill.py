@@ -4,7 +4,7 @@
 
 Two programs may be against us while we copy with the host's rights: one that shares the root and exchanges links in the
 source, and one that shares the volume and does so in the target. So every entry is opened below a descriptor of its
-directory, following no link, looked at, and only then read: chapter 4's copy goes by paths, which nobody else has there.
+directory, following no link, looked at, and only then read: chapter 4's copy goes by paths, where nobody else is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import fcntl
 import os
 import stat
 
-DEEPEST = 500  # directories in directories: each is a level of recursion, and two descriptors
+DEEPEST = 200  # directories in directories: each is a level of recursion, and three open descriptors
 
 
 def fill_once(image: int, volume: int, directory: str) -> None:
@@ -81,12 +81,12 @@ def reopened(entry: int, flags: int = 0) -> int:
 
 def copy_content(source: int, target: int) -> None:
     """sendfile(2) until nothing comes: the bytes do not pass through this process."""
-    while os.sendfile(target, source, None, 1 << 30):  # type: ignore[arg-type]  # None: from where the last one ended
+    while os.sendfile(target, source, None, 1 << 30):  # None: from where the last one ended
         pass
 
 
 def copy_attributes(source: int, target: int) -> None:
-    """Owner first, since a change of owner takes setuid bits and capabilities away; times last, as the rest changes them."""
+    """Owner first, since changing it takes setuid bits and capabilities away; times last, as the rest changes them."""
     status = os.fstat(source)
     os.chown(target, status.st_uid, status.st_gid)
     os.chmod(target, stat.S_IMODE(status.st_mode))

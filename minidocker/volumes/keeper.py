@@ -88,7 +88,8 @@ def _start(name: str, directory: str, options: Mapping[str, str]) -> None:
             return
     if not ended:
         os.kill(_pid(directory), signal.SIGKILL)
-    while not _absent(directory):
+    deadline = time.monotonic() + PATIENCE
+    while not _absent(directory) and time.monotonic() < deadline:
         time.sleep(0.001)  # until it is gone, the next user would take it for one that has mounted
     with open(f"{directory}/log") as file:
         said = " ".join(file.read().split()) if ended else f"no answer for {PATIENCE} s"

@@ -1,7 +1,7 @@
 """Chapter 6: where a mount lands, and how it is made read-only, whoever is changing links meanwhile.
 
     root = os.open("/merged", os.O_PATH)
-    place = landing(root, "/var/www", directory=True)     # a descriptor below root, whatever links the image has
+    place, _ = landing(root, "/var/www", directory=True)  # a descriptor below root, whatever links the image has
     tree = clone("/srv/pages")                            # a mount that nobody sees yet
     read_only(tree); attach(tree, place)
 
@@ -49,13 +49,17 @@ def lookup(root: int, path: str) -> int:
     raise error("openat2", errno.EAGAIN, path)
 
 
-def landing(root: int, target: str, directory: bool) -> int:
-    """A descriptor of the target, below `root`. What is missing of it is made: directories, and at the end a file if
-    it is not to be a `directory`. Raises OSError where a link leads nowhere, and for what must not be covered.
+def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
+    """A descriptor of the target, below `root`, and whether it was there; what is missing of it is made.
+
+    At the end of the path a file is made if it is not to be a `directory`. Raises OSError where a link leads nowhere,
+    and for what must not be covered.
     """
+    there = True
     try:
         place = lookup(root, target)
     except FileNotFoundError:
+        there = False
         place = _made(root, [part for part in target.split("/") if part], directory)
     inside = name_of(place).removeprefix(name_of(root).rstrip("/"))
     if inside in ("", "/") or inside.split("/")[1] == "proc":
@@ -64,42 +68,50 @@ def landing(root: int, target: str, directory: bool) -> int:
     if stat.S_ISDIR(os.fstat(place).st_mode) != directory:
         kinds = ("a directory", "a file") if directory else ("a file", "a directory")
         raise OSError(errno.ENOTDIR, f"{kinds[0]} cannot be mounted on {kinds[1]}, which the root has here", target)
-    return place
+    return place, there
 
 
 def _made(root: int, parts: list[str], directory: bool) -> int:
-    """The same, part by part. A part is made in the descriptor of the directory before it, wherever that is by now."""
-    place = os.dup(root)
-    for number, part in enumerate(parts, 1):
-        path = "/".join(parts[:number])
+    """The same, after making what is missing in the deepest directory that is there."""
+    place, missing = _deepest(root, parts)
+    for number, part in enumerate(missing, 1):
+        parent = place
         try:
-            following = lookup(root, path)
-        except FileNotFoundError:
-            _make(place, part, directory or number < len(parts))
-            try:
-                following = lookup(root, path)
-            except FileNotFoundError:
-                raise OSError(errno.ENOENT, "a symbolic link on the way leads nowhere", path) from None
-        os.close(place)
-        place = following
+            place = _make(parent, part, directory or number < len(missing))
+        finally:
+            os.close(parent)
     return place
 
 
-def _make(parent: int, name: str, directory: bool) -> None:
-    """mkdirat(2) or mknodat(2), which follow no link: one that leads nowhere is in the way, and stays so (EEXIST)."""
+def _deepest(root: int, parts: list[str]) -> tuple[int, list[str]]:
+    """A descriptor of the longest beginning of the path that exists, and what is missing below it."""
+    for number in range(len(parts) - 1, 0, -1):
+        try:
+            return lookup(root, "/".join(parts[:number])), parts[number:]
+        except FileNotFoundError:
+            pass
+    return os.dup(root), parts
+
+
+def _make(parent: int, name: str, directory: bool) -> int:
+    """mkdirat(2) or mknodat(2), and a descriptor of it. A link of that name leads nowhere, and is not followed."""
     try:
         if directory:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
             os.mknod(name, 0o644 | stat.S_IFREG, dir_fd=parent)
     except FileExistsError:
-        pass  # the link, or another container was faster: the next lookup tells
+        pass  # another container was faster, or it is a link
+    made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    if stat.S_ISLNK(os.fstat(made).st_mode):
+        os.close(made)
+        raise OSError(errno.ENOENT, "a symbolic link on the way to the target leads nowhere", name)
+    return made
 
 
-def clone(path: str, recursive: bool = True, at: int = AT_FDCWD) -> int:
-    """open_tree(2): a copy of the mount at `path`, with those below it, attached nowhere. It ends with its descriptor."""
-    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
-    return call("open_tree", at, path, flags, path=path)
+def clone(path: str) -> int:
+    """open_tree(2): a copy of the mount at `path` with those below it, attached nowhere. Closing it ends it."""
+    return call("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC, path=path)
 
 
 def attach(tree: int, place: int) -> None:

@@ -120,7 +120,7 @@ def use(name: str) -> int:
 
 
 def users(name: str) -> list[int]:
-    """The processes that hold it: those of /proc/locks, proc(5), which has the number of the file in its fifth field."""
+    """The processes that hold it: /proc/locks, proc(5), lists every lock of the machine, with the file's number."""
     inode = str(os.stat(directory(name)).st_ino)
     with open("/proc/locks") as file:
         fields = [line.split() for line in file]
