@@ -1,6 +1,6 @@
 """Chapter 7: containers reach each other, the world reaches their published ports, and nothing of it stays.
 
-All of this happens in network namespaces that play hosts (hosts_07.py): the machine's own network is left alone.
+All of it happens in network namespaces that play hosts, chapters/07_ports/hosts.py: the machine's own is left alone.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import HOME, need
-from hosts_07 import counters, get, ours, ruleset, sysctl, two_hosts, until
 from test_00_process import both_ways, way  # noqa: F401
 
 from minidocker import network
@@ -24,6 +23,9 @@ from minidocker.network.netlink import Netlink, delete
 from minidocker.network.pool import Subnet, link_local_of, mac_of
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "chapters/07_ports"))
+from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, two_hosts, until
 
 pytestmark = pytest.mark.chapter(7)
 ROOT = str(HOME / "roots/busybox")
@@ -101,15 +103,13 @@ def get_inside(process, url, patience=5):
     ],
 )
 def test_a_port_is_written_as_for_docker(text, meaning):
-    found = parse_port(text)
-    for port in found:
-        port.number = port.choices.start if len(port.choices) == 1 else 0
-    assert [repr(port) for port in found] == meaning
+    assert [repr(port) for port in parse_port(text)] == meaning
 
 
 def test_a_range_for_one_port_is_a_choice():
     (port,) = parse_port("8000-8009:80")
     assert (port.choices, port.container) == (range(8000, 8010), 80)
+    assert repr(port) == "*:8000-8009 -> 80/tcp"
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ def test_ranges_choices_and_ephemeral_ports(host, lan):
         for number, net in enumerate(nets):
             stack.enter_context(serving(net, f"web{number}"))
         assert [net.published[0].number for net in nets[:3]] == [8080, 8081, 8082]
-        with pytest.raises(ContainerError, match=r"port \*:8080-8082/tcp: taken"):
+        with pytest.raises(ContainerError, match=r"port \*:8080-8082 -> 80/tcp: taken"):
             run(["true"], Network(ports=["8080-8082:80"]))
         for number, net in enumerate(nets):
             assert lan.get(f"http://192.0.2.1:{net.published[0].number}/web{number}") == f"web{number}"
@@ -526,7 +526,7 @@ def test_ranges_choices_and_ephemeral_ports(host, lan):
 def test_a_port_that_a_program_has_is_an_error_before_anything_starts(host, theirs, tmp_path):
     before = ruleset()
     with socket.create_server((theirs, 8080), family=socket.AF_INET6 if ":" in theirs else socket.AF_INET):
-        with pytest.raises(ContainerError, match=r"Network: port \*:8080/tcp: taken, by a program") as refused:
+        with pytest.raises(ContainerError, match=r"Network: port \*:8080 -> 80/tcp: taken, by a program") as refused:
             run(["touch", str(tmp_path / "started")], Network(ports=["8080:80"]))
         assert refused.value.exit_code == 125
         assert ruleset() == before
@@ -557,7 +557,7 @@ def test_a_server_that_ended_a_moment_ago_does_not_count(host):
 
 
 def test_an_address_that_the_host_does_not_have(host):
-    with pytest.raises(ContainerError, match=r"port 203.0.113.7:8080/tcp: cannot assign requested address"):
+    with pytest.raises(ContainerError, match=r"port 203.0.113.7:8080 -> 80/tcp: cannot assign requested address"):
         run(["true"], Network(ports=["203.0.113.7:8080:80"]))
 
 
@@ -568,7 +568,8 @@ def test_no_forwarding_is_said_and_not_changed(host):
     sysctl("net.ipv4.ip_forward", 0)
     sysctl("net.ipv6.conf.all.forwarding", 0)
     with pytest.raises(
-        ContainerError, match=r"no forwarding of IPv4 .* sysctl -w net.ipv4.ip_forward=1, or publish it"
+        ContainerError,
+        match=r"no forwarding of IPv4 .*\*:8080 -> 80/tcp: sysctl -w net.ipv4.ip_forward=1, or publish it",
     ):
         run(["true"], Network(ports=["8080:80"]))
     with pytest.raises(ContainerError, match=r"no forwarding of IPv6 .* sysctl -w net.ipv6.conf.all.forwarding=1"):
@@ -668,21 +669,6 @@ def test_without_nft_it_says_so_before_anything_is_made(host, monkeypatch):
 
 
 # Bandwidth
-
-SINK = """
-import socket
-server = socket.create_server(("", 9000))
-print("ready", flush=True)
-connection, _ = server.accept()
-while connection.recv(1 << 16):
-    pass
-"""
-SEND = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 9000)) as connection:
-    while True:
-        connection.send(bytes(1 << 16))
-"""
 
 
 def rate(interface, place, seconds=5):

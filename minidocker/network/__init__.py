@@ -14,7 +14,7 @@ import os
 from minidocker.namespaces import Join
 from minidocker.network import bandwidth, firewall, forwarding, names
 from minidocker.network.bridge import VIEWS, Bridge
-from minidocker.network.netlink import Netlink, address, default_route, delete, hairpin, up, veth
+from minidocker.network.netlink import Netlink, address, default_route, hairpin, up, veth
 from minidocker.network.networks import (
     DEFAULT,
     clean,
@@ -31,7 +31,6 @@ from minidocker.network.pool import Lease, Lock, interface_of, mac_of
 from minidocker.network.ports import Port, parse_port, reserve
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
-from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import CLONE_NEWNET, CLONE_NEWNS
 
 __all__ = ["Bridge", "Network", "Port", "clean", "create", "inspect", "listed", "parse_port", "prune", "remove"]
@@ -161,7 +160,7 @@ class Network(Isolator):
             try:
                 kernel.do(*cable)
             except FileExistsError:
-                kernel.do(delete(name))
+                kernel.remove(name)
                 kernel.do(*cable)
             if self.ingress:
                 kernel.do(bandwidth.limit(name, self.ingress))
@@ -177,7 +176,6 @@ class Network(Isolator):
                 if self.bridge:
                     self._configure(kernel, self.bridge)
         if self.files and self.root:
-            make_mounts_private()
             for target, source in self.files.items():
                 names.show(self.root, source, target)
 

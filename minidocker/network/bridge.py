@@ -14,7 +14,7 @@ import sys
 
 from minidocker import state
 from minidocker.network import firewall, forwarding, names
-from minidocker.network.netlink import Netlink, address, bridge, delete, interfaces, thread_file, up
+from minidocker.network.netlink import Netlink, address, bridge, interfaces, thread_file, up
 from minidocker.network.pool import Lease, Pool, Subnet, address6_of, dotted, interface_of, mac_of, place
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
@@ -104,9 +104,8 @@ class Bridge:
 
     def remove(self) -> None:
         """The bridge, its part in the firewall, its directory; with the last network everything that is ours."""
-        if self.interface in interfaces():
-            with Netlink() as kernel:
-                kernel.do(delete(self.interface))
+        with Netlink() as kernel:
+            kernel.remove(self.interface)
         state.remove_tree(self.directory)
         others = [name for name in network_names() if name != self.name]
         if others:

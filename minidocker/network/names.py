@@ -12,7 +12,7 @@ import os
 
 from minidocker.network.netlink import parse_address
 from minidocker.outcome import ContainerError
-from minidocker.volumes.mounts import attach, clone, landing, read_only
+from minidocker.volumes import Bind
 
 LENGTH = 128  # bytes of a line
 FREE = "#"
@@ -110,13 +110,8 @@ def show(root: str, source: str, target: str) -> None:
     The image may have a link there, perhaps a hostile one: chapter 6 follows it below the root, and never out of it.
     Some have one that leads to nothing, into the /run of a running system: then what it leads to is made.
     """
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        place = landing(top, target, directory=False)
+        Bind(source, target, root, readonly=True).inside()
     except FileNotFoundError:
-        place = landing(top, os.path.join(os.path.dirname(target), os.readlink(root + target)), directory=False)
-    tree = clone(source, recursive=False)
-    read_only(tree)
-    attach(tree, place)
-    for descriptor in (tree, place, top):
-        os.close(descriptor)
+        leads_to = os.path.join(os.path.dirname(target), os.readlink(root + target))
+        Bind(source, leads_to, root, readonly=True).inside()

@@ -11,6 +11,7 @@ kernel obeys them in order and answers each with an errno. A socket speaks of th
 from __future__ import annotations
 
 import _socket as socket  # the C half of `socket`: its other half takes 5 ms to import
+import errno
 import os
 import struct
 
@@ -58,6 +59,14 @@ class Netlink:
         for number, (words, *_) in enumerate(messages):
             if answers[number]:
                 raise error("netlink", answers[number], words)
+
+    def remove(self, name: str) -> None:
+        """Remove an interface, if it is there: one of a namespace that ends may go at any moment."""
+        try:
+            self.do(delete(name))
+        except OSError as gone:
+            if gone.errno != errno.ENODEV:
+                raise
 
 
 def _packed(number: int, _words: str, kind: int, flags: int, body: bytes) -> bytes:

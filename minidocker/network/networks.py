@@ -18,6 +18,7 @@ from minidocker.outcome import ContainerError
 from minidocker.state import remove_tree
 
 DEFAULT = "bridge"
+NAMED = "/run/netns"
 
 
 def opened(name: str) -> Bridge:
@@ -143,6 +144,5 @@ def _namespaces() -> set[str]:
 
 
 def _kept_namespaces() -> list[str]:
-    """Where `ip netns add` mounts them."""
-    directory = "/run/netns"
-    return [os.path.join(directory, name) for name in os.listdir(directory)] if os.path.isdir(directory) else []
+    """Those that `ip netns add` has mounted, which may be without processes."""
+    return [os.path.join(NAMED, name) for name in os.listdir(NAMED)] if os.path.isdir(NAMED) else []

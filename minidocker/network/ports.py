@@ -24,7 +24,7 @@ ATTEMPTS = 100  # to find an ephemeral port that is free in IPv4 and IPv6
 class Port:
     """One published port: on `address` of the host ("": on all), any free one of `choices`, to `container`.
 
-    `number` is the one that it got, 0 before. The choice range(0, 1) leaves it to the kernel.
+    `number` is the one that it got, 0 before. The choice range(1), that is 0, leaves it to the kernel.
     """
 
     def __init__(self, address: str, choices: range, container: int, protocol: str) -> None:
@@ -33,7 +33,9 @@ class Port:
 
     def __repr__(self) -> str:
         where = f"[{self.address}]" if ":" in self.address else self.address or "*"
-        return f"{where}:{self.number or '?'} -> {self.container}/{self.protocol}"
+        first, last = self.choices[0], self.choices[-1]
+        asked = "?" if not first else f"{first}" if first == last else f"{first}-{last}"
+        return f"{where}:{self.number or asked} -> {self.container}/{self.protocol}"
 
     def local(self) -> bool:
         """Whether it is published to this host only."""
@@ -122,14 +124,12 @@ def reserve(port: Port) -> list[int]:
             return _open_all(port, number)
         except OSError as refused:
             if refused.errno != errno.EADDRINUSE:
-                raise _refused(port, f"{number}", refused.errno, str(refused.strerror).lower()) from None
-    tried = f"{choices[0]}" if len(choices) == 1 else f"{choices[0]}-{choices[-1]}"
-    raise _refused(port, tried, errno.EADDRINUSE, "taken, by a program (ss -lnp tells) or by another container")
+                raise _refused(port, refused.errno, str(refused.strerror).lower()) from None
+    raise _refused(port, errno.EADDRINUSE, "taken, by a program (ss -lnp tells) or by another container")
 
 
-def _refused(port: Port, number: str, code: int | None, why: str) -> ContainerError:
-    text = f"Network: port {port.address or '*'}:{number}/{port.protocol}: {why}"
-    return ContainerError(text, isolator="Network", syscall="bind", errno=code)
+def _refused(port: Port, code: int | None, why: str) -> ContainerError:
+    return ContainerError(f"Network: port {port}: {why}", isolator="Network", syscall="bind", errno=code)
 
 
 def _open_all(port: Port, number: int) -> list[int]:

@@ -1,7 +1,10 @@
-"""Hosts for the tests of chapter 7: network namespaces of this machine, with a cable between two of them.
+"""Two hosts for the lab and the tests of chapter 7: network namespaces of this machine, with a cable between them.
 
-What the engine does to a host's network, it does there: a test enters the first one, and the machine's own network is
-left alone. 192.0.2.0/24 and 2001:db8::/32 are addresses for documentation; nothing in the world has them.
+    with two_hosts() as (host, lan), host.entered():
+        ...                                 # this thread is on the first now; lan.get(url) asks from the other
+
+What the engine does to a host's network, it does there, and the machine's own is left alone. 192.0.2.0/24 and
+2001:db8::/32 are addresses for documentation: nothing in the world has them.
 """
 
 import contextlib
@@ -10,35 +13,35 @@ import pathlib
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from minidocker import syscalls
+from minidocker.namespaces import Namespaces
+from minidocker.process import start
 
 
 class Host:
-    """A network namespace called `name`, with its loopback interface up."""
+    """A network namespace, kept by a process that sleeps, with its loopback interface up."""
 
-    def __init__(self, name):
-        self.name = name
-        self.ip("netns", "add", name)
-        self.ip("-n", name, "link", "set", "lo", "up")
-
-    @staticmethod
-    def ip(*words):
-        subprocess.run(["ip", *words], check=True)
+    def __init__(self):
+        self.keeper = start(["sleep", "infinity"], Namespaces("net"))
+        self.thread = ThreadPoolExecutor(1, initializer=self.enter)  # it begins when it is needed
 
     def run(self, *argv, **options):
         """Run a command there; the result of subprocess.run, with text captured."""
         options = {"capture_output": True, "text": True, "timeout": 60} | options
-        return subprocess.run(["ip", "netns", "exec", self.name, *argv], **options)
+        return subprocess.run([*self._door(), *argv], **options)
+
+    def _door(self):
+        return ["nsenter", f"--net=/proc/{self.keeper.pid}/ns/net"]
 
     def start(self, *argv):
         """Start one there that runs meanwhile: a Popen, whose output can be read."""
-        argv = ["ip", "netns", "exec", self.name, *argv]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen([*self._door(), *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def enter(self):
         """Move the calling thread there."""
-        descriptor = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        descriptor = os.open(f"/proc/{self.keeper.pid}/ns/net", os.O_RDONLY)
         syscalls.setns(descriptor, syscalls.CLONE_NEWNET)
         os.close(descriptor)
 
@@ -53,14 +56,30 @@ class Host:
             syscalls.setns(home, syscalls.CLONE_NEWNET)
             os.close(home)
 
+    def do(self, function, *arguments, **options):
+        """Call a function in a thread that is there, and return its value: a notebook's kernel stays where it is."""
+        return self.thread.submit(function, *arguments, **options).result()
+
     def get(self, url):
         """What curl gets from there, or its exit status: 7 refused, 28 no answer."""
         return fetched(self.run(*CURL, url))
 
-    def remove(self):
-        """It ends when nobody is in it any more."""
-        self.ip("netns", "del", self.name)
 
+# Takes what comes to port 9000, and sends as fast as it can to port 9000 of an address
+SINK = """
+import socket
+server = socket.create_server(("", 9000))
+print("ready", flush=True)
+connection, _ = server.accept()
+while connection.recv(1 << 16):
+    pass
+"""
+SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 9000)) as connection:
+    while True:
+        connection.send(bytes(1 << 16))
+"""
 
 CURL = ["curl", "-s", "--noproxy", "*", "-m", "5"]
 
@@ -78,24 +97,18 @@ def get(url):
 @contextlib.contextmanager
 def two_hosts():
     """One to be the engine's, which forwards, and another one beside it, without a router: (host, lan)."""
-    number = os.urandom(3).hex()
-    hosts = []
-    try:
-        for role in ("host", "lan"):
-            hosts.append(Host(f"md-{role}-{number}"))
-        host, lan = hosts
-        Host.ip("-n", host.name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", lan.name)
+    host, lan = Host(), Host()
+    with host.keeper, lan.keeper:
+        host.run(*f"ip link add eth0 type veth peer name eth0 netns {lan.keeper.pid}".split(), check=True)
         for place, last in ((host, "1"), (lan, "2")):
-            Host.ip("-n", place.name, "addr", "add", f"192.0.2.{last}/24", "dev", "eth0")
-            Host.ip("-n", place.name, "addr", "add", f"2001:db8::{last}/64", "dev", "eth0", "nodad")
-            Host.ip("-n", place.name, "link", "set", "eth0", "up")
+            place.run(*f"ip addr add 192.0.2.{last}/24 dev eth0".split(), check=True)
+            place.run(*f"ip addr add 2001:db8::{last}/64 dev eth0 nodad".split(), check=True)
+            place.run(*["ip", "link", "set", "eth0", "up"], check=True)
         with host.entered():
             sysctl("net.ipv4.ip_forward", 1)
             sysctl("net.ipv6.conf.all.forwarding", 1)
         yield host, lan
-    finally:
-        for host in hosts:
-            host.remove()
+        host.thread.shutdown()
 
 
 def sysctl(name, value=None):
