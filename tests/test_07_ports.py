@@ -365,8 +365,10 @@ def test_the_pool_can_be_exhausted(host):
     with idle(Network("tiny"), "only"):
         with pytest.raises(ContainerError, match=r"all 1 addresses of 10.90.0.0/30 are in use; make a network with"):
             run(["true"], Network("tiny"))
-        with pytest.raises(ContainerError, match="10.90.0.3 is no address for a container in 10.90.0.0/30"):
+        with pytest.raises(ContainerError, match="is no address for a container in 10.90.0.0/30"):
             run(["true"], Network("tiny", address="10.90.0.3"))
+        with pytest.raises(ContainerError, match="'nowhere' is no address for a container"):
+            run(["true"], Network("tiny", address="nowhere"))
     assert run(["true"], Network("tiny")).exit_code == 0
     network.remove("tiny")
 

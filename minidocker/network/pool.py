@@ -138,10 +138,9 @@ class Pool:
         guests = self.subnet.guests()
         order = [*range(self._next(guests), guests.stop), *guests]
         if wanted:
-            number = int.from_bytes(parse_address(wanted)[1], "big")
-            if ":" in wanted or number not in guests:
-                raise ContainerError(f"Network: {wanted} is no address for a container in {self.subnet}")
-            order = [number]
+            order = [number for number in guests if dotted(number) == wanted]
+            if not order:
+                raise ContainerError(f"Network: {wanted!r} is no address for a container in {self.subnet}")
         for number in order:
             path = os.path.join(self.directory, dotted(number))
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
