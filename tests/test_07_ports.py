@@ -407,6 +407,22 @@ def test_somebody_flushes_the_firewall(host):
     assert "minidocker" not in ruleset()
 
 
+STARTS = """
+import sys
+from minidocker.network import Network
+from minidocker.process import run
+run(["true"], Network(ports=["127.0.0.1:8080:80"], egress="1M"))
+slow = "json argparse subprocess dataclasses re pathlib typing shutil socket enum contextlib ipaddress selectors tempfile"
+print(*{*slow.split()} & {*sys.modules})
+"""
+
+
+def test_a_start_imports_nothing_slow(host):
+    argv = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(pathlib.Path.cwd())!r})\n{STARTS}"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
 # Published ports
 
 FROM_HERE = ["127.0.0.1", "127.8.8.8", "192.0.2.1", "10.77.0.1", "[2001:db8::1]"]

@@ -14,8 +14,8 @@ import sys
 
 from minidocker import state
 from minidocker.network import firewall, forwarding, names
-from minidocker.network.netlink import Netlink, address, bridge, interfaces, thread_file, up
-from minidocker.network.pool import Lease, Pool, Subnet, address6_of, dotted, interface_of, mac_of, place
+from minidocker.network.netlink import Netlink, address, bridge, exists, thread_file, up
+from minidocker.network.pool import Lease, Lock, Pool, Subnet, address6_of, dotted, interface_of, mac_of
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
 
@@ -30,7 +30,7 @@ class Bridge:
     def __init__(self, name: str) -> None:
         if name in ("none", "host") or not 1 <= len(names.checked([name])[0]) <= NAME_LENGTH or name[0] in ".-":
             raise ContainerError(f"Network: a network cannot be called {name!r}: 1 to {NAME_LENGTH} letters and digits")
-        self.name, self.interface, self.directory = name, f"md-{name}", os.path.join(place(), name)
+        self.name, self.interface, self.directory = name, f"md-{name}", os.path.join(Lock.place, name)
         self.kept, self.prefix6 = False, ""
         if os.path.exists(self.settings):
             with open(self.settings) as file:
@@ -50,7 +50,7 @@ class Bridge:
 
     def exists(self) -> bool:
         """Whether it is there: with its settings on the disk, and with its bridge in the kernel."""
-        return os.path.exists(self.settings) and self.interface in interfaces()
+        return os.path.exists(self.settings) and exists(self.interface)
 
     def make(self, subnet: Subnet | None = None, kept: bool = False) -> None:
         """Make what is missing of it. If that fails half-way, what was made is removed."""
@@ -60,7 +60,7 @@ class Bridge:
             self.kept = kept
             self.pool = Pool(self.directory, self.subnet)
         firewall.program()
-        if self.interface in interfaces():
+        if exists(self.interface):
             raise ContainerError(f"Network: there is an interface {self.interface} that is not ours: ip link del it")
         try:
             self._make_files()
@@ -99,7 +99,7 @@ class Bridge:
         firewall.add(firewall.network_items(self.interface, self.subnet, self.prefix6))
         doors = forwarding.open_doors()
         if doors:
-            with open(os.path.join(place(), "doors"), "w") as file:
+            with open(os.path.join(Lock.place, "doors"), "w") as file:
                 file.write("\n".join(doors))
 
     def remove(self) -> None:
@@ -111,9 +111,9 @@ class Bridge:
         if others:
             firewall.remove(firewall.network_items(self.interface, self.subnet, self.prefix6))
         else:
-            if os.path.exists(os.path.join(place(), "doors")):
+            if os.path.exists(os.path.join(Lock.place, "doors")):
                 forwarding.close_doors()
-                os.unlink(os.path.join(place(), "doors"))
+                os.unlink(os.path.join(Lock.place, "doors"))
             firewall.uninstall()
 
     def addresses(self, number: int) -> list[str]:
@@ -209,4 +209,6 @@ def taken() -> list[tuple[int, int]]:
 
 def network_names() -> list[str]:
     """The networks of this host."""
-    return [name for name in sorted(os.listdir(place())) if os.path.exists(os.path.join(place(), name, "settings"))]
+    return [
+        name for name in sorted(os.listdir(Lock.place)) if os.path.exists(os.path.join(Lock.place, name, "settings"))
+    ]

@@ -172,9 +172,12 @@ def index_of(name: str) -> int:
         raise error("if_nametoindex", gone.errno or 0, name) from None
 
 
-def interfaces() -> list[str]:
-    """The names of all interfaces of this network namespace."""
-    return [name for _, name in socket.if_nameindex()]
+def exists(name: str) -> bool:
+    """Whether there is an interface of this name."""
+    try:
+        return index_of(name) > 0
+    except OSError:
+        return False
 
 
 def thread_file(path: str) -> str:

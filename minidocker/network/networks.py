@@ -13,7 +13,7 @@ import os
 
 from minidocker.network import firewall
 from minidocker.network.bridge import Bridge, network_names, taken
-from minidocker.network.pool import Lock, Subnet, dotted, place
+from minidocker.network.pool import Lock, Subnet, dotted
 from minidocker.outcome import ContainerError
 from minidocker.state import remove_tree
 
@@ -125,7 +125,7 @@ def prune() -> list[str]:
             if not found.kept and not found.pool.living():
                 found.remove()
                 removed.append(f"network {found.name}")
-        homes = os.path.dirname(place())
+        homes = os.path.dirname(Lock.place)
         for name in {name for name in os.listdir(homes) if name.isdecimal()} - _namespaces():
             remove_tree(os.path.join(homes, name))
             removed.append(f"files of network namespace {name}")
@@ -134,7 +134,7 @@ def prune() -> list[str]:
 
 def _namespaces() -> set[str]:
     """The network namespaces of this machine: of its processes, and those that `ip netns` keeps."""
-    found = {os.path.basename(place())}
+    found = {os.path.basename(Lock.place)}
     for path in [*(f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal()), *_kept_namespaces()]:
         try:
             found.add(str(os.stat(path).st_ino))

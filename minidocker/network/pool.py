@@ -20,25 +20,29 @@ from minidocker.outcome import ContainerError
 LARGEST = 22  # a bridge has at most 1024 ports, and so many addresses has a /22
 
 
-def place() -> str:
-    """The directory of all networks of this host, which is to say, of this thread's network namespace."""
-    return os.path.join(state.home(), "network", str(os.stat(thread_file("ns/net")).st_ino))
-
-
 class Lock:
-    """Whoever changes something about networks holds this lock meanwhile; everybody else waits some milliseconds."""
+    """Whoever changes something about networks holds this lock meanwhile; everybody else waits some milliseconds.
+
+    `place` is the directory of this host's networks. A host, to a network, is a network namespace: that of this thread.
+    """
+
+    place = ""  # only the holder reads it, and there is one at a time on the whole machine
 
     def __enter__(self) -> Lock:
-        parent = os.path.dirname(place())
+        namespace = os.stat(thread_file("ns/net")).st_ino
+        parent = os.path.join(state.home(), "network")
         os.makedirs(parent, mode=0o700, exist_ok=True)
         self._descriptor = os.open(os.path.join(parent, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.makedirs(place(), mode=0o700, exist_ok=True)
+        Lock.place = os.path.join(parent, str(namespace))
+        os.makedirs(Lock.place, mode=0o700, exist_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not os.listdir(place()):
-            os.rmdir(place())
+        try:
+            os.rmdir(Lock.place)  # if there is no network in it
+        except OSError:
+            pass
         os.close(self._descriptor)
 
 
