@@ -16,11 +16,10 @@ from minidocker.outcome import ContainerError
 SWITCHES = {"4": "net.ipv4.ip_forward", "6": "net.ipv6.conf.all.forwarding"}
 COMMENT = "minidocker"  # of our rules in the chains of others; also the name of our tables
 WAYS = ("iifname", "oifname")
+FAMILIES = ("ip ", "ip6 ", "inet ")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from minidocker.network.ports import Port
 
 
@@ -53,33 +52,27 @@ def _wants(port: Port, family: str) -> bool:
     return (":" in port.address) == (family == "6")
 
 
-def _forward_chains() -> list[dict[str, Any]]:
-    """The chains of others that are asked whether the host may forward a packet, as nft describes them."""
-    chains = [item["chain"] for item in _listed("list", "chains") if "chain" in item]
-    families = ("ip", "ip6", "inet")
-    return [
-        chain
-        for chain in chains
-        if chain.get("hook") == "forward" and chain["family"] in families and chain["table"] != COMMENT
-    ]
+def _forward_chains() -> list[tuple[str, bool]]:
+    """The chains of others that are asked whether the host may forward a packet, and whether they drop by default.
+
+    Read from the text that nft prints: to import `json` would take longer than nft does.
+    """
+    found, table, chain = [], "", ""
+    for line in nft("", "list", "chains").splitlines():
+        words = line.split()
+        if words[:1] == ["table"]:
+            table = f"{words[1]} {words[2]}"
+        elif words[:1] == ["chain"]:
+            chain = words[1]
+        elif "hook forward" in line and table.startswith(FAMILIES) and not table.endswith(f" {COMMENT}"):
+            found.append((f"{table} {chain}", "policy drop" in line))
+    return found
 
 
-def _listed(*arguments: str) -> list[dict[str, Any]]:
-    """What nft lists, as Python values."""
-    import json
-
-    answer: list[dict[str, Any]] = json.loads(nft("", "-j", "-a", *arguments))["nftables"]
-    return answer
-
-
-def _name(chain: dict[str, Any]) -> str:
-    return f"{chain['family']} {chain['table']} {chain['name']}"
-
-
-def _ours(chain: str) -> list[int]:
-    """The handles of our rules in a chain of somebody else."""
-    rules = [item["rule"] for item in _listed("list", "chain", *chain.split()) if "rule" in item]
-    return [rule["handle"] for rule in rules if rule.get("comment") == COMMENT]
+def _ours(door: str) -> list[str]:
+    """The handles of our rules in a chain of somebody else, from lines that end: comment "minidocker" # handle 7."""
+    lines = nft("", "-a", "list", "chain", *door.split()).splitlines()
+    return [line.split()[-1] for line in lines if f'comment "{COMMENT}" # handle ' in line]
 
 
 def open_doors() -> list[str]:
@@ -87,7 +80,7 @@ def open_doors() -> list[str]:
 
     It opens nothing more: what may go to a container is decided in our own table, where drop is final.
     """
-    doors = [_name(chain) for chain in _forward_chains() if chain.get("policy") == "drop"]
+    doors = [door for door, drops in _forward_chains() if drops]
     closed = [door for door in doors if not _ours(door)]
     rules = [f'insert rule {door} {way} "md-*" accept comment "{COMMENT}"' for door in closed for way in WAYS]
     if rules:
@@ -97,7 +90,7 @@ def open_doors() -> list[str]:
 
 def close_doors() -> list[str]:
     """Remove our rules from the chains of others; return "FAMILY TABLE CHAIN" of each that had some."""
-    found = [(door, handle) for door in map(_name, _forward_chains()) for handle in _ours(door)]
+    found = [(door, handle) for door, _ in _forward_chains() for handle in _ours(door)]
     if found:
         nft("".join(f"delete rule {door} handle {handle}\n" for door, handle in found))
     return sorted({door for door, _ in found})
