@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import HOME, need
+from conftest import HOME, REPO, need
 from test_00_process import both_ways, way  # noqa: F401
 
 from minidocker import network
@@ -24,7 +24,7 @@ from minidocker.network.pool import Subnet, link_local_of, mac_of
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "chapters/07_ports"))
+sys.path.insert(0, str(REPO / "chapters/07_ports"))
 from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, two_hosts, until
 
 pytestmark = pytest.mark.chapter(7)
@@ -418,9 +418,21 @@ print(*{*slow.split()} & {*sys.modules})
 
 
 def test_a_start_imports_nothing_slow(host):
-    argv = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(pathlib.Path.cwd())!r})\n{STARTS}"]
+    argv = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(REPO)!r})\n{STARTS}"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+@pytest.mark.parametrize(("command", "status"), [([], 0), (["sh", "-c", "exit 7"], 7), (["nothing-like-it"], 127)])
+def test_the_stage(host, command, status):
+    home = pathlib.Path(os.environ["MINIDOCKER_HOME"])
+    home.mkdir()
+    (home / "roots").symlink_to(HOME / "roots")
+    argv = [sys.executable, str(REPO / "chapters/07_ports/stage.py"), *command]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert command or done.stdout == "stage7 serves\nthe host asked through the published port, and got: busybox\n"
+    assert "minidocker" not in ruleset()
 
 
 # Published ports

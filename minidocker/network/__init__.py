@@ -193,8 +193,10 @@ class Network(Isolator):
                 self.join.__exit__()
             if self.bridge:
                 with Lock():
-                    firewall.remove(self._items)
-                    self.bridge.release(self.lease)
+                    try:
+                        firewall.remove(self._items)
+                    finally:
+                        self.bridge.release(self.lease)
         finally:
             for descriptor in self._held:
                 os.close(descriptor)

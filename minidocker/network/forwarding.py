@@ -43,7 +43,9 @@ def checked(ports: list[Port]) -> list[str]:
         if in_vain:
             text = f"no forwarding of IPv{family} on this host, so nobody outside could reach {in_vain[0]}"
             raise ContainerError(f"Network: {text}: {remedy}, or publish it on 127.0.0.1 only", isolator="Network")
-        warnings.append(f"no forwarding of IPv{family} on this host: no way out of it for the container; {remedy}")
+        warnings.append(
+            f"no forwarding of IPv{family} on this host: from the container no way to others, nor back; {remedy}"
+        )
     return warnings
 
 

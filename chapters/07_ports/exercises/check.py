@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -22,12 +23,14 @@ ROOT = os.path.join(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"), "r
 
 
 def on_a_host_of_its_own(check):
-    """The check runs in a network namespace that plays a host: yours is left alone."""
+    """The check runs in a network namespace that plays a host, with its own files: yours are left alone."""
 
     def checked(module):
         syscalls.unshare(syscalls.CLONE_NEWNET)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        check(module)
+        with tempfile.TemporaryDirectory() as home:
+            os.environ["MINIDOCKER_HOME"] = home
+            check(module)
 
     return checked
 
