@@ -502,6 +502,43 @@ def test_udp_is_published_too(host, lan):
             assert there.stdout.startswith("hello from "), there.stderr
 
 
+# A client that never stops: it sends ten times a second from one and the same port, and prints who answers
+NEVER_STOPS = """
+import socket, sys, time
+client = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+client.connect((sys.argv[1], 9000))
+client.settimeout(0.1)
+while True:
+    try:
+        client.send(b"hello")
+        print(client.recv(100).decode(), flush=True)
+    except OSError:
+        print("nobody", flush=True)
+    time.sleep(0.1)
+"""
+NAMED_ECHO = ECHO.replace('data + b" from " + sender[0].encode()', "sys.argv[1].encode()")
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+@pytest.mark.parametrize("pause", [False, True])
+def test_an_udp_client_that_never_stops_finds_the_next_container(host, lan, address, pause):
+    """Connection tracking would send it to the one that was there before; or, after a pause, to nobody for ever."""
+
+    def hears(name):
+        return any(client.stdout.readline() == f"{name}\n" for _ in range(100))
+
+    client = lan.start(sys.executable, "-c", NEVER_STOPS, address)
+    try:
+        for name in ("first", "second"):
+            with start([sys.executable, "-c", NAMED_ECHO, name], Network(ports=["9000:9000/udp"])) as server:
+                assert next(server.lines()) == "ready"
+                assert hears(name), f"it never heard from the {name}"
+            assert not pause or hears("nobody")
+    finally:
+        client.kill()
+        client.communicate()
+
+
 def test_a_client_outside_keeps_its_address_and_a_container_outside_borrows_the_hosts(host, lan):
     with echoing(Network(ports=["9000:9000/udp"])) as echo:
         assert lan.run(sys.executable, "-c", ASK, "192.0.2.1", "9000").stdout == "hello from ::ffff:192.0.2.2\n"

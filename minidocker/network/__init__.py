@@ -29,6 +29,7 @@ from minidocker.network.networks import (
 )
 from minidocker.network.pool import Lease, Lock, interface_of, mac_of
 from minidocker.network.ports import Port, parse_port, reserve
+from minidocker.network.tracking import forget_udp
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.syscalls import CLONE_NEWNET, CLONE_NEWNS
@@ -149,6 +150,9 @@ class Network(Isolator):
                 raise
             restore()
             firewall.add(self._items)
+        udp = {port.number for port in self.published if port.protocol == "udp"}
+        if udp:
+            forget_udp(udp)
 
     def attach(self, pid: int) -> None:
         """Lay the cable. The interface may still be there from a namespace that is about to end: it is nobody's."""

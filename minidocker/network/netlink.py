@@ -18,7 +18,8 @@ import struct
 from minidocker.syscalls import error
 
 # <linux/netlink.h>, <linux/rtnetlink.h>
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLMSG_ERROR = 1, 4, 0x200, 0x400, 2
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE = 1, 4, 0x200, 0x400
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWQDISC = 16, 17, 20, 24, 36
 NEW = NLM_F_CREATE | NLM_F_EXCL
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 
 
 class Netlink:
-    """A socket to the kernel's routing part, in the caller's network namespace. To change things takes CAP_NET_ADMIN.
+    """A socket to a part of the kernel, in the caller's network namespace. To change things takes CAP_NET_ADMIN.
 
     Used on the host side, and by the new process inside. Close it, or use it as a context manager.
     """
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    def __init__(self, part: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, part)
 
     def __enter__(self) -> Netlink:
         return self
@@ -60,6 +61,16 @@ class Netlink:
             if answers[number]:
                 raise error("netlink", answers[number], words)
 
+    def dump(self, message: Message) -> list[bytes]:
+        """Ask for a list: the bodies of its entries, each with the structure that its type begins with."""
+        self._socket.send(_packed(0, *message))
+        found: list[bytes] = []
+        while True:
+            for kind, body in _split(self._socket.recv(1 << 16)):
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    return found
+                found.append(body)
+
     def remove(self, name: str) -> None:
         """Remove an interface, if it is there: one of a namespace that ends may go at any moment."""
         try:
@@ -74,15 +85,21 @@ def _packed(number: int, _words: str, kind: int, flags: int, body: bytes) -> byt
     return struct.pack("=IHHII", 16 + len(body), kind, flags | NLM_F_REQUEST | NLM_F_ACK, number, 0) + body
 
 
-def _answers(data: bytes) -> dict[int, int]:
-    """What the kernel says: the number of each message that it answers, and the errno; 0 is success."""
-    found = {}
+def _split(data: bytes) -> list[tuple[int, bytes]]:
+    """The type and the body of each message in what was received."""
+    found = []
     while data:
-        length, kind, _, number, _ = struct.unpack_from("=IHHII", data)
-        if kind == NLMSG_ERROR:
-            found[number] = -struct.unpack_from("=i", data, 16)[0]
+        length, kind = struct.unpack_from("=IH", data)
+        found.append((kind, data[16:length]))
         data = data[(length + 3) & ~3 :]
     return found
+
+
+def _answers(data: bytes) -> dict[int, int]:
+    """What the kernel says: the number of each message that it answers, and the errno; 0 is success."""
+    # struct nlmsgerr: the errno, negative, and the header of the message
+    errors = [struct.unpack_from("=iIHHI", body) for kind, body in _split(data) if kind == NLMSG_ERROR]
+    return {number: -code for code, _, _, _, number in errors}
 
 
 def attribute(kind: int, value: bytes | str | int) -> bytes:
@@ -92,6 +109,16 @@ def attribute(kind: int, value: bytes | str | int) -> bytes:
     elif isinstance(value, int):
         value = struct.pack("=I", value)
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """The other way round: {number: value}. The two upper bits of a number say only what the value is like."""
+    found = {}
+    while data:
+        length, kind = struct.unpack_from("=HH", data)
+        found[kind & 0x3FFF] = data[4:length]
+        data = data[(length + 3) & ~3 :]
+    return found
 
 
 def _link(flags: int, index: int = 0) -> bytes:
