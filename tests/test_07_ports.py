@@ -194,7 +194,7 @@ def test_a_container_has_an_address_a_route_and_a_loopback_interface(host):
         assert f"{net.addresses[0]}/22" in shown
         assert f"{net.addresses[1]}/64" in shown
         assert "127.0.0.1/8" in shown
-        assert inside(process, "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
+        assert inside(process, "busybox", "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
         assert ours() == {"md-bridge", "mv0a4d0002"}
         assert namespace_of(process.pid, "net") != namespace_of("self", "net")
     assert "minidocker" not in ruleset()
@@ -309,7 +309,7 @@ def test_networks_are_made_shown_and_removed(host):
         shown = network.inspect("web")
         assert shown["containers"] == {"first": "10.90.0.77"}
         assert (shown["subnet"], shown["gateway"], shown["kept"]) == ("10.90.0.0/24", "10.90.0.1", True)
-        assert inside(first, "ping", "-c1", "-W5", "10.90.0.1").exit_code == 0
+        assert inside(first, "busybox", "ping", "-c1", "-W5", "10.90.0.1").exit_code == 0
         with pytest.raises(ContainerError, match="web is in use by first: stop them first"):
             network.remove("web")
         with pytest.raises(ContainerError, match=r"10.90.0.77 is in use by first"):
@@ -383,7 +383,7 @@ def test_a_hundred_starts_at_once_get_a_hundred_addresses(host):
         processes = [*pool.map(begin, nets)]
     try:
         assert len({net.addresses[0] for net in nets}) == 100
-        assert inside(processes[-1], "ping", "-c1", "-W5", nets[0].addresses[0]).exit_code == 0
+        assert inside(processes[-1], "busybox", "ping", "-c1", "-W5", nets[0].addresses[0]).exit_code == 0
     finally:
         with ThreadPoolExecutor(20, initializer=host.enter) as pool:
             [*pool.map(lambda process: process.__exit__(), processes)]
@@ -645,7 +645,7 @@ def test_no_forwarding_is_said_and_not_changed(host):
     with serving(net) as web, idle(Network(root=ROOT), "other") as other:
         assert get("http://127.0.0.1:8080/web") == "web"
         assert get_inside(other, f"http://{net.addresses[0]}/web") == "web"
-        assert inside(web, "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
+        assert inside(web, "busybox", "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
     assert ["no forwarding of IPv4" in net.warnings[0], "no forwarding of IPv6" in net.warnings[1]] == [True, True]
     assert sysctl("net.ipv4.ip_forward") == "0"
 

@@ -42,7 +42,7 @@ def check_1(module):
         name = module.connect(process.pid)
         names = [name for _, name in socket.if_nameindex()]
         assert name in names, f"there is no interface {name!r} here; there are {', '.join(names)}"
-        there = subprocess.run(["ping", "-c1", "-W2", "10.1.1.2"], capture_output=True)
+        there = subprocess.run(["busybox", "ping", "-c1", "-W2", "10.1.1.2"], capture_output=True)
         assert there.returncode == 0, "10.1.1.2 does not answer: are both ends on, with a prefix of 24?"
         back = run(["busybox", "ping", "-c1", "-W2", "10.1.1.1"], Join(process.pid, "net"))
         assert back.exit_code == 0, "10.1.1.1 does not answer from inside"
