@@ -21,7 +21,7 @@ unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME    # byte code makes each st
 
 PACKAGES="
     python3 python3-venv ca-certificates
-    util-linux procps iproute2 nftables strace
+    util-linux procps iproute2 nftables iptables strace
     busybox-static mmdebstrap
     fuse3 e2fsprogs
     runc crun bubblewrap

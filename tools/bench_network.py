@@ -1,0 +1,226 @@
+"""The part of `make bench` about chapter 7, and a program of its own: python tools/bench_network.py [RUNS=41].
+
+    network.add       what a network adds to a start: cable, addresses, route; against ip(8), told all at once
+    port.latency      a request and its answer through a published port; against the loopback interface, and podman's
+    port.throughput   64 MiB through a published port, until the other side has them all; against the same
+
+What is equal. For `network.add` the bridge is there before, and both make a pair of interfaces with one end in the
+network namespace of a process that waits, and give that two addresses, two routes and `lo`. Ours chooses the address,
+keeps it in a file, and writes the names. ip(8) gets two batches, one for each side. For the ports the server is always
+the same busybox in the same root, and the client is this process, which calls 127.0.0.1: one connection for each round
+of latency, one for each 64 MiB. Podman has its own default bridge (netavark).
+
+Everything happens in a mount namespace and a network namespace of its own, in which nobody else is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import measure
+
+from minidocker import network, state, syscalls
+from minidocker.namespaces import Namespaces
+from minidocker.network import Network
+from minidocker.process import run, start
+from minidocker.rootfs import PivotRoot, make_mounts_private
+
+SUBJECT = "minidocker"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+ECHO, SINK = 9000, 9001  # ports of the server
+SERVER = ["sh", "-c", f"nc -ll -p {ECHO} -e cat & nc -ll -p {SINK} -e sh -c 'cat >/dev/null; echo all'"]
+REQUESTS, AMOUNT = 200, 64 << 20
+PAUSE = 0.05  # seconds in which the namespace of the run before ends
+OUTSIDE = """link add v{0} type veth peer name eth0 netns {0}
+link set v{0} master md-bench up
+link set v{0} type bridge_slave hairpin on
+"""
+INSIDE = """link set lo up
+addr add 10.77.3.200/22 dev eth0
+addr add fd00:77::200/64 dev eth0 nodad
+link set eth0 up
+route add default via 10.77.0.1
+route add default via fd00:77::1
+"""
+
+
+class Timed(Network):
+    """A network that says how long its moments before the start took; the one inside writes it to standard output."""
+
+    seconds = 0.0
+
+    def _timed(self, moment: Callable[..., object], *arguments: object) -> None:
+        begin = time.perf_counter()
+        moment(*arguments)
+        self.seconds += time.perf_counter() - begin
+
+    def __enter__(self) -> Timed:
+        self.seconds = 0.0
+        self._timed(super().__enter__)
+        return self
+
+    def attach(self, pid: int) -> None:
+        self._timed(super().attach, pid)
+
+    def inside(self) -> None:
+        begin = time.perf_counter()
+        super().inside()
+        os.write(1, f"{time.perf_counter() - begin}".encode())
+
+
+def add(runs: int, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
+    """The samples of network.add."""
+    network.create("bench")
+
+    def ours() -> float:
+        net = Timed("bench")
+        printed = run(["true"], Namespaces("net"), net).stdout
+        return net.seconds + float(printed)
+
+    def ip_batch() -> float:
+        with start(["sleep", "60"], Namespaces("net")) as process:
+            inside = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "ip", "-batch", "-"]
+            begin = time.perf_counter()
+            subprocess.run(["ip", "-batch", "-"], input=OUTSIDE.format(process.pid).encode(), check=True)
+            subprocess.run(inside, input=INSIDE.encode(), check=True)
+            return time.perf_counter() - begin
+
+    samples = measure.interleaved({SUBJECT: ours, "ip -batch": ip_batch}, runs, pause=PAUSE, progress=progress)
+    network.remove("bench")
+    return {"network.add": samples}
+
+
+@contextlib.contextmanager
+def loopback(_scratch: Path) -> Iterator[tuple[int, int]]:
+    """The server without a network of its own."""
+    with start(SERVER, PivotRoot(ROOT)):
+        yield ECHO, SINK
+
+
+@contextlib.contextmanager
+def ours(_scratch: Path) -> Iterator[tuple[int, int]]:
+    """The server behind two published ports."""
+    net = Network(ports=[f"127.0.0.1::{ECHO}", f"127.0.0.1::{SINK}"], root=ROOT)
+    with start(SERVER, Namespaces("pid mount uts ipc"), net, PivotRoot(ROOT)):
+        yield net.published[0].number, net.published[1].number
+
+
+@contextlib.contextmanager
+def podman(scratch: Path) -> Iterator[tuple[int, int]]:
+    """The same with podman's default bridge, its store in memory."""
+    settings = scratch / "containers.conf"
+    settings.write_text('[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n')
+    client = ["podman", "--log-level=error", f"--root={scratch}/podman", f"--runroot={scratch}/run"]
+    client += [f"--tmpdir={scratch}/tmp", "--storage-driver=overlay", "--events-backend=none"]
+    client += ["--cgroup-manager=cgroupfs"]
+    env = {"PATH": PATH, "CONTAINERS_CONF": str(settings)}
+
+    def call(*words: str) -> None:
+        subprocess.run([*client, *words], env=env, check=True, stdout=subprocess.DEVNULL)
+
+    subprocess.run(["tar", "-C", ROOT, "-cf", f"{scratch}/root.tar", "."], check=True)
+    call("import", "-q", f"{scratch}/root.tar", "bench")
+    call("run", "-d", "--name=bench", f"-p=127.0.0.1:9100:{ECHO}", f"-p=127.0.0.1:9101:{SINK}", "bench", *SERVER)
+    try:
+        yield 9100, 9101
+    finally:
+        call("rm", "-f", "-t", "0", "bench")
+
+
+def latency(port: int) -> float:
+    """Seconds for a request of one byte and its answer: the mean of many on one connection."""
+    with connected(port) as connection:
+        begin = time.perf_counter()
+        for _ in range(REQUESTS):
+            connection.send(b"x")
+            connection.recv(1)
+        return (time.perf_counter() - begin) / REQUESTS
+
+
+def throughput(port: int) -> float:
+    """Seconds until the server has said that it has all of it."""
+    data = bytes(1 << 20)
+    with connected(port) as connection:
+        begin = time.perf_counter()
+        for _ in range(AMOUNT >> 20):
+            connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        if connection.recv(10) != b"all\n":
+            raise SystemExit(f"bench: the server at port {port} did not say that it has everything")
+        return time.perf_counter() - begin
+
+
+def connected(port: int) -> socket.socket:
+    """A connection, when somebody listens there."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def ports(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
+    """The samples of port.latency and port.throughput; all servers run all the time."""
+    servers = {SUBJECT: ours, "loopback": loopback} | ({"podman": podman} if shutil.which("podman", path=PATH) else {})
+    with contextlib.ExitStack() as stack:
+        places = {name: stack.enter_context(server(scratch)) for name, server in servers.items()}
+        found = {}
+        for name, measured in (("port.latency", latency), ("port.throughput", throughput)):
+            which = int(measured is throughput)
+            subjects = {subject: lambda port=place[which]: measured(port) for subject, place in places.items()}  # noqa: B023
+            found[name] = measure.interleaved(subjects, runs, progress=progress)
+    return found
+
+
+ROOT = f"{state.home()}/roots/busybox"
+
+
+def enter(scratch: str) -> None:
+    """Leave the host's mounts and network for good. This process has one thread so far."""
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    make_mounts_private()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if os.path.ismount("/sys/fs/cgroup/unified"):
+        syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
+    for place in ("/run", scratch):
+        syscalls.mount("tmpfs", place, "tmpfs")
+
+
+def main(words: list[str]) -> int:
+    """Words such as RUNS=11."""
+    options = dict(word.split("=", 1) for word in words)
+    runs = int(options.get("RUNS", 41))
+    with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
+        enter(folder)
+        os.environ["MINIDOCKER_HOME"] = folder  # its networks are its own
+        try:
+            raw = add(runs) | ports(runs, Path(folder))
+        finally:
+            syscalls.umount(folder, syscalls.MNT_DETACH)
+    about = measure.machine()
+    records = [
+        measure.record(name, SUBJECT, peer, samples, unit="s", machine=about)
+        for name, samples in raw.items()
+        for peer in samples
+        if peer != SUBJECT
+    ]
+    print(measure.table(records))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
