@@ -65,10 +65,11 @@ def setup():
 
         for module in (launcher, aufs):  # each starts another process
             linetrace.follow(module)
-    from minidocker import cgroups, state
+    from minidocker import cgroups, network, state
+    from minidocker.volumes import store as volumes
 
-    cgroups.prune()
-    state.prune()
+    for owner in (cgroups, state, volumes, network):
+        owner.prune()
 
 
 def show(figure, alt, diagram=False):

@@ -27,6 +27,7 @@ MODULES = {
     3: "cgroups",
     4: "union",
     6: "volumes",
+    7: "network",
 }  # the module that a reader of a chapter may write
 SETTLE = (
     2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process

@@ -33,6 +33,11 @@ VERBS = {  # verb -> the module of this package that has a function of that name
     "volume inspect": "volume",
     "volume rm": "volume",
     "volume prune": "volume",
+    "network create": "network",
+    "network ls": "network",
+    "network inspect": "network",
+    "network rm": "network",
+    "network prune": "network",
     "system df": "system",
     "system prune": "system",
     "prune": "system",
@@ -83,7 +88,7 @@ def _function(verb: str):  # type: ignore[no-untyped-def]
 def usage() -> str:
     """One line for each verb, from its docstring."""
     summaries = {verb: _function(verb).__doc__.partition("\n")[0].partition(": ")[2] for verb in VERBS}
-    lines = [f"  {verb:<14} {summary}" for verb, summary in summaries.items()]
+    lines = [f"  {verb:<15} {summary}" for verb, summary in summaries.items()]
     return "\n".join(["usage: minidocker VERB [OPTIONS]", "", *lines, "", "minidocker VERB --help says more of each"])
 
 

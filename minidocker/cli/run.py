@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from minidocker.cli.options import number, parse
-from minidocker.images.container import NETWORKS, container, ready
+from minidocker.images.container import container, ready
 from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.syscalls import signal
@@ -39,13 +39,18 @@ def run(arguments: list[str]) -> int:
     -v, --volume [SOURCE:]TARGET[:OPTIONS]...  mount a volume, or a directory of the host
         --mount type=TYPE,...   the same in words: bind, volume or tmpfs; source=, target=, readonly
         --tmpfs TARGET[:OPTIONS]...  mount an empty file system in memory
-        --network NAME          none: only itself; host: the host's network
+    -p, --publish [[ADDRESS:]PORT:]PORT[/udp]...  lead a port of the host to a port of the container
+        --network NAME          none: only itself (the default, unless a port is published); bridge; host;
+                                container:NAME; or one that network create made
+        --network-alias NAME...  another name in its network
+        --dns ADDRESS...        a name server, instead of the host's
+        --add-host NAME:ADDRESS...  one more line in /etc/hosts
+        --egress RATE           limit of what it sends, in bits per second, e.g. 10M
+        --ingress RATE          limit of what it receives
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
     options, (name, *command) = parse(run.__doc__, arguments, 1)
-    if options.network and options.network not in NETWORKS:
-        raise ContainerError(f"no network is called {options.network!r}: there are {' '.join(NETWORKS)}")
     image = _image(name, options.pull)
     argv, isolators, settings = container(
         image,
@@ -55,7 +60,7 @@ def run(arguments: list[str]) -> int:
         cwd=options.workdir,
         user=options.user,
         hostname=options.hostname,
-        network=options.network or "none",
+        network="host" if _networked(options) else "none",  # chapter 7's Network makes what it needs itself
         limits=_limits(options),
         init=options.init,
         mounts=lambda root: _mounts(options, image, root),
@@ -89,13 +94,24 @@ def _environment(settings: list[str]) -> list[str]:
 
 
 def _mounts(options: Options, image: dict[str, Any], root: str) -> list[Any]:
-    """The volumes, if there are any: most containers have none, and need not import what makes them."""
-    wanted = image["config"].get("Volumes") or {}
-    if not (wanted or options.volume or options.mount or options.tmpfs):
-        return []
-    from minidocker.cli.volume import mounts
+    """Volumes and network, if there are any: most containers have none, and need not import what makes them."""
+    wanted: dict[str, Any] = image["config"].get("Volumes") or {}
+    found: list[Any] = []
+    if wanted or options.volume or options.mount or options.tmpfs:
+        from minidocker.cli.volume import mounts
 
-    return mounts(options, wanted, root)
+        found += mounts(options, wanted, root)
+    if _networked(options):
+        from minidocker.cli.network import network
+
+        found.append(network(options, root))
+    return found
+
+
+def _networked(options: Options) -> bool:
+    """Whether it has more of a network than an interface for itself. Without forwarding, which is the host owner's
+    affair, a bridge leads nowhere, so it is made for those who ask for it."""
+    return options.network not in ("", "none") or bool(options.publish)
 
 
 def _limits(options: Options) -> dict[str, Any]:
@@ -121,11 +137,19 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
         if options.interactive and not os.isatty(0):
             raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
         with start(argv, *isolators, terminal=True, name=name, **settings) as process:
+            _warn(isolators)
             return interact(process).exit_code
     stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that comes meanwhile waits until it can be passed on
     with start(argv, *isolators, stdin=stdin, stdout=1, stderr=2, name=name, **settings) as process:
+        _warn(isolators)
         for wanted in FORWARDED:
             signal.signal(wanted, lambda received, _: process.send_signal(received))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return process.wait().exit_code
+
+
+def _warn(isolators: list[Any]) -> None:
+    """What works less well on this host than was asked for."""
+    for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
+        os.write(2, f"minidocker: warning: {text}\n".encode())

@@ -13,9 +13,10 @@ def prune(arguments: list[str]) -> int:
     parse(prune.__doc__, arguments, 0, 0)
     from minidocker import state
     from minidocker.cgroups import prune as prune_cgroups
+    from minidocker.network import prune as prune_networks
     from minidocker.volumes import store as volumes
 
-    for removed in [*prune_cgroups(), *state.prune(), *volumes.prune()]:
+    for removed in [*prune_cgroups(), *state.prune(), *volumes.prune(), *prune_networks()]:
         print("removed", removed)
     return 0
 

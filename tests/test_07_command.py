@@ -1,0 +1,76 @@
+"""Chapter 7, the command: -p, --network and their like, and the verbs about networks. In a network of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from images_05 import REPO, new_store
+
+pytestmark = pytest.mark.chapter(7)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    new_store(home)
+    return home
+
+
+def host(home, script):
+    """Run a shell script on a host of its own: a new network namespace, with `md` for the command."""
+    head = f'web=web{os.getpid()}\nip link set lo up\nmd() {{ {sys.executable} -m minidocker "$@"; }}\n'
+    environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
+    argv = ["unshare", "--net", "bash", "-c", head + script]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+
+
+SERVE = """
+python -m minidocker run --name $web -p 127.0.0.1:8080:80 busybox sh -c 'echo it works >/index.html; echo ready; exec httpd -f -h /' >log &
+server=$!
+until grep -q ready log; do sleep 0.05; done
+until curl -s http://127.0.0.1:8080/; do sleep 0.05; done
+"""
+
+
+def test_a_published_port_a_name_and_the_verbs(home, tmp_path):
+    script = f"cd {tmp_path}\n{SERVE.replace('python', sys.executable)}\n" + (
+        "md run --network bridge busybox wget -qO- http://$web/ 2>/dev/null\n"
+        "md network inspect bridge >inspected\n"
+        "md network rm bridge\n"
+        "kill -9 $server; wait\n"
+        "md prune >pruned; md network ls -q; ip -br link | grep -c md-\n"
+    )
+    result = host(home, script)
+    assert result.stdout.split("\n")[:2] == ["it works", "it works"]
+    assert f"web{os.getpid()}" in json.loads((tmp_path / "inspected").read_text())[0]["containers"]
+    assert "in use by web" in result.stderr
+    assert result.stdout.split("\n")[2:] == ["0", ""]
+
+
+def test_networks_are_made_and_removed(home):
+    result = host(
+        home, "md network create --subnet 10.9.0.0/24 blue; md network ls -q; md network rm blue; md network ls -q"
+    )
+    assert result.stdout == "blue\nblue\nblue\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("run -p 99999:80 busybox true", "99999"),
+        ("run -p 127.0.0.1:80-81:80-82 busybox true", "80-81:80-82"),
+        ("run --network nosuch busybox true", "network create nosuch"),
+        ("run --network container:nosuch busybox true", "nosuch"),
+        ("run --network host -p 1:1 busybox true", "network of our own"),
+        ("run --network bridge --egress fast busybox true", "fast"),
+        ("network create --subnet 10.9.0.0/33 x", "10.9.0.0/33"),
+        ("network rm nosuch", "nosuch"),
+    ],
+)
+def test_a_mistake_is_one_line(home, words, text):
+    result = host(home, f"md {words}")
+    assert text in result.stderr
+    assert result.returncode
+    assert len(result.stderr.splitlines()) == 1
