@@ -1,0 +1,178 @@
+"""The part of `make bench` about chapter 5, and a program of its own: python tools/bench_images.py [RUNS=41].
+
+    unpack.gzip     the Debian layer of set-up, unpacked with all checks; against tar -xzf and umoci raw unpack
+    unpack.shared   the same with sharing by content, into a new pool
+    unpack.found    and into a pool that has all of it; both against the same without
+    build.cached    a Dockerfile of eight steps, all of them cached; against podman build of the same file
+
+What is equal. All unpack the same blob, with owners, modes, times and attributes, into directories in memory, and the
+result is removed outside of the measured time. umoci reads it out of the store in place. Podman has its images in a
+store of its own, in memory as well, and has built the same file before. Ours are two processes for an unpack, tar is
+two (gzip is one), umoci one with threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import measure
+
+from minidocker import state, syscalls
+from minidocker.images.image import find
+from minidocker.images.store import Store
+from minidocker.images.unpack import unpack
+from minidocker.rootfs import make_mounts_private
+
+REPO = Path(__file__).resolve().parents[1]
+SUBJECT = "minidocker"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+DOCKERFILE = """FROM busybox
+ENV A=1 B=2
+WORKDIR /srv
+COPY file .
+RUN echo one >one
+RUN echo two >two
+EXPOSE 80
+CMD ["cat", "one"]
+"""
+CONTAINERS_CONF = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
+
+
+def unpacking(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
+    """Ids unpack.gzip and unpack.shared."""
+    store = Store()
+    image = find(store, "debian")
+    [layer], [diff_id] = image.manifest["layers"], image.diff_ids
+    blob = store.blob(layer["digest"])
+    full = str(scratch / "full")  # a pool that has everything
+    into(scratch, lambda place: unpack(blob, place, diff_id, shared=full))
+    kept = scratch / "kept"  # its files stay: those that only a pool has are not found
+    kept.mkdir()
+    unpack(blob, str(kept), diff_id, shared=full)
+    named = f"--image={store.layout}:debian:latest"
+    commands = {
+        "tar": lambda place: checked(["tar", "-xzf", blob, "--numeric-owner", "-C", place]),
+        "umoci": lambda place: checked(
+            ["umoci", "raw", "unpack", f"--image={store.layout}:debian:latest", f"{place}/x"]
+        ),
+    }
+    subjects: dict[str, Callable[[str], object]] = {
+        SUBJECT: lambda place: unpack(blob, place, diff_id),
+        "first": lambda place: unpack(blob, place, diff_id, shared=f"{place}.pool"),
+        "again": lambda place: unpack(blob, place, diff_id, shared=full),
+        **{name: call for name, call in commands.items() if shutil.which(name)},
+    }
+    timed = {name: lambda call=call: into(scratch, call) for name, call in subjects.items()}  # type: ignore[misc]
+    samples = measure.interleaved(timed, runs, warm_up=1, progress=progress)
+    shared = {SUBJECT: samples["first"], "without": samples[SUBJECT]}
+    found = {SUBJECT: samples["again"], "without": samples[SUBJECT]}
+    plain = {name: values for name, values in samples.items() if name in (SUBJECT, *commands)}
+    return {"unpack.gzip": plain, "unpack.shared": shared, "unpack.found": found}
+
+
+def into(scratch: Path, call: Callable[[str], object]) -> float:
+    """Seconds that an unpack into a new directory takes."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        place = f"{folder}/tree"
+        os.mkdir(place)
+        begin = time.perf_counter()
+        call(place)
+        return time.perf_counter() - begin
+
+
+def building(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
+    """Id build.cached: whole commands, from posix_spawn(3) to their end."""
+    context = scratch / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    (context / "file").write_text("a file\n")
+    home = scratch / "home"
+    with podman(scratch) as theirs:
+        subprocess.run(ours(["save", "-o", str(scratch / "busybox.tar"), "busybox"], state.home()), check=True)
+        subprocess.run(ours(["load", "-q", "-i", str(scratch / "busybox.tar")], str(home)), check=True)
+        subjects = {SUBJECT: ours(["build", "-q", "-t", "bench", str(context)], str(home))}
+        if theirs:
+            checked([*theirs, "load", "-q", "-i", str(scratch / "busybox.tar")])
+            subjects["podman"] = [*theirs, "build", "-q", "--layers", "--network=none", "-t", "bench", str(context)]
+        timed = {name: lambda argv=argv: command(argv) for name, argv in subjects.items()}  # type: ignore[misc]
+        return {"build.cached": measure.interleaved(timed, runs, warm_up=2, progress=progress)}
+
+
+def ours(words: list[str], home: str) -> list[str]:
+    """The command, as it is installed, with this home."""
+    import sysconfig
+
+    places = [str(REPO), sysconfig.get_paths()["purelib"]]
+    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import main; sys.exit(main(sys.argv[1:]))"
+    return ["/usr/bin/env", f"MINIDOCKER_HOME={home}", sys.executable, "-I", "-S", "-c", code, *words]
+
+
+@contextmanager
+def podman(scratch: Path) -> Iterator[list[str]]:
+    """Podman with a store of its own in memory; an empty list where it is not installed."""
+    if not shutil.which("podman", path=PATH):
+        yield []
+        return
+    (scratch / "containers.conf").write_text(CONTAINERS_CONF)
+    os.environ["CONTAINERS_CONF"] = str(scratch / "containers.conf")
+    names = ("root", "runroot", "tmpdir")
+    options = [f"--{name}={scratch}/podman-{name}" for name in names]
+    yield ["podman", *options, "--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=none"]
+
+
+def command(argv: list[str]) -> float:
+    """Seconds of a whole command."""
+    begin = time.perf_counter()
+    checked(argv)
+    return time.perf_counter() - begin
+
+
+def checked(argv: list[str]) -> None:
+    """Run it, quietly; a failure ends the bench with what it said."""
+    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise SystemExit(f"bench: {' '.join(argv)[:200]}: exit status {done.returncode}: {done.stderr[-300:]}")
+
+
+def enter(scratch: str) -> None:
+    """A mount and a network namespace of one's own, without the part of hybrid cgroups that podman does not like."""
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    make_mounts_private()
+    if os.path.ismount("/sys/fs/cgroup/unified"):
+        syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
+    syscalls.mount("tmpfs", scratch, "tmpfs")
+
+
+def records(raw: Mapping[str, measure.Samples]) -> list[dict[str, object]]:
+    """A record for each id and peer."""
+    about = measure.machine()
+    return [
+        measure.record(name, SUBJECT, peer, samples, unit="s", machine=about)
+        for name, samples in raw.items()
+        for peer in samples
+        if peer != SUBJECT
+    ]
+
+
+def main(words: list[str]) -> int:
+    """Words such as RUNS=11."""
+    runs = int(dict(word.split("=", 1) for word in words).get("RUNS", 41))
+    with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
+        enter(folder)
+        try:
+            print(measure.table(records(unpacking(runs, Path(folder)) | building(runs, Path(folder)))))
+        finally:
+            syscalls.umount(folder, syscalls.MNT_DETACH)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
