@@ -60,9 +60,7 @@ def unpacking(runs: int, scratch: Path, progress: Callable[[int], object] = str)
     named = f"--image={store.layout}:debian:latest"
     commands = {
         "tar": lambda place: checked(["tar", "-xzf", blob, "--numeric-owner", "-C", place]),
-        "umoci": lambda place: checked(
-            ["umoci", "raw", "unpack", f"--image={store.layout}:debian:latest", f"{place}/x"]
-        ),
+        "umoci": lambda place: checked(["umoci", "raw", "unpack", named, f"{place}/x"]),
     }
     subjects: dict[str, Callable[[str], object]] = {
         SUBJECT: lambda place: unpack(blob, place, diff_id),

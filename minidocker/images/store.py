@@ -44,11 +44,10 @@ class Store:
         self.home = home or state.home()
         self.layout, self.unpacked, self.tmp = (os.path.join(self.home, name) for name in ("images", "layers", "tmp"))
         self.files = f"{self.unpacked}/files"  # see `share`
+        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/build", self.tmp):
+            os.makedirs(directory, exist_ok=True)
         for directory in (self.unpacked, self.tmp):  # foreign setuid files lie here: for root only, CVE-2021-41091
-            os.makedirs(directory, exist_ok=True)
             os.chmod(directory, 0o700)
-        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/build"):
-            os.makedirs(directory, exist_ok=True)
         if not os.path.exists(f"{self.layout}/index.json"):
             with self._locked(self.layout, fcntl.LOCK_EX):
                 self.replace("images/oci-layout", {"imageLayoutVersion": "1.0.0"})
