@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test lab check bench reset weave help provision lock
+.PHONY: run test test-vm lab check bench reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) tools/run_all.py
@@ -41,6 +41,9 @@ check: provision  ## style, format, types, layers, the chapters' quotations, the
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
 	$(AS_ROOT) tools/bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
 
+test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=... some; BARE=1 set-up
+	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(TESTS))
+
 weave: provision  ## write the package's code into the chapters' text again
 	$(PY) tools/weave.py
 
@@ -48,7 +51,7 @@ reset:  ## remove every trace of minidocker from this machine, however broken it
 	@$(if $(SUDO),sudo env 'MINIDOCKER_HOME=$(MINIDOCKER_HOME)') sh vagrant/reset.sh
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 provision:
 	@sh vagrant/provision.sh

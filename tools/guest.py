@@ -14,6 +14,7 @@ is emulated: Python then runs about fourteen times slower, and tests assert on t
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import sys
@@ -37,7 +38,7 @@ FILES = {
     "etc/fstab": (
         "/dev/nvme0n1 / ext4 rw,noatime 0 0\n"
         "/dev/nvme0n2 /srv ext4 rw,noatime 0 0\n"
-        "/dev/nvme0n3 /var/lib/minidocker ext4 rw,noatime,nofail 0 0\n"
+        "/dev/nvme0n3 /var/lib/minidocker ext4 rw,noatime,nofail,x-systemd.device-timeout=1 0 0\n"
         "tmpfs /tmp tmpfs rw,nosuid,nodev 0 0\n"
     ),
     "etc/systemd/network/10-all.network": (
@@ -119,8 +120,8 @@ def environment() -> Path:
     return make(GUEST / "home.img", digest(venv.name, notes), home)
 
 
-def job(place: Path, script: str) -> Path:
-    """A disk with the repository as it is now, without what git ignores, and the script that the guest runs."""
+def job(place: Path, script: str, files: dict[str, Path]) -> Path:
+    """A disk with the repository as it is now, without what git ignores, the script that the guest runs, and files."""
     stage = place / "job"
     target = stage / Path(PLACE).name
     listed = run("git", "-C", REPOSITORY, "ls-files", "-coz", "--exclude-standard")
@@ -128,9 +129,10 @@ def job(place: Path, script: str) -> Path:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if (REPOSITORY / name).exists():
             shutil.copy2(REPOSITORY / name, target / name, follow_symlinks=False)
+    for name, path in files.items():
+        shutil.copy(path, stage / name)
     (stage / "disk").mkdir()
-    port = qemu.STATUS_PORT
-    (stage / "start").write_text(f'sh /srv/script </dev/null\necho "STATUS $?" >/dev/{port}\nsync\n')
+    (stage / "start").write_text(f'sh /srv/script </dev/null\necho "STATUS $?" >/dev/{qemu.STATUS_PORT}\nsync\n')
     (stage / "script").write_text(script)
     return disk.ext4(stage, place / "job.img", "2G", "job")
 
@@ -154,15 +156,30 @@ def tests(arguments: list[str]) -> str:
     )
 
 
+# How this machine reaches its package index, which the guest must know and the repository must not.
+INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "http_proxy", "https_proxy", "no_proxy")
+
+
+def bare() -> tuple[str, dict[str, Path]]:
+    """The script that tries set-up, and the certificates of this machine's package index, if it has its own."""
+    settings = {name: os.environ[name] for name in INDEX if name in os.environ}
+    files = {}
+    if certificates := os.environ.get("PIP_CERT"):
+        settings["PIP_CERT"], files = "/srv/certificates", {"certificates": Path(certificates)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    return "\n".join([*lines, f"exec sh {PLACE}/vagrant/trial.sh\n"]), files
+
+
 def main(arguments: list[str]) -> int:
     """Make what is missing, boot, and say how it went."""
     begin = time.monotonic()
-    kernel, root = system("root", disk.packages())
+    from_nothing = arguments == ["--bare"]
+    kernel, root = system("bare", []) if from_nothing else system("root", disk.packages())
+    script, files = bare() if from_nothing else (tests(arguments), {})
     with tempfile.TemporaryDirectory(dir=GUEST, prefix=".run-") as directory:
         place = Path(directory)
-        disks = [root, job(place, tests(arguments)), environment()]
-        print(f"disks after {time.monotonic() - begin:.0f} s", flush=True)
-        code, ended = qemu.boot(kernel, disks, place, GUEST)
+        disks = [root, job(place, script, files), *([] if from_nothing else [environment()])]
+        code, ended = qemu.boot(kernel, disks, place, GUEST, network=from_nothing)
     print(f"guest: {ended}; exit status {code}; {time.monotonic() - begin:.0f} s; log: {qemu.LOG}")
     return code
 
