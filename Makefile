@@ -44,8 +44,8 @@ check: provision  ## style, format, types, layers, the chapters' quotations, the
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
 	$(AS_ROOT) tools/bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
 
-test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=... some; BARE=1 set-up
-	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(TESTS))
+test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=..., BARE=1, KIT=...
+	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(if $(KIT),--kit $(KIT),$(TESTS)))
 
 box: provision  ## build Vagrant boxes with everything in them, of this machine's architecture, into build/box
 	$(AS_ROOT) tools/box.py

@@ -3,6 +3,7 @@
     python tools/guest.py                                 all tests, then all notebooks
     python tools/guest.py tests/test_03_cgroups.py ...    pytest with these arguments
     python tools/guest.py --bare                          a Debian without anything: set-up from nothing, then reset
+    python tools/guest.py --kit FOLDER                    the same without a network, from what `make kit` gathered
 
 The disks are made once, from the machine's own package mirror, and kept in MINIDOCKER_HOME/guest: a root file system,
 and this machine's virtual environment and roots. The repository comes on a third disk, made for each run. The guest
@@ -130,11 +131,11 @@ def job(place: Path, script: str, files: dict[str, Path]) -> Path:
         if (REPOSITORY / name).exists():
             shutil.copy2(REPOSITORY / name, target / name, follow_symlinks=False)
     for name, path in files.items():
-        shutil.copy(path, stage / name)
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, stage / name)
     (stage / "disk").mkdir()
     (stage / "start").write_text(f'sh /srv/script </dev/null\necho "STATUS $?" >/dev/{qemu.STATUS_PORT}\nsync\n')
     (stage / "script").write_text(script)
-    return disk.ext4(stage, place / "job.img", "2G", "job")
+    return disk.ext4(stage, place / "job.img", "4G", "job")
 
 
 # The jobs
@@ -160,12 +161,17 @@ def tests(arguments: list[str]) -> str:
 INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "http_proxy", "https_proxy", "no_proxy")
 
 
-def bare() -> tuple[str, dict[str, Path]]:
-    """The script that tries set-up, and the certificates of this machine's package index, if it has its own."""
-    settings = {name: os.environ[name] for name in INDEX if name in os.environ}
-    files = {}
-    if certificates := os.environ.get("PIP_CERT"):
-        settings["PIP_CERT"], files = "/srv/certificates", {"certificates": Path(certificates)}
+def bare(kit: str = "") -> tuple[str, dict[str, Path]]:
+    """The script that tries set-up, and what it needs: a kit, or the certificates of this machine's package index."""
+    if kit:
+        settings, files = (
+            {"KIT": "/srv/kit"},
+            {f"kit/{path.name}": path for path in Path(kit).iterdir() if path.is_dir()},
+        )
+    else:
+        settings, files = {name: os.environ[name] for name in INDEX if name in os.environ}, {}
+        if certificates := os.environ.get("PIP_CERT"):
+            settings["PIP_CERT"], files = "/srv/certificates", {"certificates": Path(certificates)}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
     return "\n".join([*lines, f"exec sh {PLACE}/vagrant/trial.sh\n"]), files
 
@@ -173,13 +179,13 @@ def bare() -> tuple[str, dict[str, Path]]:
 def main(arguments: list[str]) -> int:
     """Make what is missing, boot, and say how it went."""
     begin = time.monotonic()
-    from_nothing = arguments == ["--bare"]
-    kernel, root = system("bare", []) if from_nothing else system("root", disk.packages())
-    script, files = bare() if from_nothing else (tests(arguments), {})
+    empty, kit = arguments[:1] in (["--bare"], ["--kit"]), (arguments[1:2] or [""])[0]
+    kernel, root = system("bare", []) if empty else system("root", disk.packages())
+    script, files = bare(kit) if empty else (tests(arguments), {})
     with tempfile.TemporaryDirectory(dir=GUEST, prefix=".run-") as directory:
         place = Path(directory)
-        disks = [root, job(place, script, files), *([] if from_nothing else [environment()])]
-        code, ended = qemu.boot(kernel, disks, place, GUEST, network=from_nothing)
+        disks = [root, job(place, script, files), *([] if empty else [environment()])]
+        code, ended = qemu.boot(kernel, disks, place, GUEST, network=empty and not kit)
     print(f"guest: {ended}; exit status {code}; {time.monotonic() - begin:.0f} s; log: {qemu.LOG}")
     return code
 

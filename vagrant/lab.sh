@@ -32,6 +32,7 @@ mkdir -p "$LAB"
 chmod 700 "$LAB"
 [ -s "$LAB/token" ] || (umask 077 && od -An -N24 -tx1 /dev/urandom | tr -d ' \n' >"$LAB/token")
 
+python=/var/lib/minidocker/venv-$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')/bin/python
 changed=
 put "$UNITS/minidocker-lab.service" <<END
 [Unit]
@@ -41,7 +42,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Environment=HOME=/root PYTHONPATH=$REPO
-ExecStart=/bin/sh -c 'JUPYTER_TOKEN=\$\$(cat $LAB/token) exec $(ls -d /var/lib/minidocker/venv-3*/bin/python | tail -n 1) $REPO/tools/work.py'
+ExecStart=/bin/sh -c 'JUPYTER_TOKEN=\$\$(cat $LAB/token) exec $python $REPO/tools/work.py'
 Restart=always
 RestartSec=5
 TasksMax=infinity
