@@ -43,7 +43,9 @@ OFTEN = int(os.environ.get("MINIDOCKER_EXAMPLES", "30"))
 
 def driven(test):
     return settings(
-        max_examples=OFTEN, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+        max_examples=OFTEN,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )(test)
 
 

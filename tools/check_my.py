@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-WORK = REPOSITORY / "work"
+WORK = Path(os.environ.get("MINIDOCKER_WORK", REPOSITORY / "work"))
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from conftest import MODULES  # noqa: E402  # its place is known only now

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-WORK = REPOSITORY / "work"
+WORK = Path(os.environ.get("MINIDOCKER_WORK", REPOSITORY / "work"))
 
 
 def copies() -> dict[Path, Path]:
@@ -35,7 +35,7 @@ def copy() -> list[Path]:
             continue
         for directory in (WORK, target.parent):
             if not directory.exists():
-                directory.mkdir()
+                directory.mkdir(parents=True)
                 chown(directory, owner)
         fresh = target.with_name(target.name + ".new")  # a copy that is cut off is no copy
         shutil.copyfile(source, fresh)
@@ -61,7 +61,11 @@ def main(arguments: list[str]) -> None:
         return
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "notebooks")))
     os.chdir(WORK)
+    # A kernel's sockets are files here, and the kernel takes no more than 107 characters for such a path, unix(7).
+    home = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
+    os.environ.setdefault("JUPYTER_RUNTIME_DIR", f"{home}/jupyter")
     settings = ["--ip=127.0.0.1", "--no-browser", "--allow-root", "--KernelManager.transport=ipc"]
+    settings += [f"--LabApp.app_settings_dir={REPOSITORY / 'tools/jupyter'}"]  # no questions about news
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *settings, *arguments])
 
 
