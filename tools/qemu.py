@@ -17,7 +17,7 @@ from pathlib import Path
 from disk import ARCHITECTURE, REPOSITORY, fail
 
 LOG = REPOSITORY / "build" / "guest.log"
-SILENCE = 1200  # seconds without a word from the guest, after which it hangs
+SILENCE = 3000  # seconds without a word from the guest, after which it hangs
 # What a machine is beside the processor: its kind, the name of its console, a second serial port, and the programs.
 PROGRAM, KIND, CONSOLE, STATUS_DEVICE, STATUS_PORT = {
     "amd64": ("qemu-system-x86_64", "q35", "ttyS0", "isa-serial", "ttyS1"),

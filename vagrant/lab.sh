@@ -4,10 +4,12 @@
 #
 # JupyterLab answers on 127.0.0.1:8888 and wants the token in /var/lib/minidocker/lab/token. A virtual machine whose
 # network is translated by its host needs a door for what that forwards: 0.0.0.0:8889, which the kernel keeps shut
-# for everybody but the host's side of that network (systemd.resource-control(5), IPAddressAllow).
+# for everybody but the host's side of that network (systemd.resource-control(5), IPAddressAllow). MINIDOCKER_DOOR=0
+# makes none. The link is in /var/lib/minidocker/lab/link, for root.
 set -eu
 
-[ "$(id -u)" = 0 ] || exec sudo sh "$0"
+DOOR=${MINIDOCKER_DOOR:-1}
+[ "$(id -u)" = 0 ] || exec sudo env MINIDOCKER_DOOR="$DOOR" sh "$0"
 REPO=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 LAB=/var/lib/minidocker/lab
 UNITS=/etc/systemd/system
@@ -50,8 +52,9 @@ TasksMax=infinity
 [Install]
 WantedBy=multi-user.target
 END
-host=$(ip -4 route show default | awk '{ print $3; exit }')
-put "$UNITS/minidocker-door.socket" <<END
+door() {
+    host=$(ip -4 route show default | awk '{ print $3; exit }')
+    put "$UNITS/minidocker-door.socket" <<END
 [Unit]
 Description=The door to JupyterLab for the host of this virtual machine
 
@@ -63,7 +66,7 @@ IPAddressAllow=localhost $host
 [Install]
 WantedBy=sockets.target
 END
-put "$UNITS/minidocker-door.service" <<END
+    put "$UNITS/minidocker-door.service" <<END
 [Unit]
 Description=What comes through the door goes to JupyterLab
 Requires=minidocker-door.socket
@@ -72,13 +75,18 @@ Requires=minidocker-door.socket
 ExecStart=/lib/systemd/systemd-socket-proxyd 127.0.0.1:8888
 DynamicUser=yes
 END
+}
+units=minidocker-lab.service
+[ "$DOOR" = 0 ] || { door && units="$units minidocker-door.socket"; }
+# shellcheck disable=SC2086  # a list of units
 if [ -n "$changed" ]; then
     systemctl daemon-reload
-    systemctl --quiet enable minidocker-lab.service minidocker-door.socket
-    systemctl stop minidocker-door.service
-    systemctl restart minidocker-lab.service minidocker-door.socket
+    systemctl --quiet enable $units
+    systemctl stop minidocker-door.service 2>/dev/null || true
+    systemctl restart $units
+else
+    systemctl start $units
 fi
-systemctl start minidocker-lab.service minidocker-door.socket
 
 # It is up when it answers.
 tries=0
@@ -87,4 +95,5 @@ until python3 -I -S -c 'import socket; socket.create_connection(("127.0.0.1", 88
     [ "$tries" -le 300 ] || { say "JupyterLab does not answer: journalctl -u minidocker-lab"; exit 1; }
     sleep 1
 done
-say "JupyterLab runs; in this machine its link is http://127.0.0.1:8888/lab?token=$(cat "$LAB/token")"
+[ -s "$LAB/link" ] || printf 'http://127.0.0.1:8888/lab?token=%s\n' "$(cat "$LAB/token")" >"$LAB/link"
+say "JupyterLab runs; in this machine its link is $(cat "$LAB/link")"
