@@ -27,7 +27,7 @@ test: provision $(if $(CHAPTER),,check)  ## set up, then all checks, tests and n
 	$(if $(CHAPTER),,$(AS_ROOT) tools/linetrace.py)
 
 lab: provision  ## set up and open JupyterLab on 127.0.0.1, on your copies in work/; it prints a link with the token
-	$(AS_ROOT) tools/work.py
+	$(AS_ROOT) tools/desk.py
 
 check-my: provision  ## grade your own module: CHAPTER=03, and MY=FILE if it is not in work/
 	$(AS_ROOT) tools/check_my.py $(CHAPTER) $(MY)

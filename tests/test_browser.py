@@ -48,7 +48,7 @@ def lab(tmp_path):
         port = probe.getsockname()[1]
     env = {**os.environ, "HOME": str(tmp_path), "JUPYTER_RUNTIME_DIR": runtime, "JUPYTER_TOKEN": TOKEN}
     env["MINIDOCKER_WORK"] = str(work)
-    command = [sys.executable, "tools/work.py", f"--port={port}", "--ServerApp.port_retries=0"]
+    command = [sys.executable, "tools/desk.py", f"--port={port}", "--ServerApp.port_retries=0"]
     command += ["--LabApp.expose_app_in_browser=True"]
     with (
         open(tmp_path / "log", "wb") as log,

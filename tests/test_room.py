@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 import check_my
+import desk
 import disk
 import pytest
-import work
 import yaml
-from conftest import HOME, MODULES, need
+from conftest import MODULES, cgroups, need
 
 REPO = pathlib.Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ def vagrant(tmp_path):
     need(shutil.which("vagrant"), "needs Vagrant: apt install vagrant vagrant-libvirt")
     stub = tmp_path / "bin/VBoxManage"
     stub.parent.mkdir()
-    stub.write_text("#!/bin/sh\necho 7.1.0r1\n")
+    stub.write_text("#!/bin/sh\necho 6.1.0r1\n")
     stub.chmod(0o755)
     project = tmp_path / "project"
     project.mkdir()
@@ -67,27 +67,27 @@ def test_an_old_vagrant_is_told_so(vagrant):
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
+def table(tmp_path, monkeypatch):
     """A work/ of its own."""
-    monkeypatch.setattr(work, "WORK", tmp_path / "work")
+    monkeypatch.setattr(desk, "WORK", tmp_path / "work")
     monkeypatch.setattr(check_my, "WORK", tmp_path / "work")
     return tmp_path / "work"
 
 
-def test_a_readers_copy_is_never_overwritten(desk):
-    made = work.copy()
+def test_a_readers_copy_is_never_overwritten(table):
+    made = desk.copy()
     assert {path.name for path in made} >= {"00_process.ipynb", "03_cgroups.ipynb", "exercise_1.py"}
-    mine = desk / "00_process.ipynb"
+    mine = table / "00_process.ipynb"
     mine.write_text("mine")
-    (desk / "01_chroot.ipynb").unlink()
-    assert work.copy() == [desk / "01_chroot.ipynb"]
+    (table / "01_chroot.ipynb").unlink()
+    assert desk.copy() == [table / "01_chroot.ipynb"]
     assert mine.read_text() == "mine"
-    assert not list(desk.rglob("*.new"))
+    assert not list(table.rglob("*.new"))
 
 
-def test_a_copy_belongs_to_the_owner_of_the_repository(desk):
-    work.copy()
-    assert {path.stat().st_uid for path in desk.rglob("*")} == {REPO.stat().st_uid}
+def test_a_copy_belongs_to_the_owner_of_the_repository(table):
+    desk.copy()
+    assert {path.stat().st_uid for path in table.rglob("*")} == {REPO.stat().st_uid}
 
 
 def test_git_does_not_see_the_copies():
@@ -143,6 +143,19 @@ def test_each_hint_belongs_to_a_test(chapter):
     assert [piece for piece in hints if not any(piece in name for name in names)] == []
 
 
+def test_a_check_cell_judges_the_file_beside_the_notebook(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPO / "notebooks"))
+    import lab
+
+    place = tmp_path / "03_cgroups"
+    place.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for source, answer in (("exercises", "exercise 1: not yet: "), ("solutions", "exercise 1: done")):
+        shutil.copy(REPO / "chapters/03_cgroups" / source / "exercise_1.py", place)
+        lab.check(3, 1)
+        assert capsys.readouterr().out.startswith(answer)
+
+
 # Other ways to a machine
 
 
@@ -167,25 +180,26 @@ def test_set_up_names_every_package_of_the_guest():
 # Faults
 
 
-def kernel(notebook, cells):
-    """Run so many code cells of a notebook in a kernel of its own, kill that with SIGKILL; the kernel's pid."""
-    code = f"""
-import json, os, sys
+# A kernel that runs the first cells of a notebook, starts a container, and is killed with SIGKILL.
+KILLED = """
+import json, sys
 from jupyter_client.manager import start_new_kernel
-manager, client = start_new_kernel()
-cells = [cell for cell in json.load(open({str(notebook)!r}))["cells"] if cell["cell_type"] == "code"]
-for cell in cells[:{cells}]:
-    reply = client.execute_interactive("".join(cell["source"]), output_hook=lambda message: None, timeout=600)
+
+manager, client = start_new_kernel(extra_arguments=["--HistoryManager.enabled=False", "--log-level=ERROR"])
+cells = [cell for cell in json.load(open(sys.argv[1]))["cells"] if cell["cell_type"] == "code"][:6]
+last = "half = start(['sleep', '600'], Cgroup(memory='32m'), name='half-way').__enter__()"
+for source in [*("".join(cell["source"]) for cell in cells), last]:
+    reply = client.execute_interactive(source, output_hook=lambda message: None, timeout=600)
     assert reply["content"]["status"] == "ok", reply["content"]
-reply = client.execute_interactive("import lab; p = start(['sleep', '600'], Cgroup(memory='32m')).__enter__()",
-                                   output_hook=lambda message: None, timeout=600)
-assert reply["content"]["status"] == "ok", reply["content"]
 manager.provisioner.process.kill()
 manager.provisioner.process.wait()
 client.stop_channels()
 """
-    env = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO}/notebooks"}
-    subprocess.run([sys.executable, "-c", code], env=env, cwd=REPO / "notebooks", check=True, timeout=900)
+
+
+def half_way():
+    """The groups of the container that such a kernel left."""
+    return [path for path in cgroups() if path.endswith("/half-way")]
 
 
 def compare(*names):
@@ -199,15 +213,19 @@ def compare(*names):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root")
-def test_a_kernel_is_killed_half_way_and_the_next_run_works():
-    kernel(REPO / "notebooks/03_cgroups.ipynb", 6)
-    for said, status in compare("03_cgroups"):
-        assert status == 0, said
+def test_a_kernel_is_killed_half_way_and_the_next_notebook_works_and_cleans_up():
+    env = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO}/notebooks"}
+    command = [sys.executable, "-c", KILLED, "03_cgroups.ipynb"]
+    subprocess.run(command, env=env, cwd=REPO / "notebooks", check=True, timeout=900)
+    assert half_way()
+    ((said, status),) = compare("01_chroot")
+    assert status == 0, said
+    assert half_way() == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root")
-def test_two_notebooks_at_once():
-    for said, status in compare("01_chroot", "02_namespaces"):
+def test_the_same_notebook_twice_at_once():
+    for said, status in compare("01_chroot", "01_chroot"):
         assert status == 0, said
 
 

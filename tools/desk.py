@@ -1,7 +1,7 @@
 """Copy the notebooks and exercises to work/, where a reader writes, and open JupyterLab there: `make lab`.
 
-    python tools/work.py            copy what is not there yet, then start JupyterLab
-    python tools/work.py --copy     only copy
+    python tools/desk.py            copy what is not there yet, then start JupyterLab
+    python tools/desk.py --copy     only copy
 
 What is in work/ is the reader's: it is never overwritten, and neither git nor a `git pull` touches it. To get a fresh
 copy of a notebook, delete yours. In the virtual machine a service starts this program (vagrant/lab.sh).
