@@ -101,12 +101,12 @@ kit() {
     KIT=$KIT/$CODENAME-$(dpkg --print-architecture)
     [ -f "$KIT/complete" ] || { KIT=''; return 0; }
     APT_KIT="-o Dir::Etc::SourceList=$HOME_DIR/.kit/list -o Dir::Etc::SourceParts=/dev/null
-        -o Dir::State::Lists=$HOME_DIR/.kit -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root"
-    url=file://$(printf '%s' "$KIT" | sed 's/ /%20/g')
-    PIP_KIT="--no-index --find-links=$url/wheels"
+        -o Dir::State::Lists=$HOME_DIR/.kit/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root"
+    PIP_KIT="--no-index --find-links=$HOME_DIR/.kit/kit/wheels"
+    mkdir -p "$HOME_DIR/.kit/lists/partial"
+    ln -sfn "$KIT" "$HOME_DIR/.kit/kit"    # a path without the blanks that a stick's name may have
     [ -n "$(missing_packages)" ] || return 0
-    mkdir -p "$HOME_DIR/.kit/partial"
-    printf 'deb [trusted=yes] %s/debs ./\n' "$url" >"$HOME_DIR/.kit/list"
+    printf 'deb [trusted=yes] file:%s/.kit/kit/debs ./\n' "$HOME_DIR" >"$HOME_DIR/.kit/list"
     # shellcheck disable=SC2086  # options
     quietly "reading the kit $KIT" "make it anew" apt-get $APT_KIT update -q
 }
