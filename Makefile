@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-vm test-vagrant box kit check-my lab check bench reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) tools/run_all.py
@@ -52,6 +52,9 @@ box: provision  ## build Vagrant boxes with everything in them, of this machine'
 
 kit: provision  ## gather all that set-up needs into one folder, for machines without a network; KIT=PLACE
 	$(AS_ROOT) tools/kit.py $(or $(KIT),kit)
+
+test-setup: provision  ## set-up from nothing in a bare Debian, and reset; KIT=... without a network
+	$(SUDO) sh vagrant/try-setup.sh $(KIT)
 
 test-vagrant: provision  ## build a box, and try `vagrant up` with it for real (needs vagrant-libvirt)
 	$(SUDO) sh vagrant/try-vagrant.sh
