@@ -96,4 +96,5 @@ until python3 -I -S -c 'import socket; socket.create_connection(("127.0.0.1", 88
     sleep 1
 done
 [ -s "$LAB/link" ] || printf 'http://127.0.0.1:8888/lab?token=%s\n' "$(cat "$LAB/token")" >"$LAB/link"
-say "JupyterLab runs; in this machine its link is $(cat "$LAB/link")"
+# Vagrant prints the link itself, with the port that it chose.
+if [ "$DOOR" = 0 ]; then say "JupyterLab runs: $(cat "$LAB/link")"; else say "JupyterLab runs"; fi

@@ -30,7 +30,7 @@ elif [ -n "${PIP_CERT:-}" ]; then
     export PIP_CERT=/srv/certificates
 fi
 cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
-unset MINIDOCKER_HOME PYTHON MINIDOCKER_MUST_WORK CI
+unset MINIDOCKER_HOME PYTHON MINIDOCKER_MUST_WORK CI PIP_FIND_LINKS REQUESTS_CA_BUNDLE CURL_CA_BUNDLE SSL_CERT_FILE
 # A changed root, and not only chroot: the kernel allows no user namespace behind that (user_namespaces(7), EPERM).
 # shellcheck disable=SC2016  # it expands in there
 unshare --mount --pid --fork --kill-child --propagation private $isolation sh -ec '

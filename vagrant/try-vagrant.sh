@@ -91,7 +91,7 @@ ip link add other type veth peer name eth0 netns other
 ip link set other up master "$(ip -o route get "$guest" | sed -n 's/.* dev \([^ ]*\) .*/\1/p')"
 ip -n other address add "${guest%.*}.250/24" dev eth0
 ip -n other link set eth0 up
-ip netns exec other ping -c 1 -W 20 "$guest" >/dev/null || die "the other machine does not reach the guest at all"
+ip netns exec other ping -c 1 -w 60 "$guest" >"$LAB/ping.log" 2>&1 || die "the other machine does not reach the guest at all"
 for port in 8888 8889; do
     ! ip netns exec other curl -s -o /dev/null --max-time 10 "http://$guest:$port/api" || die "another machine got in at $port"
 done
