@@ -9,14 +9,14 @@ export MINIDOCKER_MUST_WORK ?= $(if $(filter true,$(CI)),1)
 unexport PYTHONDONTWRITEBYTECODE
 
 # Containers need root; whoever is not root needs sudo, which takes the settings along.
-KEEP = MINIDOCKER_HOME PYTHON PYTHONPATH MINIDOCKER_MUST_WORK CI $(filter MINIDOCKER_MODULE_%,$(.VARIABLES))
+KEEP = MINIDOCKER_HOME PYTHON PYTHONPATH MINIDOCKER_MUST_WORK CI KIT $(filter MINIDOCKER_MODULE_%,$(.VARIABLES))
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo env $(foreach name,$(sort $(KEEP)),'$(name)=$($(name))'))
 VENV = $(MINIDOCKER_HOME)/venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test lab check bench reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) tools/run_all.py
@@ -26,8 +26,11 @@ test: provision $(if $(CHAPTER),,check)  ## set up, then all checks, tests and n
 	$(if $(CHAPTER),,$(AS_ROOT) -m pytest --nbval --nbval-cell-timeout=60 notebooks)
 	$(if $(CHAPTER),,$(AS_ROOT) tools/linetrace.py)
 
-lab: provision  ## set up and open JupyterLab on 127.0.0.1; it prints a link with the token
-	cd notebooks && $(AS_ROOT) -m jupyterlab --ip=127.0.0.1 --no-browser --allow-root --KernelManager.transport=ipc
+lab: provision  ## set up and open JupyterLab on 127.0.0.1, on your copies in work/; it prints a link with the token
+	$(AS_ROOT) tools/desk.py
+
+check-my: provision  ## grade your own module: CHAPTER=03, and MY=FILE if it is not in work/
+	$(AS_ROOT) tools/check_my.py $(CHAPTER) $(MY)
 
 check: provision  ## style, format, types, layers, the chapters' quotations, the notebooks, the shell scripts
 	$(PY) -m ruff check
@@ -41,6 +44,21 @@ check: provision  ## style, format, types, layers, the chapters' quotations, the
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
 	$(AS_ROOT) tools/bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
 
+test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=..., BARE=1, KIT=...
+	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(if $(KIT),--kit $(KIT),$(TESTS)))
+
+box: provision  ## build Vagrant boxes with everything in them, of this machine's architecture, into build/box
+	$(AS_ROOT) tools/box.py
+
+kit: provision  ## gather all that set-up needs into one folder, for machines without a network; KIT=PLACE
+	$(AS_ROOT) tools/kit.py $(or $(KIT),kit)
+
+test-setup: provision  ## set-up from nothing in a bare Debian, and reset; KIT=... without a network
+	$(SUDO) sh vagrant/try-setup.sh $(KIT)
+
+test-vagrant: provision  ## build a box, and try `vagrant up` with it for real (needs vagrant-libvirt)
+	$(SUDO) sh vagrant/try-vagrant.sh
+
 weave: provision  ## write the package's code into the chapters' text again
 	$(PY) tools/weave.py
 
@@ -48,7 +66,7 @@ reset:  ## remove every trace of minidocker from this machine, however broken it
 	@$(if $(SUDO),sudo env 'MINIDOCKER_HOME=$(MINIDOCKER_HOME)') sh vagrant/reset.sh
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 provision:
 	@sh vagrant/provision.sh

@@ -8,11 +8,13 @@
 # Each thing is made beside its place and renamed into it, so that a run that fails half-way leaves no half of it.
 #   MINIDOCKER_HOME   where everything goes (default /var/lib/minidocker)
 #   PYTHON            the interpreter, 3.11 or later (default /usr/bin/python3)
+#   KIT               a folder that `make kit` filled (default: kit/ beside this one): then no network is needed
 set -eu
 
 HOME_DIR=${MINIDOCKER_HOME:-/var/lib/minidocker}
 PYTHON=${PYTHON:-/usr/bin/python3}
 REPO=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+KIT=${KIT:-$REPO/kit}
 ROOTS=$HOME_DIR/roots
 COMMAND=/usr/local/bin/minidocker
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
@@ -20,7 +22,7 @@ umask 022
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME    # byte code makes each start two to three times faster
 
 PACKAGES="
-    python3 python3-venv ca-certificates
+    python3 python3-venv ca-certificates make
     util-linux procps iproute2 nftables iptables strace
     busybox-static mmdebstrap
     fuse3 e2fsprogs
@@ -34,6 +36,9 @@ EXTRA_PACKAGES="user-mode-linux"
 # Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the virtual machines of `make test-vm`, Vagrant.
+TEST_PACKAGES="chromium qemu-system-x86 qemu-utils lz4 zstd xz-utils vagrant vagrant-libvirt"
+case ${MINIDOCKER_MUST_WORK:-0} in 0) ;; *) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
 
@@ -80,16 +85,34 @@ $package
 # An optional package that apt does not know is not missing.
 wanted_packages() {
     for package in $1; do
+        # shellcheck disable=SC2086  # options
         case " $EXTRA_PACKAGES " in
-        *" $package "*) apt-cache show "$package" >/dev/null 2>&1 || continue ;;
+        *" $package "*) apt-cache $APT_KIT show "$package" >/dev/null 2>&1 || continue ;;
         esac
         printf '%s ' "$package"
     done
 }
 
 apt_install() {
-    # shellcheck disable=SC2086  # a list of package names
-    apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 $1
+    # shellcheck disable=SC2086  # a list of package names, and options
+    apt-get $APT_KIT install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 $1
+}
+
+# A kit for this release and architecture takes the place of every source of packages. Its index is read into a
+# directory of its own, so that afterwards apt knows the usual sources again.
+kit() {
+    APT_KIT='' PIP_KIT=''
+    KIT=$KIT/$CODENAME-$(dpkg --print-architecture)
+    [ -f "$KIT/complete" ] || { KIT=''; return 0; }
+    APT_KIT="-o Dir::Etc::SourceList=$HOME_DIR/.kit/list -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State::Lists=$HOME_DIR/.kit/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root"
+    PIP_KIT="--no-index --find-links=$HOME_DIR/.kit/kit/wheels"
+    mkdir -p "$HOME_DIR/.kit/lists/partial"
+    ln -sfn "$KIT" "$HOME_DIR/.kit/kit"    # a path without the blanks that a stick's name may have
+    [ -n "$(missing_packages)" ] || return 0
+    printf 'deb [trusted=yes] file:%s/.kit/kit/debs ./\n' "$HOME_DIR" >"$HOME_DIR/.kit/list"
+    # shellcheck disable=SC2086  # options
+    quietly "reading the kit $KIT" "make it anew" apt-get $APT_KIT update -q
 }
 
 services_of() {
@@ -117,7 +140,7 @@ packages() {
     silence before "$services"
     if ! apt_install "$wanted" >"$LOG" 2>&1 </dev/null; then
         # The package lists may be absent or old. A broken third-party source must not stop us: install decides.
-        apt-get update -q >"$LOG" 2>&1 </dev/null || true
+        [ -n "$KIT" ] || apt-get update -q >"$LOG" 2>&1 </dev/null || true
         quietly "installing packages" "is there a network? (apt-get update, then again)" \
             apt_install "$(wanted_packages "$missing")"
     fi
@@ -158,9 +181,10 @@ EOF
     quietly "making a virtual environment" "does $PYTHON have the modules venv and ensurepip?" \
         "$PYTHON" -m venv "$UNFINISHED"
     mkdir "$UNFINISHED/tmp"    # where pip unpacks, so that a killed one leaves nothing in /tmp
+    # shellcheck disable=SC2086  # PIP_KIT is options
     quietly "installing Python packages" "is there a network? only set-up needs it" \
         env TMPDIR="$UNFINISHED/tmp" "$UNFINISHED/bin/python" -m pip install --disable-pip-version-check --no-input --no-compile \
-        --only-binary :all: --require-hashes -r "$REPO/requirements.lock"
+        --only-binary :all: $PIP_KIT --require-hashes -r "$REPO/requirements.lock"
     rm -rf "$UNFINISHED/tmp"
     "$UNFINISHED/bin/python" -m compileall -q -j 0 "$UNFINISHED/lib" >/dev/null 2>&1 || true  # some test data is no Python
     old=$(readlink -f "$link" || true)
@@ -214,8 +238,15 @@ root() {
     note "$1" "$2"
 }
 
+# A root that the kit brings.
+from_kit() {
+    [ -n "$KIT" ] && [ -f "$KIT/$1.tar.gz" ] || return
+    quietly "unpacking $KIT/$1.tar.gz" "make the kit anew" tar -C "$2" --numeric-owner -xpzf "$KIT/$1.tar.gz"
+}
+
 # The tiny one: one static program that is 250 commands. It needs no network.
 make_busybox() {
+    from_kit busybox "$1" && return
     (
         cd "$1"
         mkdir -p bin dev etc home mnt proc root run sys tmp usr var/log var/tmp
@@ -256,6 +287,7 @@ EOF
 # The real one: the machine's own release, from the machine's own mirror. What mmdebstrap mounts, it mounts in a
 # namespace of its own: nothing stays mounted, however it ends.
 make_debian() {
+    from_kit debian "$1" && return
     source=$(apt_source)
     [ -n "$source" ] || die "apt has no source for $CODENAME main: add one to /etc/apt/sources.list and run again"
     quietly "making a Debian root" "is there a network? only set-up needs it; $source" \
@@ -312,7 +344,7 @@ as_root() {
     [ "$(id -u)" != 0 ] || return 0
     command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
     exec sudo --preserve-env=http_proxy,https_proxy,no_proxy \
-        env MINIDOCKER_HOME="$HOME_DIR" PYTHON="$PYTHON" sh "$REPO/vagrant/provision.sh"
+        env MINIDOCKER_HOME="$HOME_DIR" PYTHON="$PYTHON" KIT="$KIT" MINIDOCKER_MUST_WORK="${MINIDOCKER_MUST_WORK:-0}" sh "$REPO/vagrant/provision.sh"
 }
 
 system() {
@@ -326,6 +358,7 @@ leave() {
     trap - EXIT
     [ -z "$UNFINISHED" ] || discard "$UNFINISHED"
     rm -f "$LOG"
+    rm -rf "$HOME_DIR/.kit"
     exit "$status"
 }
 
@@ -342,6 +375,7 @@ main() {
     trap leave EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
+    kit
     packages
     interpreter
     virtual_environment

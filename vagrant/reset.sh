@@ -26,6 +26,14 @@ if [ -d "$HOME_DIR" ] && [ ! -d "$HOME_DIR/made" ] && [ -n "$(ls -A "$HOME_DIR")
     [ -e "$1" ] || [ -e "$2" ] || { complain "$HOME_DIR was not made by minidocker: nothing removed"; exit 1; }
 fi
 
+# The services of a virtual machine: see lab.sh.
+for unit in minidocker-lab.service minidocker-door.socket minidocker-door.service; do
+    [ "$HOME_DIR" = /var/lib/minidocker ] || break
+    [ -f "/etc/systemd/system/$unit" ] || continue
+    systemctl --quiet disable --now "$unit" 2>/dev/null || true
+    rm -f "/etc/systemd/system/$unit" && say "removed the service $unit"
+done
+
 # Containers whose owner is gone.
 if [ -x "$COMMAND" ]; then
     timeout 60 "$COMMAND" prune 2>/dev/null || say "minidocker prune does not work here; going on without it"

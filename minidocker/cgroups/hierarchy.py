@@ -114,8 +114,8 @@ class Group:
             except FileExistsError:
                 if not remove_dead(self.path):
                     time.sleep(0.001)  # its owner lives, or prune is about to remove it
-            except (FileNotFoundError, ContainerError) as gone:
-                if gone.errno != errno.ENOENT:
+            except (OSError, ContainerError) as gone:
+                if gone.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed after we opened its file
                     raise
                 os.makedirs(os.path.dirname(self.path), exist_ok=True)  # the first of all, or after a prune
         raise ContainerError(f"Cgroup: a container with this name runs already: {self.path}")

@@ -1,0 +1,117 @@
+"""Grade a reader's own module with the tests of its chapter: `make check-my CHAPTER=03`.
+
+    python tools/check_my.py 03 [FILE]      FILE is work/cgroups.py unless it is named
+
+The chapter's tests run with the file in the place of the package's module, also in the launcher, in kernels and in
+commands. For each test that fails, the answer is what was expected and the fact about the kernel behind it, from
+chapters/NN_name/hints.txt. The exercises that are in work/NN_name are checked, too.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WORK = Path(os.environ.get("MINIDOCKER_WORK", REPOSITORY / "work"))
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from conftest import MODULES  # noqa: E402  # its place is known only now
+
+SHOWN = 5  # failures that are told at once: the first ones are often the reason of the others
+ELSEWHERE = "same_on_version_2_alone or exercises"  # what does not test the reader's module
+
+
+def hints(chapter: Path) -> dict[str, str]:
+    """From the chapter's hints.txt: a piece of a test's name, a colon, and what the kernel does."""
+    file = chapter / "hints.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    pairs = (line.partition(": ") for line in lines if line and not line.startswith("#"))
+    return {name: text for name, _, text in pairs}
+
+
+class Report:
+    """Collects what failed, and says it in the reader's words."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self.known, self.passed = known, 0
+        self.failed: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called by pytest for each part of each test."""
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message = crash.message if crash else str(report.longrepr)
+            self.failed.setdefault(report.location[2], message.splitlines()[0] if message else "")
+        elif report.when == "call" and report.passed:
+            self.passed += 1
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that cannot be imported fails before any test."""
+        if report.failed:
+            self.failed.setdefault(report.nodeid, str(report.longrepr).strip().splitlines()[-1])
+
+    def lines(self) -> list[str]:
+        """Each failure once: the hint of several tests is given with the first of them."""
+        told: set[str] = set()
+        text = []
+        for name, message in list(self.failed.items())[:SHOWN]:
+            text.append(f"not yet: {name.removeprefix('test_').replace('_', ' ')}\n    found: {message[:160]}")
+            hint = next((self.known[piece] for piece in self.known if piece in name), "")
+            if hint and hint not in told:
+                told.add(hint)
+                text.append(f"    the kernel: {hint}")
+        return text
+
+
+def grade(number: int, file: Path) -> int:
+    """Run the chapter's tests against the file."""
+    (chapter,) = REPOSITORY.glob(f"chapters/{number:02}_*")
+    os.environ[f"MINIDOCKER_MODULE_{number:02}"] = str(file)
+    report = Report(hints(chapter))
+    options = ["-q", "-q", "--no-header", "--no-summary", "--tb=line", "-p", "no:cacheprovider", "--capture=fd"]
+    options += ["--chapter", str(number), "-k", f"not ({ELSEWHERE})", str(REPOSITORY / "tests")]
+    with open(os.devnull, "w") as nowhere:
+        keep, sys.stdout = sys.stdout, nowhere
+        try:
+            status = pytest.main(options, plugins=[report])
+        finally:
+            sys.stdout = keep
+    print(*report.lines(), sep="\n", end="\n" if report.failed else "")
+    print(f"chapter {number}: {report.passed} tests pass with {file}, {len(report.failed)} do not")
+    return int(status != 0)
+
+
+def exercises(number: int) -> int:
+    """Check those that are in work/; one that is still the skeleton is passed over."""
+    failed = 0
+    for mine in sorted(WORK.glob(f"{number:02}_*/exercise_*.py")):
+        (given,) = REPOSITORY.glob(f"chapters/{mine.parent.name}/exercises")
+        if mine.read_text() != (given / mine.name).read_text():
+            command = [sys.executable, given / "check.py", mine.stem.rpartition("_")[2], mine]
+            failed += bool(subprocess.run(command, cwd=mine.parent).returncode)
+    return failed
+
+
+def main(arguments: list[str]) -> int:
+    """Both, as far as they are there."""
+    if not arguments or not arguments[0].isdecimal() or int(arguments[0]) not in MODULES:
+        known = ", ".join(f"{number:02} ({name})" for number, name in MODULES.items())
+        sys.exit(f"check-my: which chapter? make check-my CHAPTER=03; known are {known}")
+    number = int(arguments[0])
+    file = Path(arguments[1] if arguments[1:] else WORK / f"{MODULES[number]}.py").absolute()
+    failed = exercises(number)
+    if not file.exists():
+        if not any(WORK.glob(f"{number:02}_*")):
+            sys.exit(f"check-my: there is no {file}: write it, or name another with MY=path/to/your.py")
+        print(f"there is no {file}, so only the exercises that you changed were checked")
+        return int(failed > 0)
+    return int(grade(number, file) + failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

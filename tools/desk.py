@@ -1,0 +1,73 @@
+"""Copy the notebooks and exercises to work/, where a reader writes, and open JupyterLab there: `make lab`.
+
+    python tools/desk.py            copy what is not there yet, then start JupyterLab
+    python tools/desk.py --copy     only copy
+
+What is in work/ is the reader's: it is never overwritten, and neither git nor a `git pull` touches it. To get a fresh
+copy of a notebook, delete yours. In the virtual machine a service starts this program (vagrant/lab.sh).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WORK = Path(os.environ.get("MINIDOCKER_WORK", REPOSITORY / "work"))
+
+
+def copies() -> dict[Path, Path]:
+    """What goes where: the notebooks, and the exercises of each chapter in a directory of its name."""
+    found = {path: WORK / path.name for path in sorted(REPOSITORY.glob("notebooks/*.ipynb"))}
+    for path in sorted(REPOSITORY.glob("chapters/*/exercises/exercise_*.py")):
+        found[path] = WORK / path.parts[-3] / path.name
+    return found
+
+
+def copy() -> list[Path]:
+    """Make the copies that are missing, for the owner of the repository, whoever runs this; which ones that were."""
+    owner = REPOSITORY.stat()
+    made = []
+    for source, target in copies().items():
+        if target.exists():
+            continue
+        for directory in (WORK, target.parent):
+            if not directory.exists():
+                directory.mkdir(parents=True)
+                chown(directory, owner)
+        fresh = target.with_name(target.name + ".new")  # a copy that is cut off is no copy
+        shutil.copyfile(source, fresh)
+        chown(fresh, owner)
+        fresh.rename(target)
+        made.append(target)
+    return made
+
+
+def chown(path: Path, owner: os.stat_result) -> None:
+    """Give it to the owner, where the file system knows owners: a folder that a hypervisor shares may not."""
+    if os.geteuid() == 0:
+        try:
+            os.chown(path, owner.st_uid, owner.st_gid)
+        except PermissionError:
+            pass
+
+
+def main(arguments: list[str]) -> None:
+    """Copy, then become JupyterLab. The notebooks' helper `lab` is found by PYTHONPATH, also from a copy."""
+    copy()
+    if "--copy" in arguments:
+        return
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "notebooks")))
+    os.chdir(WORK)
+    # A kernel's sockets are files here, and the kernel takes no more than 107 characters for such a path, unix(7).
+    home = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
+    os.environ.setdefault("JUPYTER_RUNTIME_DIR", f"{home}/jupyter")
+    settings = ["--ip=127.0.0.1", "--no-browser", "--allow-root", "--KernelManager.transport=ipc"]
+    settings += [f"--LabApp.app_settings_dir={REPOSITORY / 'tools/jupyter'}"]  # no questions about news
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *settings, *arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

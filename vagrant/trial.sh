@@ -1,0 +1,34 @@
+#!/bin/sh
+# Tries set-up from nothing, as on a new user's machine, and then its removal: nothing may be left but Debian packages.
+# It is for a machine that is thrown away afterwards: `make test-vm BARE=1` runs it in one.
+set -u
+cd "$(dirname "$0")/.." || exit
+
+die() { printf 'trial: %s\n' "$*" >&2; exit 1; }
+# Everything where programs may leave something, without what dpkg accounts for: it makes directories in /usr/local.
+list() {
+    find /root /home /tmp /var/tmp /opt /mnt /usr/local "$PWD" -xdev ! -name '*.pyc' \
+        ! \( -path '/usr/local/*' -type d \) | LC_ALL=C sort >"/run/$1"
+}
+
+list before
+began=$(date +%s)
+sh vagrant/provision.sh || die "set-up failed"
+echo "trial: set-up took $(($(date +%s) - began)) s of this machine's clock"
+again=$(sh vagrant/provision.sh 2>&1) || die "the second set-up failed: $again"
+[ -z "$again" ] || die "the second set-up had something to do: $again"
+
+minidocker doctor || die "the doctor is not content"
+python3 chapters/03_cgroups/stage.py || die "the stage of chapter 3 failed"
+
+sh vagrant/reset.sh || die "reset failed"
+list after
+left=$(LC_ALL=C comm -13 /run/before /run/after)
+for trace in /var/lib/minidocker /usr/local/bin/minidocker /run/minidocker; do
+    [ ! -e "$trace" ] || left="$left $trace"
+done
+# The groups are those of the whole machine: only where this is all of it, no one else can have made some.
+[ ! -d /run/systemd/system ] || left="$left$(find /sys/fs/cgroup -name 'minidocker*')"
+[ -z "$left" ] || die "reset left behind: $left"
+grep /var/lib/minidocker/ /proc/self/mountinfo && die "reset left these mounts behind"
+echo "trial: nothing is left"
