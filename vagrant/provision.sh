@@ -25,6 +25,7 @@ PACKAGES="
     busybox-static mmdebstrap
     fuse3 libfuse3-3
     runc crun bubblewrap
+    lz4 xz-utils zstd cpio e2fsprogs
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev
     shellcheck
 "
@@ -260,6 +261,72 @@ apt_source() {
         done
 }
 
+# --- guests of virtual machines --------------------------------------------------------------------------------
+
+# guest FILE RECIPE MAKER: makes guest/FILE by the function MAKER, which leaves it in the directory that it is given.
+guest() {
+    made "$GUEST/$1" "guest-$1" "$2" && return
+    say "making $GUEST/$1"
+    discard "$GUEST/.$1.new"
+    UNFINISHED=$GUEST/.$1.new
+    mkdir -p "$UNFINISHED"
+    "$3" "$UNFINISHED"
+    discard "$GUEST/$1"
+    mv -T "$UNFINISHED/$1" "$GUEST/$1"
+    discard "$UNFINISHED"
+    UNFINISHED=
+    note "guest-$1" "$2"
+}
+
+# The name of the package with the release's kernel for virtual machines; nothing where there is none (Ubuntu).
+cloud_kernel() {
+    apt-cache depends "linux-image-cloud-$(dpkg --print-architecture)" 2>/dev/null | sed -n 's/^ *Depends: //p' | head -n 1
+}
+
+# The distribution's own kernel for virtual machines, unpacked from its package. Nothing is installed, nothing in /boot.
+# Makes vmlinux, and beside it modules/VERSION.
+make_kernel() {
+    (
+        cd "$1"
+        quietly "downloading the kernel $KERNEL" "is there a network? only set-up needs it" \
+            apt-get download -q -o APT::Sandbox::User=root "$KERNEL"
+        dpkg-deb -x ./*.deb .
+        extract_vmlinux boot/vmlinuz-* vmlinux
+    ) || exit 1
+    discard "$GUEST/modules"
+    mv -T "$1/lib/modules" "$GUEST/modules"
+}
+
+# extract_vmlinux FILE TARGET: a kernel that need not unpack itself, which costs an emulated machine a second.
+# On x86 it is the payload of a bzImage: Documentation/arch/x86/boot.rst, "setup_sects" and "payload_offset".
+extract_vmlinux() {
+    if [ "$(field "$1" 514 c 4)" != HdrS ]; then
+        gzip -dc "$1" >"$2" 2>/dev/null || cp "$1" "$2"    # arm64: compressed as a whole, or not at all
+        return
+    fi
+    start=$((($(field "$1" 497 u1 1) + 1) * 512 + $(field "$1" 584 u4 4)))
+    length=$(field "$1" 588 u4 4)
+    size=$(field "$1" $((start + length - 4)) u4 4)    # the last four bytes: what comes of it
+    for unpack in lz4 'xz --single-stream' zstd gzip; do
+        tail -c +$((start + 1)) "$1" | head -c "$length" | $unpack -dc >"$2" 2>/dev/null || true
+        [ "$(wc -c <"$2")" != "$size" ] || return 0
+    done
+    die "$1 is packed in a way that is unknown here: say so in an issue, please"
+}
+
+# field FILE OFFSET TYPE LENGTH: a number or some letters in a binary file.
+field() { od -An -j "$2" -t "$3" -N "$4" "$1" 2>/dev/null | tr -d ' \n'; }
+
+guests() {
+    GUEST=$HOME_DIR/guest
+    KERNEL=$(cloud_kernel)
+    if [ -z "$KERNEL" ]; then
+        say "$CODENAME has no kernel package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
+        return
+    fi
+    guest vmlinux "$CODENAME 1" make_kernel
+}
+
 # --- everything ------------------------------------------------------------------------------------------------
 
 as_root() {
@@ -303,6 +370,7 @@ main() {
     command_line
     root busybox "$(busybox --help 2>&1 | head -n 1) 1"
     root debian "$CODENAME $ROOT_PACKAGES 1"
+    guests
 }
 
 main
