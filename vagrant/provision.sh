@@ -30,7 +30,11 @@ PACKAGES="
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
-EXTRA_PACKAGES="user-mode-linux"
+EXTRA_PACKAGES="user-mode-linux qemu-utils"
+case $(uname -m) in
+x86_64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-x86" ;;
+aarch64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-arm" ;;
+esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
 
@@ -317,14 +321,72 @@ extract_vmlinux() {
 # field FILE OFFSET TYPE LENGTH: a number or some letters in a binary file.
 field() { od -An -j "$2" -t "$3" -N "$4" "$1" 2>/dev/null | tr -d ' \n'; }
 
+# The smallest guest: the busybox root as an initial RAM disk, and an init of five lines.
+make_minimal() {
+    cp -a "$ROOTS/busybox" "$1/tree"
+    cat >"$1/tree/init" <<'EOF'
+#!/bin/sh
+# Process 1: the kernel hands on what it does not know of its arguments, here run="COMMAND", in the environment.
+mount -t proc proc /proc
+sh -c "$run"
+poweroff -f
+EOF
+    chmod 755 "$1/tree/init"
+    (cd "$1/tree" && find . | cpio -o -H newc -R 0:0 --quiet) >"$1/minimal.cpio"
+}
+
+# The usual guest: the Debian root with systemd in it, on the disk image of a machine. It is written file by file,
+# without a loop device: mke2fs(8), -d.
+make_usual() {
+    cp -a "$ROOTS/debian" "$1/tree"
+    # shellcheck disable=SC2016  # the inner shell expands them
+    quietly "installing systemd for the guest" "is there a network? only set-up needs it" \
+        unshare --mount --propagation private sh -ec '
+            mount -t proc proc "$1/proc"
+            apt-get install -y -q --no-install-recommends -o Dir::State::Status="$1/var/lib/dpkg/status" \
+                -o Dir::State::extended_states="$1/var/lib/apt/extended_states" -o DPkg::Options::=--root="$1" \
+                -o Dir::Cache::Archives="$1/var/cache/apt/archives" systemd-sysv
+        ' sh "$1/tree"
+    rm -rf "$1"/tree/var/cache/apt/archives/*.deb
+    printf 'guest\n' >"$1/tree/etc/hostname"
+    printf '/dev/root / ext4 rw,noatime 0 1\n' >"$1/tree/etc/fstab"
+    : >"$1/tree/etc/machine-id"
+    usual_service >"$1/tree/etc/systemd/system/run.service"
+    mkdir -p "$1/tree/etc/systemd/system/multi-user.target.wants"
+    ln -s ../run.service "$1/tree/etc/systemd/system/multi-user.target.wants/run.service"
+    quietly "making a disk image" "is there a gigabyte left on $GUEST?" \
+        mke2fs -q -t ext4 -L root -d "$1/tree" -E root_owner=0:0 "$1/debian.ext4" 1G
+}
+
+# What systemd starts as soon as its basic services are up: the same command as the smallest guest's init.
+usual_service() {
+    cat <<'EOF'
+[Unit]
+Description=What the kernel's arguments say: run="COMMAND"
+SuccessAction=poweroff-force
+
+[Service]
+PassEnvironment=run
+ExecStart=/bin/sh -c 'eval "$run"'
+StandardInput=tty-force
+StandardOutput=tty
+TTYPath=/dev/console
+
+[Install]
+WantedBy=multi-user.target
+EOF
+}
+
 guests() {
     GUEST=$HOME_DIR/guest
     KERNEL=$(cloud_kernel)
     if [ -z "$KERNEL" ]; then
-        say "$CODENAME has no kernel package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
+        say "$CODENAME has no package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
         return
     fi
     guest vmlinux "$CODENAME 1" make_kernel
+    guest minimal.cpio "$(cat "$HOME_DIR/made/busybox") 1" make_minimal
+    guest debian.ext4 "$(cat "$HOME_DIR/made/debian") 1" make_usual
 }
 
 # --- everything ------------------------------------------------------------------------------------------------
