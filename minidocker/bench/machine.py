@@ -33,7 +33,13 @@ ARGUMENTS = "quiet loglevel=0 mitigations=off no_timer_check cryptomgr.notests r
 MEMORY = {"minimal": 128, "usual": 256}  # MiB; the smallest guest does not boot in 64
 PROBE = 5.0  # seconds that a processor without emulation gets: it needs one, and some never begin
 
-NO_FILE = {"PATH": os.defpath, "TMPDIR": "/var/tmp"}  # where QEMU keeps what a guest writes to a snapshot
+ENVIRONMENT = {"PATH": os.defpath, "TMPDIR": "/var/tmp"}  # there QEMU keeps what a guest writes and nobody wants
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from minidocker.process import Isolator
 
 
 def directory() -> str:
@@ -96,18 +102,21 @@ def command(
     return [*argv, "-append", f"{arguments} root=/dev/nvme0n1 rw systemd.show_status=0"]
 
 
-def boot(guest: str, run: str, *, stdin: int | bytes = b"", stdout: int = PIPE, **options: int | str | None) -> Process:
-    """Start a guest, and return at once; use it as a context manager. Options as for `command`. Any user may do this.
+def boot(
+    guest: str, run: str, *isolators: Isolator, stdin: int | bytes = b"", stdout: int = PIPE, **options: Any
+) -> Process:
+    """Start a guest, and return at once; use it as a context manager. Options as for `command`.
 
-    Standard input and output are the guest's serial console: a terminal, unless `run` says otherwise with stty.
+    Standard input and output are the guest's serial console: a terminal, unless `run` says otherwise with stty. QEMU
+    needs no rights; isolators such as a `Cgroup` are for QEMU.
     """
     if problem := missing():
         raise ContainerError(f"no virtual machine here: {problem}")
-    return start(command(guest, run, **options), env=NO_FILE, stdin=stdin, stdout=stdout)  # type: ignore[arg-type]
+    return start(command(guest, run, **options), *isolators, env=ENVIRONMENT, stdin=stdin, stdout=stdout)
 
 
 def slowdown(rounds: int = 20_000) -> float:
-    """How many times longer the smallest guest's shell takes for the same work than this machine's: 1 if not emulated."""
+    """How many times longer the smallest guest's shell takes for the same work than one here: 1 if nothing is emulated."""
     work = f"echo a; i=0; while [ $i -lt {rounds} ]; do i=$((i+1)); done; echo b"
     with start(["busybox", "sh", "-c", work]) as here:
         own = _between(here)
