@@ -1,6 +1,6 @@
 """Chapter 8: a server that exists only while it serves one request. A small front waits, nothing else does.
 
-    with Front(in_container) as front:          # for each connection in_container(connection) starts one, and throws it away
+    with Front(in_container) as front:          # in_container(connection) makes one for it, and throws it away
         latencies(front.port, 100)              # seconds for each of 100 requests, one after the other
 
 The front waits at a port, like inetd(8) in 1986. With a connection it starts a container whose standard input and

@@ -116,7 +116,7 @@ def boot(
 
 
 def slowdown(rounds: int = 20_000) -> float:
-    """How many times longer the smallest guest's shell takes for the same work than one here: 1 if nothing is emulated."""
+    """How many times longer a shell in the smallest guest takes for the same work than one here; 1 if not emulated."""
     work = f"echo a; i=0; while [ $i -lt {rounds} ]; do i=$((i+1)); done; echo b"
     with start(["busybox", "sh", "-c", work]) as here:
         own = _between(here)
