@@ -2,8 +2,9 @@
 
     with lab() as scratch, peers(scratch) as commands:     # {"crun": ["crun", ...], ...}, those that are installed
 
-The lab is a mount namespace and a network namespace of its own, entered once, with a copy of the root in memory and a /run of its own. There
-a hybrid host has no /sys/fs/cgroup/unified, since crun refuses hybrid hosts; and there is a network with `lo` only.
+The lab is a mount namespace and a network namespace of its own, entered once, with a copy of the root in memory and a
+/run of its own. There a hybrid host has no /sys/fs/cgroup/unified, since crun refuses hybrid hosts; and the network has
+`lo` only.
 What is equal among them is said in tools/bench.py.
 """
 

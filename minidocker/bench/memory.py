@@ -2,7 +2,7 @@
 
     with Fleet(container) as fleet:             # container(fence) starts one behind that fence
         fleet.grow(100)
-        fleet.memory() / 100                    # bytes for one
+        sum(fleet.memory()) / 100               # bytes for one
 
 Each stands behind a fence of its own, also each QEMU: so the count is the same. It is the proportional set size of its
 processes (a page that k processes share counts as 1/k for each, proc(5), smaps) and what the kernel holds on its
@@ -45,9 +45,9 @@ class Fleet:
             fence = Cgroup()
             self.members.append((self.make(fence), fence))
 
-    def memory(self) -> int:
-        """Bytes that all of them need."""
-        return sum(sum(map(pss, fence.processes())) + kernel_memory(fence) for _, fence in self.members)
+    def memory(self) -> list[int]:
+        """Bytes that each of them needs."""
+        return [sum(map(pss, fence.processes())) + kernel_memory(fence) for _, fence in self.members]
 
     def cpu(self, seconds: float) -> float:
         """CPUs that all of them use while nobody wants anything from them, over so many seconds."""

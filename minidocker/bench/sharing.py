@@ -46,9 +46,10 @@ class Pinned(Isolator):
         os.sched_setaffinity(0, {self.cpu})
 
 
-def together(fence: str, seconds: float = 1.6, apart: bool = True) -> tuple[int, int]:
-    """Run both loads for so long on one CPU, behind fences of a kind; return the rounds of work of each.
+def together(fence: str, seconds: float = 1.6, apart: bool = True) -> list[tuple[int, int]]:
+    """Run both loads for so long on one CPU, behind fences of a kind.
 
+    Returns for each the rounds of work that it got done, and in how many periods of 100 ms its fence held it back.
     Their bursts are `apart`, or at the same time. Needs root.
     """
     cpu = max(os.sched_getaffinity(0))
@@ -61,4 +62,5 @@ def together(fence: str, seconds: float = 1.6, apart: bool = True) -> tuple[int,
     ):
         done = [process.wait() for process in (first, second)]
     assert not any(result.exit_code for result in done), done
-    return int(done[0].stdout), int(done[1].stdout)
+    held = [fence.statistics().throttled_periods or 0 for fence in fences]
+    return [(int(result.stdout), periods) for result, periods in zip(done, held, strict=True)]
