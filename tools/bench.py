@@ -95,6 +95,13 @@ def keep(build: Path, records: list[dict[str, Any]]) -> None:
         shutil.copy(picture, REPO / "chapters/08_versus_vms" / picture.name)
 
 
+def note(records: list[dict[str, Any]]) -> str:
+    """What stands below the picture of starts: the machine, and whether its guests are emulated."""
+    about = records[0]["machine"] if records else {}
+    parts = [about.get("cpu", ""), f"{about.get('cpus', '?')} CPUs", f"kernel {about.get('kernel', '?')}"]
+    return ", ".join(parts) + (f"; VMs {about['guests']}" if "guests" in about else "")
+
+
 def main(words: list[str]) -> int:
     """Words such as ONLY=start, from the command line or else from the environment, as make passes them."""
     options = {**os.environ, **dict(word.split("=", 1) for word in words)}
@@ -103,10 +110,10 @@ def main(words: list[str]) -> int:
     measure.write(build, records, raw)
     import pictures  # matplotlib takes a second, and has threads: not before the measuring
 
-    pictures.draw(build, raw, measure.read(VALUES), records, json.loads(RECORDED.read_text()))
+    pictures.draw(build, raw, measure.read(VALUES), note(records))
     print(measure.table(records))
     if options.get("CHECK"):
-        return gate.main(records, raw, measure.read(VALUES), json.loads(RECORDED.read_text()))
+        return gate.main(records, json.loads(RECORDED.read_text()), measure.read(VALUES))
     if options.get("RECORD"):
         keep(build, records)
     return 0

@@ -92,7 +92,11 @@ def start_up(bench: Bench) -> Outcome:
     with peers.peers(bench.scratch) as commands, subjects.kernel(bench.scratch) as library:
         bench.about |= peers.versions(commands)
         timed = {name: subjects.command(argv) for name, argv in commands.items()}
-        timed |= {"library": library(subjects.ROOT), "library debian": library(subjects.DEBIAN), "stage": subjects.stage()}
+        timed |= {
+            "library": library(subjects.ROOT),
+            "library debian": library(subjects.DEBIAN),
+            "stage": subjects.stage(),
+        }
         if any(name.startswith("vm.") for name in bench.ids):
             timed |= slow(bench.scratch)
         show = bench.progress("starting", bench.size.runs)
@@ -215,7 +219,11 @@ def density(bench: Bench) -> Outcome:
 def on_demand(bench: Bench) -> Outcome:
     """Ids demand.latency and demand.time: a server for each request against one that stands, and against a machine."""
     number = bench.size.requests
-    with demand.Front(demand.in_container) as front, demand.standing() as port, demand.Front(demand.in_machine, 1) as third:
+    with (
+        demand.Front(demand.in_container) as front,
+        demand.standing() as port,
+        demand.Front(demand.in_machine, 1) as third,
+    ):
         asked = {SUBJECT: lambda: demand.latency(front.port), "standing": lambda: demand.latency(port)}
         if not machine.missing():
             asked["vm"] = lambda: demand.latency(third.port)
@@ -223,7 +231,9 @@ def on_demand(bench: Bench) -> Outcome:
         latencies = measure.interleaved(asked, number, rare={"vm": max(1, number // 5)}, progress=show)
         rates = {SUBJECT: lambda: 1 / demand.rate(front.port, 1), "standing": lambda: 1 / demand.rate(port, 1)}
         times = measure.interleaved(rates, 5, warm_up=1)
-    records = [entry for peer in asked for entry in bench.record("demand.latency", peer, latencies, "s") if peer != SUBJECT]
+    records = [
+        entry for peer in asked for entry in bench.record("demand.latency", peer, latencies, "s") if peer != SUBJECT
+    ]
     records += bench.record("demand.time", "standing", times, "s")
     return records, {"demand.latency": latencies, "demand.time": times}
 

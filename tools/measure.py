@@ -97,7 +97,16 @@ def record(
     together = pairs(samples[subject], samples[against])
     low_high = ratio(*zip(*together, strict=True))
     median = float(f"{statistics.median(mine for mine, _ in together):.4g}")
-    values = (name, subject, against, *(float(f"{value:.4g}") for value in low_high), len(together), unit, median, machine)
+    values = (
+        name,
+        subject,
+        against,
+        *(float(f"{value:.4g}") for value in low_high),
+        len(together),
+        unit,
+        median,
+        machine,
+    )
     return dict(zip(FIELDS, values, strict=True))
 
 
@@ -158,3 +167,14 @@ def write(folder: Path, records: Sequence[Mapping[str, Any]], samples: Mapping[s
             for subject, values in subjects.items():
                 there = [(number, value) for number, value in enumerate(values, 1) if value is not None]
                 rows.writerows([name, subject, number, f"{value:.6g}"] for number, value in there)
+
+
+def read(path: Path) -> dict[str, Samples]:
+    """What `write` has put into bench.csv: by id and subject, the value of each round, None where there was none."""
+    values: dict[str, Samples] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                series = values.setdefault(row["id"], {}).setdefault(row["subject"], [])
+                series += [None] * (int(row["round"]) - 1 - len(series)) + [float(row["value"])]
+    return values

@@ -1,0 +1,203 @@
+"""The pictures of chapter 8. `make bench` draws them into build/, the notebook from its own values, by these functions.
+
+Each takes values and returns a figure. What is not measured in this run is grey and says so: figures that were recorded
+(on the machine that tools/recorded.json names), and what is computed from a line through measured points.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "notebooks"))
+
+import lab
+import matplotlib.pyplot as plt
+import measure
+from matplotlib.figure import Figure
+
+OURS, OTHERS, GUESTS, NOT_NOW = lab.COLORS[6], lab.COLORS[5], lab.COLORS[3], "#999999"
+LABELS = {
+    "process": "a plain process",
+    "library": "minidocker, library",
+    "library debian": "minidocker, library, Debian root",
+    "stage": "minidocker, command",
+    "command": "minidocker, command",
+    "bwrap": "bubblewrap",
+    "lxc": "LXC",
+    "nspawn": "systemd-nspawn",
+    "podman": "Podman",
+    "docker": "Docker",
+    "uml": "User-Mode Linux",
+    "minimal": "smallest VM",
+    "usual": "usual VM (Debian)",
+    "disks": "VM disks",
+    "clones": "VM disks, linked clones",
+    "copies": "full copies",
+    "layers": "layers",
+    "overlay2": "Docker's overlay2",
+    "podman_store": "Podman's store",
+}
+MACHINES = ("uml", "minimal", "usual", "disks", "clones", "vm")
+
+
+def color(name: str) -> str:
+    """Ours, a machine's, or another's."""
+    if name.startswith(("library", "stage", "command", "layers", "minidocker")):
+        return OURS
+    return GUESTS if name in MACHINES else OTHERS
+
+
+def start_up(samples: measure.Samples, recorded: measure.Samples | None = None, note: str = "") -> Figure:
+    """The time to the first line, on a log scale: every value small and pale, the median with its interval over them."""
+    old = {name: values for name, values in (recorded or {}).items() if name not in samples}
+    everything = {**samples, **old}
+    order = sorted(everything, key=lambda name: -measure.middle(everything[name])[0])
+    figure, axes = plt.subplots(figsize=(10, 1.5 + 0.42 * len(order)))
+    for row, name in enumerate(order):
+        tint = NOT_NOW if name in old else color(name)
+        values = [value for value in everything[name] if value is not None]
+        median, low, high = measure.middle(values)
+        axes.plot(values, [row] * len(values), "o", color=tint, alpha=0.25, markersize=4)
+        axes.plot([low, high], [row, row], color=tint, linewidth=5, solid_capstyle="butt")
+        axes.plot(median, row, "|", color="black", markersize=16, markeredgewidth=2)
+        axes.annotate(time(median), (high, row), xytext=(10, -5), textcoords="offset points", fontsize=12)
+    rows = [LABELS.get(name, name) + (" (recorded)" if name in old else "") for name in order]
+    axes.set_yticks(range(len(order)), rows)
+    axes.set_xscale("log")
+    axes.set_xlim(right=axes.get_xlim()[1] * 3)
+    axes.set_xlabel("seconds from the command to the first line (log scale)" + (f"\n{note}" if note else ""))
+    return figure
+
+
+def time(seconds: float) -> str:
+    """With two digits that count."""
+    return f"{seconds * 1000:.2g} ms" if seconds < 0.0995 else f"{seconds:.2g} s"
+
+
+def laps(samples: measure.Samples) -> Figure:
+    """One bar: the medians of the steps, in the order of time. Steps of less than a fiftieth are drawn together."""
+    medians = {label: measure.middle(values)[0] * 1000 for label, values in samples.items()}
+    whole = sum(medians.values())
+    large = {label: value for label, value in medians.items() if value > whole / 50}
+    large["all others"] = whole - sum(large.values())
+    figure, axes = plt.subplots(figsize=(10, 0.6 + 0.5 * len(large)))
+    left = 0.0
+    for row, (label, value) in enumerate(large.items()):
+        axes.barh(row, value, left=left, color=lab.COLORS[(5, 6, 3, 1, 7, 2)[row % 6]])
+        side = {"ha": "left", "xytext": (6, 0)} if left < whole / 2 else {"ha": "right", "xytext": (-6, 0)}
+        place = left + value if left < whole / 2 else left
+        axes.annotate(f"{value:.2f} ms", (place, row), textcoords="offset points", va="center", fontsize=12, **side)
+        left += value
+    axes.set_yticks(range(len(large)), list(large))
+    axes.invert_yaxis()
+    axes.set_xlabel("ms since the call of run (medians)")
+    return figure
+
+
+def storage(servers: Sequence[int], values: Mapping[str, Sequence[Any]], recorded: Sequence[str] = ()) -> Figure:
+    """Bytes on disk for n servers: dots are measured, dashed lines computed through the first and the last of them."""
+    from experiments import at
+
+    figure, axes = plt.subplots(figsize=(10, 5))
+    for name, sizes in values.items():
+        tint = NOT_NOW if name in recorded else color(name)
+        line = [at(count, servers, sizes) / 1e9 for count in servers]
+        known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=True) if size is not None]
+        axes.plot(servers, line, "--", color=tint, linewidth=1.5)
+        axes.plot(*zip(*known, strict=True), "o-", color=tint)
+        text = f"{LABELS.get(name, name)}: {line[-1]:.2g} GB" + (" (recorded)" if name in recorded else "")
+        axes.annotate(text, (servers[-1], line[-1]), xytext=(8, -4), textcoords="offset points", fontsize=12)
+    axes.set_xlim(0, servers[-1] * 1.55)
+    axes.set_yscale("log")
+    axes.set_xlabel("servers that have run (dots: measured, dashes: computed)")
+    axes.set_ylabel("GB on disk (log scale)")
+    return figure
+
+
+def density(each: Mapping[str, float], used: Mapping[str, float], recorded: Sequence[str] = ()) -> Figure:
+    """Left: memory of one idle server. Right: how many fit into 8 GB, computed from it. `used`: the machine's account."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True)
+    names = list(each)
+    tints = [NOT_NOW if name in recorded else color(name) for name in names]
+    for row, name in enumerate(names):
+        most = max(each[name], used.get(name, 0))
+        left.barh(row, each[name] / 1e6, color=tints[row])
+        if used.get(name, 0) > 0:
+            left.plot(used[name] / 1e6, row, "D", color="black", markersize=8)
+        left.annotate(measure.amount(most, "B"), (most / 1e6, row), xytext=(12, -4), textcoords="offset points")
+        right.barh(row, 8e9 / most, color=tints[row])
+        right.annotate(f"{8e9 / most:,.0f}", (8e9 / most, row), xytext=(8, -4), textcoords="offset points")
+    rows = [LABELS.get(name, name) + (" (recorded)" if name in recorded else "") for name in names]
+    left.set_yticks(range(len(names)), rows)
+    for axes, text in (
+        (left, "MB for one idle server\n(log scale; diamond: the machine's account)"),
+        (right, "idle servers in 8 GB\n(log scale; computed)"),
+    ):
+        axes.set_xscale("log")
+        axes.set_xlim(right=axes.get_xlim()[1] * 20)
+        axes.set_xlabel(text)
+    return figure
+
+
+def requests(latencies: measure.Samples, recorded: Sequence[str] = ()) -> Figure:
+    """Which part of the requests was answered within a time: a step for each request."""
+    texts = {"minidocker": "a container for each", "standing": "a server that stands", "vm": "a smallest VM for each"}
+    figure, axes = plt.subplots(figsize=(10, 4))
+    for name, values in latencies.items():
+        ordered = sorted(value * 1000 for value in values if value is not None)
+        tint = NOT_NOW if name in recorded else lab.COLORS[0] if name == "standing" else color(name)
+        text = texts.get(name, name) + (" (recorded)" if name in recorded else "")
+        axes.ecdf(ordered, color=tint, label=f"{text}: median {time(measure.middle(ordered)[0] / 1000)}")
+    axes.set_xscale("log")
+    axes.set_xlabel("ms from the request to the end of the answer (log scale)")
+    axes.set_ylabel("part of the requests")
+    axes.legend(loc="center left", bbox_to_anchor=(0, -0.45), fontsize=12, frameon=False)
+    return figure
+
+
+def shares(samples: measure.Samples) -> Figure:
+    """Work that two loads got done on one CPU in the same time."""
+    texts = {
+        "halves": "hard halves,\nbursts at different times",
+        "minidocker": "shares,\nbursts at different times",
+        "shares at once": "shares,\nboth at the same time",
+    }
+    base = measure.middle([1 / value for value in samples["halves"]])[0]
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for row, name in enumerate(texts):
+        median, low, high = measure.middle([1 / value / base for value in samples[name]])
+        tint = color(name) if name == "minidocker" else OTHERS
+        axes.bar(row, median, color=tint, yerr=[[median - low], [high - median]], capsize=6)
+    axes.set_xticks(range(len(texts)), list(texts.values()))
+    axes.set_ylabel("work done\n(1: with hard halves)")
+    return figure
+
+
+def draw(build: Path, raw: Mapping[str, Any], old: Mapping[str, Any], note: str) -> None:
+    """Every picture that this run has values for, as a PNG in the directory. `old` holds the recorded values."""
+    matplotlib.use("Agg")
+    plt.rcParams.update(lab.STYLE)
+    figures = {}
+    if "start.first_line" in raw:
+        machines = {name: values for name, values in old.get("start.first_line", {}).items() if name in MACHINES}
+        figures["start"] = start_up(raw["start.first_line"], machines, note)
+    if "laps" in raw:
+        figures["laps"] = laps(raw["laps"])
+    if "storage" in raw:
+        figures["storage"] = storage(raw["storage.servers"]["servers"], raw["storage"])
+    kinds = {key.partition(".")[2]: values for key, values in raw.items() if key.startswith("density.")}
+    if kinds:
+        each = {kind: values["memory"][-1] for kind, values in kinds.items()}
+        figures["density"] = density(each, {kind: values["used"][-1] for kind, values in kinds.items()})
+    if "demand.latency" in raw:
+        figures["demand"] = requests(raw["demand.latency"])
+    if "sharing.work" in raw:
+        figures["sharing"] = shares(raw["sharing.work"])
+    for name, figure in figures.items():
+        figure.savefig(build / f"{name}.png", metadata={"Software": None})
+        plt.close(figure)
