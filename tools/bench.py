@@ -9,7 +9,7 @@
 
     start.library        `run` as a cell of a notebook calls it: in a Jupyter kernel with numpy and matplotlib
     start.stage          chapters/03_cgroups/stage.py as a whole command, from the start of Python to its end
-    vm.minimal vm.debian a container with a Debian root, to its first line, against a virtual machine's (the smallest; Debian)
+    vm.minimal vm.debian a container with a Debian root, to its first line, against the smallest VM's; and a usual one's
     storage.ten_servers  disk for ten servers that have run, against ten machines' disks and others
     density.memory       memory of one idle web server, against the same in the smallest machine
     demand.latency       a request that is served by a container made for it, against one that stands, and a machine

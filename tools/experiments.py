@@ -1,4 +1,4 @@
-"""The experiments of `make bench`: each returns records and every single value. What is measured is in minidocker.bench.
+"""The experiments of `make bench`: each returns records and every single value. They use the package minidocker.bench.
 
 How large they are is said by a `Size`: the default takes less than a quarter of an hour, QUICK about two minutes.
 """
@@ -130,7 +130,7 @@ def part(values: Sequence[Any], number: int) -> list[Any]:
 
 
 def steps(bench: Bench) -> Outcome:
-    """Where the time of a start goes: no ratio, but the values for the picture. One thread, so a fork and no launcher."""
+    """Where the time of a start goes: no ratio, but the values for the picture. One thread, so a fork, no launcher."""
     samples: measure.Samples = {}
     for _ in range(bench.size.runs):
         walls = {
@@ -145,7 +145,7 @@ def steps(bench: Bench) -> Outcome:
 
 
 def disks(bench: Bench) -> Outcome:
-    """Id storage.ten_servers: bytes on disk. Counted, not timed, so once. What is not measured is computed, and said."""
+    """Id storage.ten_servers: bytes on disk. Counted, not timed, so once. Beyond what has run it is computed."""
     values: measure.Samples = {}
     servers = bench.size.servers
     ways = ["layers", "copies"] + ([] if machine.missing() else ["disks", "clones"])
@@ -249,6 +249,7 @@ def loads(bench: Bench) -> Outcome:
         SUBJECT: lambda: each("shares"),
         "halves": lambda: each("halves"),
         "shares at once": lambda: each("shares", apart=False),
+        "halves at once": lambda: each("halves", apart=False),
     }
     show = bench.progress("sharing a CPU", bench.size.loads)
     samples = measure.interleaved(kinds, bench.size.loads, warm_up=1, progress=show)

@@ -6,7 +6,7 @@
     <!-- figure start.library crun -->0.28<!-- /figure -->             the ratio of a record (tools/recorded.json)
     <!-- figure start.library crun median -->5.6 ms<!-- /figure -->    a field of it: median low high runs; or
                                                                        times: 1/ratio; theirs: median/ratio; percent
-    <!-- value storage layers B 4 -->204 MB<!-- /value -->             of the recorded values (tools/recorded.csv), with a
+    <!-- value storage layers B 4 -->204 MB<!-- /value -->             of the recorded values (tools/recorded.csv), in a
                                                                        unit: that of a round, or the median of all
     <!-- given -->10 GB<!-- /given -->                                 not measured: it is part of a question
 

@@ -1,4 +1,4 @@
-"""`make bench-check`: has something become slower than what is recorded? A quick run is compared with tools/recorded.json.
+"""`make bench-check`: has something become slower than recorded? A quick run is compared with tools/recorded.json.
 
 A ratio that has grown fails if its whole interval lies above the recorded interval by more than MARGIN. The margin must
 be wider than the noise, and how large the noise is, is computed each time: quick runs are drawn at random from the
@@ -62,7 +62,7 @@ def verdict(new: Mapping[str, Any], old: Mapping[str, Any], recorded: Mapping[st
 
 
 def main(new: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> int:
-    """Print a line for each ratio; 1 if one is slower, or if a recorded one that this machine can measure is missing."""
+    """Print a line for each ratio; 1 if one is slower. One that is not recorded yet is said to be new."""
     known = {(entry["id"], entry["against"]): entry for entry in old}
     failed = 0
     for entry in new:

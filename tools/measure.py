@@ -7,8 +7,10 @@ A machine's speed changes from minute to minute, with its clock, its caches and 
 every subject once, and a ratio is taken within a round: what slows a round down slows both of its runs down. The ratio
 of a record is the median of the rounds' ratios. Below 1 means: less time (memory, disk) than the other.
 
-A subject that takes long may be run in some of the rounds only: elsewhere its value is None, and a ratio is taken in the
-rounds that have both. The interval is that of the order statistics: of n ratios in order, the j-th and the (n+1-j)-th, with the largest j for
+A subject that takes long may be run in some of the rounds only: elsewhere its value is None, and a ratio is taken in
+the rounds that have both.
+
+The interval is that of the order statistics: of n ratios in order, the j-th and the (n+1-j)-th, with the largest j for
 which the true median lies between them with a probability of at least 95 %. Every ratio is below the true median with
 probability 1/2, so that probability is a sum of binomial terms: exact, and without an assumption about the noise.
 """
@@ -93,7 +95,7 @@ def middle(values: Sequence[Any]) -> tuple[float, float, float]:
 def record(
     name: str, subject: str, against: str, samples: Samples, *, unit: str, machine: dict[str, Any]
 ) -> dict[str, Any]:
-    """One line of build/bench.json. `median` is the subject's own, in `unit`, and `runs` the rounds that both ran in."""
+    """One line of bench.json. `median` is the subject's own, in `unit`; `runs` are the rounds that both ran in."""
     together = pairs(samples[subject], samples[against])
     low_high = ratio(*zip(*together, strict=True))
     median = float(f"{statistics.median(mine for mine, _ in together):.4g}")

@@ -1,4 +1,4 @@
-"""The other runtimes of `make bench`: each is one command that runs `echo up`, in a lab that changes nothing on the host.
+"""The other runtimes of `make bench`: each is one command that runs `echo up`, in a lab that leaves the host alone.
 
     with lab() as scratch, peers(scratch) as commands:     # {"crun": ["crun", ...], ...}, those that are installed
 

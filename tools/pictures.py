@@ -19,6 +19,7 @@ import lab
 import matplotlib.pyplot as plt
 import measure
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 OURS, OTHERS, GUESTS, NOT_NOW = lab.COLORS[6], lab.COLORS[5], lab.COLORS[3], "#999999"
 LABELS = {
@@ -53,7 +54,7 @@ def color(name: str) -> str:
 
 
 def start_up(samples: measure.Samples, recorded: measure.Samples | None = None, note: str = "") -> Figure:
-    """The time to the first line, on a log scale: every value small and pale, the median with its interval over them."""
+    """The time to the first line, on a log scale: each value small and pale, over them the median and its interval."""
     old = {name: values for name, values in (recorded or {}).items() if name not in samples}
     everything = {**samples, **old}
     order = sorted(everything, key=lambda name: -measure.middle(everything[name])[0])
@@ -70,7 +71,8 @@ def start_up(samples: measure.Samples, recorded: measure.Samples | None = None, 
     axes.set_yticks(range(len(order)), rows)
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 3)
-    axes.set_xlabel("seconds from the command to the first line (log scale)" + (f"\n{note}" if note else ""))
+    axes.set_xlabel("seconds from the command to the first line (log scale)")
+    figure.supxlabel(note, fontsize=10, x=0.99, ha="right")
     return figure
 
 
@@ -87,7 +89,7 @@ def laps(samples: measure.Samples) -> Figure:
     large["all others"] = whole - sum(large.values())
     figure, axes = plt.subplots(figsize=(10, 0.6 + 0.5 * len(large)))
     left = 0.0
-    for row, (label, value) in enumerate(large.items()):
+    for row, value in enumerate(large.values()):
         axes.barh(row, value, left=left, color=lab.COLORS[(5, 6, 3, 1, 7, 2)[row % 6]])
         side = {"ha": "left", "xytext": (6, 0)} if left < whole / 2 else {"ha": "right", "xytext": (-6, 0)}
         place = left + value if left < whole / 2 else left
@@ -104,23 +106,28 @@ def storage(servers: Sequence[int], values: Mapping[str, Sequence[Any]], recorde
     from experiments import at
 
     figure, axes = plt.subplots(figsize=(10, 5))
+    counts = range(1, max(servers) + 1)
     for name, sizes in values.items():
         tint = NOT_NOW if name in recorded else color(name)
-        line = [at(count, servers, sizes) / 1e9 for count in servers]
+        line = [at(count, servers, sizes) / 1e9 for count in counts]
         known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=True) if size is not None]
-        axes.plot(servers, line, "--", color=tint, linewidth=1.5)
-        axes.plot(*zip(*known, strict=True), "o-", color=tint)
+        axes.plot(counts, line, "--", color=tint, linewidth=1.5)
+        axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
         text = f"{LABELS.get(name, name)}: {line[-1]:.2g} GB" + (" (recorded)" if name in recorded else "")
-        axes.annotate(text, (servers[-1], line[-1]), xytext=(8, -4), textcoords="offset points", fontsize=12)
-    axes.set_xlim(0, servers[-1] * 1.55)
+        axes.annotate(text, (counts[-1], line[-1]), xytext=(8, -4), textcoords="offset points", fontsize=12)
+    axes.set_xlim(0, counts[-1] * 1.55)
+    axes.set_xticks(servers[1:])
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("servers that have run (dots: measured, dashes: computed)")
     axes.set_ylabel("GB on disk (log scale)")
     return figure
 
 
 def density(each: Mapping[str, float], used: Mapping[str, float], recorded: Sequence[str] = ()) -> Figure:
-    """Left: memory of one idle server. Right: how many fit into 8 GB, computed from it. `used`: the machine's account."""
+    """Left: memory of one idle server; `used` is the machine's own account. Right: how many fit into 8 GB, computed."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True)
     names = list(each)
     tints = [NOT_NOW if name in recorded else color(name) for name in names]
@@ -147,7 +154,7 @@ def density(each: Mapping[str, float], used: Mapping[str, float], recorded: Sequ
 def requests(latencies: measure.Samples, recorded: Sequence[str] = ()) -> Figure:
     """Which part of the requests was answered within a time: a step for each request."""
     texts = {"minidocker": "a container for each", "standing": "a server that stands", "vm": "a smallest VM for each"}
-    figure, axes = plt.subplots(figsize=(10, 4))
+    figure, axes = plt.subplots(figsize=(10, 4.6))
     for name, values in latencies.items():
         ordered = sorted(value * 1000 for value in values if value is not None)
         tint = NOT_NOW if name in recorded else lab.COLORS[0] if name == "standing" else color(name)
@@ -156,22 +163,23 @@ def requests(latencies: measure.Samples, recorded: Sequence[str] = ()) -> Figure
     axes.set_xscale("log")
     axes.set_xlabel("ms from the request to the end of the answer (log scale)")
     axes.set_ylabel("part of the requests")
-    axes.legend(loc="center left", bbox_to_anchor=(0, -0.45), fontsize=12, frameon=False)
+    figure.legend(loc="outside upper left", fontsize=12, frameon=False)
     return figure
 
 
 def shares(samples: measure.Samples) -> Figure:
     """Work that two loads got done on one CPU in the same time."""
     texts = {
-        "halves": "hard halves,\nbursts at different times",
-        "minidocker": "shares,\nbursts at different times",
-        "shares at once": "shares,\nboth at the same time",
+        "halves": "hard halves,\nbursts apart",
+        "minidocker": "shares,\nbursts apart",
+        "halves at once": "hard halves,\nbursts at once",
+        "shares at once": "shares,\nbursts at once",
     }
     base = measure.middle([1 / value for value in samples["halves"]])[0]
     figure, axes = plt.subplots(figsize=(9, 4))
     for row, name in enumerate(texts):
         median, low, high = measure.middle([1 / value / base for value in samples[name]])
-        tint = color(name) if name == "minidocker" else OTHERS
+        tint = GUESTS if name.startswith("halves") else OURS
         axes.bar(row, median, color=tint, yerr=[[median - low], [high - median]], capsize=6)
     axes.set_xticks(range(len(texts)), list(texts.values()))
     axes.set_ylabel("work done\n(1: with hard halves)")

@@ -1,8 +1,8 @@
 """What `make bench` measures, each as a function that returns (seconds to the first line, seconds to the end).
 
 The program is the same everywhere, `echo up`. The first line is when `up` can be read by whoever asked for it; the end,
-when the exit status is known. Callers are a Python that calls posix_spawn and waitpid, which costs a plain process 1 ms,
-and for `library` a cell of a real Jupyter kernel.
+when the exit status is known. Callers are a Python that calls posix_spawn and waitpid, which costs a plain process
+1 ms, and for `library` a cell of a real Jupyter kernel.
 """
 
 from __future__ import annotations
