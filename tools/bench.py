@@ -54,17 +54,14 @@ REPO = Path(__file__).resolve().parents[1]
 README, RECORDED, VALUES = REPO / "README.md", REPO / "tools/recorded.json", REPO / "tools/recorded.csv"
 
 
-def measured(options: dict[str, str]) -> experiments.Outcome:
-    """Run every experiment that measures one of the wanted ids."""
+def measured(ids: list[str], options: dict[str, str]) -> experiments.Outcome:
+    """Run every experiment that measures one of the ids."""
     runs = int(options.get("RUNS") or (11 if options.get("QUICK") else 41))
     size = experiments.Size.quick(runs) if options.get("QUICK") or runs < 11 else experiments.Size(runs)
-    ids = [name for name in experiments.IDS if name.startswith(options.get("ONLY", ""))]
-    if not ids:
-        raise SystemExit(f"bench: no id begins with {options['ONLY']}: there are {' '.join(experiments.IDS)}")
     records: list[dict[str, Any]] = []
     raw: dict[str, measure.Samples] = {}
     with peers.lab() as scratch:
-        bench = experiments.Bench(size, ids, scratch, measure.machine(**experiments.emulation()))
+        bench = experiments.Bench(size, ids, scratch, measure.machine(**experiments.emulation(ids)))
         for experiment, names in experiments.EXPERIMENTS.items():
             if set(names) & set(ids):
                 begin = time.monotonic()
@@ -105,7 +102,11 @@ def note(records: list[dict[str, Any]]) -> str:
 def main(words: list[str]) -> int:
     """Words such as ONLY=start, from the command line or else from the environment, as make passes them."""
     options = {**os.environ, **dict(word.split("=", 1) for word in words)}
-    records, raw = measured(options)
+    ids = [name for name in experiments.IDS if name.startswith(options.get("ONLY", ""))]
+    if not ids:
+        print(f"bench: no id begins with {options['ONLY']}: there are {' '.join(experiments.IDS)}", file=sys.stderr)
+        return 2
+    records, raw = measured(ids, options)
     build = Path(options.get("BUILD", REPO / "build"))
     measure.write(build, records, raw)
     import pictures  # matplotlib takes a second, and has threads: not before the measuring

@@ -59,7 +59,8 @@ class Bench:
 
     def record(self, name: str, against: str, samples: measure.Samples, unit: str) -> list[dict[str, Any]]:
         """The record of an id, if it is wanted and both have values."""
-        if name not in self.ids or not measure.pairs(samples[SUBJECT], samples.get(against, [])):
+        theirs = samples.get(against)
+        if name not in self.ids or against == SUBJECT or not theirs or not measure.pairs(samples[SUBJECT], theirs):
             return []
         return [measure.record(name, SUBJECT, against, samples, unit=unit, machine=self.about)]
 
@@ -75,9 +76,9 @@ class Bench:
         return show
 
 
-def emulation() -> dict[str, str]:
+def emulation(ids: Sequence[str]) -> dict[str, str]:
     """How the virtual machines of this run get their processor: it stands beside each of their figures."""
-    if machine.missing():
+    if machine.missing() or not any(name.startswith(("vm.", "storage", "density", "demand")) for name in ids):
         return {}
     if machine.accelerator() != "tcg":
         return {"guests": machine.accelerator()}
@@ -148,17 +149,22 @@ def disks(bench: Bench) -> Outcome:
     """Id storage.ten_servers: bytes on disk. Counted, not timed, so once. Beyond what has run it is computed."""
     values: measure.Samples = {}
     servers = bench.size.servers
-    ways = ["layers", "copies"] + ([] if machine.missing() else ["disks", "clones"])
-    show = bench.progress("running servers", len(ways))
-    with storage.Ground([[str(subjects.DEBIAN)]]) as ground:
-        for number, way in enumerate(ways):
+    with (
+        storage.Ground([[str(subjects.DEBIAN)]]) as ground,
+        peers.stores(bench.scratch, Path(ground.path), storage.SERVE) as stores,
+    ):
+        ways = {"layers": ground.layers, "copies": ground.copies, **stores}
+        if not machine.missing():
+            ways |= {"disks": ground.disks, "clones": ground.clones}
+        show = bench.progress("running servers", len(ways))
+        for number, (way, measured) in enumerate(ways.items()):
             most = max(servers) if way == "layers" else bench.size.disks
-            values[way] = [getattr(ground, way)(count) if count <= most else None for count in servers]
+            values[way] = [measured(count) if count <= most else None for count in servers]
             show(number + 1)
     ten = {way: [at(10, servers, sizes)] for way, sizes in values.items()}
-    names = {"disks": "vm_disks", "clones": "vm_linked_clones", "copies": "copies"}
-    samples = {SUBJECT: ten["layers"], **{name: ten.get(way, []) for way, name in names.items()}}
-    records = [entry for name in names.values() for entry in bench.record("storage.ten_servers", name, samples, "B")]
+    names = {"disks": "vm_disks", "clones": "vm_linked_clones"}
+    samples = {SUBJECT: ten.pop("layers"), **{names.get(way, way): value for way, value in ten.items()}}
+    records = [entry for name in samples for entry in bench.record("storage.ten_servers", name, samples, "B")]
     return records, {"storage.servers": {"servers": list(servers)}, "storage": values}
 
 
@@ -231,9 +237,7 @@ def on_demand(bench: Bench) -> Outcome:
         latencies = measure.interleaved(asked, number, rare={"vm": max(1, number // 5)}, progress=show)
         rates = {SUBJECT: lambda: 1 / demand.rate(front.port, 1), "standing": lambda: 1 / demand.rate(port, 1)}
         times = measure.interleaved(rates, 5, warm_up=1)
-    records = [
-        entry for peer in asked for entry in bench.record("demand.latency", peer, latencies, "s") if peer != SUBJECT
-    ]
+    records = [entry for peer in asked for entry in bench.record("demand.latency", peer, latencies, "s")]
     records += bench.record("demand.time", "standing", times, "s")
     return records, {"demand.latency": latencies, "demand.time": times}
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from minidocker import state, syscalls
+from minidocker.bench.storage import usage
 from minidocker.rootfs import make_mounts_private
 
 ROOT = Path(state.home(), "roots/busybox")
@@ -159,45 +160,36 @@ def nspawn(scratch: Path) -> list[str]:
     return ["systemd-nspawn", *walls, "-D", str(ROOT), *COMMAND]
 
 
-@contextmanager
-def podman(scratch: Path) -> Iterator[list[str]]:
-    """Podman with a store of its own; without a network, as the others."""
+def podman_client(scratch: Path, data: Path) -> list[str]:
+    """Podman with settings of its own, and its store in `data`."""
     settings = scratch / "containers.conf"
     settings.write_text('[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n')
-    store = [f"--root={scratch}/podman", f"--runroot={scratch}/podman-run", f"--tmpdir={scratch}/podman-tmp"]
+    store = [f"--root={data}", f"--runroot={scratch}/run", f"--tmpdir={scratch}/tmp"]  # it wants short names
     store += ["--storage-driver=overlay", "--events-backend=none", "--cgroup-manager=cgroupfs"]
-    environment = {"PATH": PATH, "CONTAINERS_CONF": str(settings)}
-    podman = ["env", f"CONTAINERS_CONF={settings}", "podman", "--log-level=error", *store]
-    checked([*podman, "import", "-q", str(archive(scratch)), "bench"], env=environment)
-    yield [*podman, "run", "--rm", "--network=none", f"--cgroup-parent=/{GROUP}-podman", *limits(), "bench", *COMMAND]
+    return ["env", f"CONTAINERS_CONF={settings}", "podman", "--log-level=error", *store]
+
+
+def podman(scratch: Path) -> list[str]:
+    """Podman without a network, as the others."""
+    client = podman_client(scratch, scratch / "podman")
+    checked([*client, "import", "-q", str(archive(scratch, ROOT)), "bench"])
+    return [*client, "run", "--rm", "--network=none", f"--cgroup-parent=/{GROUP}-podman", *limits(), "bench", *COMMAND]
 
 
 @contextmanager
-def docker(scratch: Path) -> Iterator[list[str]]:
-    """Docker with a daemon of its own: in a PID namespace, so that nothing of it survives, and without a bridge."""
+def docker_client(scratch: Path, data: Path) -> Iterator[list[str]]:
+    """Docker with a daemon of its own, in a PID namespace so that nothing of it survives, and its store in `data`."""
     daemon = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "dockerd", "--bridge=none"]
     (scratch / "daemon.json").write_text("{}")
     daemon += ["--iptables=false", "--ip-forward=false", "--ip-masq=false", "--storage-driver=overlay2"]
-    daemon += [f"--config-file={scratch}/daemon.json", f"--data-root={scratch}/docker", "--log-level=fatal"]
-    daemon += [
-        f"--exec-root={scratch}/docker-exec",
-        f"--pidfile={scratch}/docker.pid",
-        "-H",
-        f"unix://{scratch}/docker.sock",
-    ]
+    daemon += [f"--config-file={scratch}/daemon.json", f"--data-root={data}", "--log-level=fatal"]
+    daemon += [f"--exec-root={scratch}/docker-exec", f"--pidfile={scratch}/docker.pid"]
     client = ["docker", "-H", f"unix://{scratch}/docker.sock"]
     log = (scratch / "docker.log").open("w")
-    process = subprocess.Popen(daemon, stdout=log, stderr=log, env={"PATH": PATH})
+    process = subprocess.Popen([*daemon, *client[1:]], stdout=log, stderr=log, env={"PATH": PATH})
     try:
-        until(
-            lambda: (
-                process.poll() is not None
-                or not subprocess.run([*client, "version"], env={"PATH": PATH}, capture_output=True).returncode
-            )
-        )
-        checked([*client, "import", str(archive(scratch)), "bench"], env={"PATH": PATH})
-        run = ["run", "--rm", "--network=none", f"--cgroup-parent=/{GROUP}-docker", *limits()]
-        yield [*client, *run, "bench", *COMMAND]
+        wait_for([*client, "version"], process)
+        yield client
     finally:
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)  # the first process of the namespace: all others die with it
@@ -205,32 +197,76 @@ def docker(scratch: Path) -> Iterator[list[str]]:
         log.close()
 
 
+@contextmanager
+def docker(scratch: Path) -> Iterator[list[str]]:
+    """Docker without a network."""
+    with docker_client(scratch, scratch / "docker") as client:
+        checked([*client, "import", str(archive(scratch, ROOT)), "bench"])
+        run = ["run", "--rm", "--network=none", f"--cgroup-parent=/{GROUP}-docker", *limits()]
+        yield [*client, *run, "bench", *COMMAND]
+
+
+def store(client: list[str], archive: Path, data: Path, command: str) -> Callable[[int], int]:
+    """Bytes on disk of the store `data` of Docker or Podman, with so many containers of the archive that have run."""
+    checked([*client, "import", str(archive), "debian"])
+    started: list[int] = []
+
+    def measured(number: int) -> int:
+        while len(started) < number:
+            run = ["run", "--network=none", f"--cgroup-parent=/{GROUP}-store", "debian", "sh", "-c", command]
+            checked([*client, *run])
+            started.append(1)
+        return usage(str(data))
+
+    return measured
+
+
+@contextmanager
+def stores(scratch: Path, place: Path, command: str) -> Iterator[dict[str, Callable[[int], int]]]:
+    """What `store` says for each of the two that is installed. Their data lie in `place`, as what is compared does."""
+    found = {}
+    with ExitStack() as stack:
+        for way, program in (("overlay2", "dockerd"), ("podman_store", "podman")):
+            folder, data = scratch / way, place / way
+            folder.mkdir()
+            try:
+                if not shutil.which(program, path=PATH):
+                    raise Missing("it is not installed")
+                client = podman_client(folder, data)
+                if program == "dockerd":
+                    client = stack.enter_context(docker_client(folder, data))
+                found[way] = store(client, archive(scratch, Path(state.home(), "roots/debian")), data, command)
+            except Missing as reason:
+                print(f"bench: no figure against {way}: {reason}")
+        yield found
+
+
 def limits() -> list[str]:
     """Of a container, in the words of Docker and Podman."""
     return [f"--memory={MEMORY}", f"--cpus={CPUS}", f"--pids-limit={PIDS}"]
 
 
-def archive(scratch: Path) -> Path:
-    """The root as a tar archive."""
-    path = scratch / "rootfs.tar"
+def archive(scratch: Path, root: Path) -> Path:
+    """A root as a tar archive."""
+    path = scratch / f"{root.name}.tar"
     if not path.exists():
-        checked(["tar", "-C", str(ROOT), "-cf", str(path), "."], env={"PATH": PATH})
+        checked(["tar", "-C", str(root), "-cf", str(path), "."])
     return path
 
 
-def checked(argv: list[str], env: dict[str, str]) -> None:
+def checked(argv: list[str]) -> None:
     """Run a preparation; if it fails, its runtime is missing."""
-    done = subprocess.run(argv, env=env, capture_output=True, text=True)
+    done = subprocess.run(argv, env={"PATH": PATH}, capture_output=True, text=True)
     if done.returncode:
         raise Missing(f"{argv[0]}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for it."""
+def wait_for(argv: list[str], process: subprocess.Popen[bytes], seconds: float = 20) -> None:
+    """Until the command succeeds, which asks the process whether it is ready."""
     end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise Missing(f"not ready after {seconds} s")
+    while subprocess.run(argv, env={"PATH": PATH}, capture_output=True).returncode:
+        if process.poll() is not None or time.monotonic() > end:
+            raise Missing(f"{'the daemon'}: it does not get ready")
         time.sleep(0.1)
 
 
