@@ -265,7 +265,7 @@ def test_the_front_is_gone_when_it_is_left():
 
 
 def test_a_bad_answer_is_no_latency():
-    bad = demand.Front(lambda connection: connection.sendall(b"HTTP/1.0 500 no\r\n\r\n"))
+    bad = demand.Front(lambda end: end.recv(4096) and end.sendall(b"HTTP/1.0 500 no\r\n\r\n"))
     with bad as front, pytest.raises(AssertionError, match="answered b'HTTP/1.0 500"):
         demand.latency(front.port)
 
