@@ -57,9 +57,9 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         """First ask all of them to end, then wait for each."""
-        for process, _ in self.members:
+        for process, _fence in self.members:
             process.kill()
-        for process, _ in self.members:
+        for process, _fence in self.members:
             process.wait()
 
 

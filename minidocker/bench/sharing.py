@@ -15,9 +15,13 @@ import time
 from minidocker.cgroups import Cgroup
 from minidocker.process import Isolator, start
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 SLOT = 0.4  # seconds of a burst: some times the 100 ms in which the kernel counts a quota
 # Weights count against every group of the machine, so both are heavy: others are not to spoil the measurement.
-FENCES = {"halves": {"cpus": 0.5}, "shares": {"cpu_weight": 10_000}}
+FENCES: dict[str, dict[str, Any]] = {"halves": {"cpus": 0.5}, "shares": {"cpu_weight": 10_000}}
 
 # Busy in every second slot: the even ones, or the odd ones. It prints how many rounds of work it got done.
 LOAD = """

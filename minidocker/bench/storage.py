@@ -12,7 +12,6 @@ it has. So a hole in a disk image costs nothing, and a file of one byte costs a 
 from __future__ import annotations
 
 import os
-import tempfile
 
 from minidocker import state
 from minidocker.bench.machine import boot, directory, link
@@ -34,21 +33,23 @@ if TYPE_CHECKING:
 
 
 class Ground:
-    """A directory below the state directory, for as long as the measuring takes: all on one file system.
+    """A directory among those of the containers, for as long as the measuring takes: all on one file system.
 
-    `servers` are lists of layers, the top one first; the servers take turns with them. Needs root.
+    `servers` are lists of layers, the top one first; the servers take turns with them. Needs root. If its owner is
+    killed, `minidocker prune` removes it.
     """
 
     def __init__(self, servers: Sequence[Sequence[str]]) -> None:
         self.servers = servers
 
     def __enter__(self) -> Ground:
-        os.makedirs(state.home(), exist_ok=True)
-        self.path = tempfile.mkdtemp(prefix=".storage-", dir=state.home())
+        self.name = f"ground-{os.urandom(6).hex()}"
+        self.lock = state.claim(self.name)
+        self.path = state.directory(self.name)
         return self
 
     def __exit__(self, *_: object) -> None:
-        state.remove_tree(self.path)
+        state.release(self.name, self.lock)
 
     def layers(self, number: int) -> int:
         """Containers above the layers: each layer once, and for each server what it changed."""
