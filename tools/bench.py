@@ -92,11 +92,13 @@ def keep(build: Path, records: list[dict[str, Any]]) -> None:
         shutil.copy(picture, REPO / "chapters/08_versus_vms" / picture.name)
 
 
-def note(records: list[dict[str, Any]]) -> str:
+def note(records: list[dict[str, Any]], old: list[dict[str, Any]]) -> str:
     """What stands below the picture of starts: the machine, and whether its guests are emulated."""
     about = records[0]["machine"] if records else {}
     parts = [about.get("cpu", ""), f"{about.get('cpus', '?')} CPUs", f"kernel {about.get('kernel', '?')}"]
-    return ", ".join(parts) + (f"; VMs {about['guests']}" if "guests" in about else "")
+    if "guests" in about or not old:
+        return ", ".join(parts) + (f"; VMs {about['guests']}" if "guests" in about else "")
+    return ", ".join(parts) + f"; recorded ones: {measure.summary(old[0]['machine'])}"
 
 
 def main(words: list[str]) -> int:
@@ -111,7 +113,7 @@ def main(words: list[str]) -> int:
     measure.write(build, records, raw)
     import pictures  # matplotlib takes a second, and has threads: not before the measuring
 
-    pictures.draw(build, raw, measure.read(VALUES), note(records))
+    pictures.draw(build, raw, measure.read(VALUES), note(records, json.loads(RECORDED.read_text())))
     print(measure.table(records))
     if options.get("CHECK"):
         return gate.main(records, json.loads(RECORDED.read_text()), measure.read(VALUES))

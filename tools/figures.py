@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[1]
 MARKER = re.compile(r"(<!-- (figure|value) ([^\n]*?) -->)(.*?)(<!-- /\2 -->)", re.S)
 HIDDEN = re.compile(  # what the search for stray numbers leaves out
     r"<!-- recorded -->.*?<!-- /recorded -->|<!-- (figure|value|given)\b.*?<!-- /\1 -->|```.*?```|`[^`\n]*`|^    .*?$"
-    r"|<!-- source .*?<!-- /source -->|<details>.*?</details>",
+    r"|<!-- source .*?<!-- /source -->|<details>.*?</details>|^\*Teaching: .*?$",
     re.S | re.M,
 )
 NUMBER = re.compile(r"\b\d[\d.,]*\s?(?:ms|µs|s|seconds|minutes|kB|MB|GB|KiB|MiB|GiB|times|per cent|CPUs)\b|\d\s?%")

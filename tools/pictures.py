@@ -187,25 +187,51 @@ def shares(samples: measure.Samples) -> Figure:
 
 
 def draw(build: Path, raw: Mapping[str, Any], old: Mapping[str, Any], note: str) -> None:
-    """Every picture that this run has values for, as a PNG in the directory. `old` holds the recorded values."""
+    """Every picture that this run has values for, as a PNG in the directory. `old` holds the recorded values.
+
+    Where this machine has no virtual machines, those stand in for them; `note` says which machine was measured.
+    """
     matplotlib.use("Agg")
     plt.rcParams.update(lab.STYLE)
     figures = {}
     if "start.first_line" in raw:
-        machines = {name: values for name, values in old.get("start.first_line", {}).items() if name in MACHINES}
-        figures["start"] = start_up(raw["start.first_line"], machines, note)
+        figures["start"] = start_up(raw["start.first_line"], machines(old.get("start.first_line", {})), note)
     if "laps" in raw:
         figures["laps"] = laps(raw["laps"])
     if "storage" in raw:
-        figures["storage"] = storage(raw["storage.servers"]["servers"], raw["storage"])
-    kinds = {key.partition(".")[2]: values for key, values in raw.items() if key.startswith("density.")}
-    if kinds:
-        each = {kind: values["memory"][-1] for kind, values in kinds.items()}
-        figures["density"] = density(each, {kind: values["used"][-1] for kind, values in kinds.items()})
+        grey = {name: sizes for name, sizes in machines(old.get("storage", {})).items() if name not in raw["storage"]}
+        servers = raw["storage.servers"]["servers"]
+        columns = {name: on(servers, old["storage.servers"]["servers"], sizes) for name, sizes in grey.items()}
+        figures["storage"] = storage(servers, {**raw["storage"], **columns}, list(columns))
+    if "density.minidocker" in raw:
+        figures["density"] = densities(raw, old)
     if "demand.latency" in raw:
-        figures["demand"] = requests(raw["demand.latency"])
+        grey = machines(old.get("demand.latency", {}))
+        figures["demand"] = requests({**grey, **raw["demand.latency"]}, [*grey.keys() - raw["demand.latency"].keys()])
     if "sharing.work" in raw:
         figures["sharing"] = shares(raw["sharing.work"])
     for name, figure in figures.items():
         figure.savefig(build / f"{name}.png", metadata={"Software": None})
         plt.close(figure)
+
+
+def machines(samples: Mapping[str, Any]) -> dict[str, Any]:
+    """The series of virtual machines among these."""
+    return {name: values for name, values in samples.items() if name in MACHINES}
+
+
+def on(servers: Sequence[int], theirs: Sequence[float], sizes: Sequence[Any]) -> list[Any]:
+    """Recorded sizes, in the columns of this run's numbers of servers."""
+    known = dict(zip(theirs, sizes, strict=False))
+    return [known.get(count) for count in servers]
+
+
+def densities(raw: Mapping[str, Any], old: Mapping[str, Any]) -> Figure:
+    """The last of each kind's series, which is that of the most instances; recorded ones of kinds that are not here."""
+    kinds = {
+        kind: raw.get(f"density.{kind}") or old.get(f"density.{kind}") for kind in ("minidocker", "minimal", "usual")
+    }
+    there = {kind: values for kind, values in kinds.items() if values}
+    grey = [kind for kind in there if f"density.{kind}" not in raw]
+    each, used = ({kind: values[key][-1] for kind, values in there.items()} for key in ("memory", "used"))
+    return density(each, used, grey)
