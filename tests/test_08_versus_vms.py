@@ -287,14 +287,43 @@ def test_a_request_is_answered_by_a_machine_that_is_booted_for_it(guests):
 
 
 def test_hard_halves_hold_back_what_nobody_else_wants_and_shares_do_not():
-    """Whoever else wants this CPU meanwhile may leave a load less than its half: then there is nothing to hold back."""
-    for _ in range(10):
-        halves, shares = (sharing.together(kind) for kind in ("halves", "shares"))
-        assert all(work > 0 for work, _ in (*halves, *shares))
-        assert all(held == 0 for _, held in shares)
-        if any(held > 0 for _, held in halves):
-            return
-    pytest.fail("in ten rounds no load was held back by its half")
+    halves, shares = (sharing.together(kind) for kind in ("halves", "shares"))
+    assert all(work > 0 for work, _ in (*halves, *shares))
+    assert all(held > 0 for _, held in halves)
+    assert all(held == 0 for _, held in shares)
+
+
+def host_of(cpus):
+    host = Cgroup(cpus=cpus)
+    host.container = f"host-{os.getpid()}"
+    return host
+
+
+def test_a_tenant_is_in_a_group_below_its_host_and_gets_no_more_than_that():
+    with host_of(0.1) as host:
+        tenant = sharing.Tenant(host, cpu_weight=100)
+        with start(["sh", "-c", "while :; do :; done"], tenant) as process:
+            group = tenant.group.path
+            assert group.startswith(host.groups["cpu"].path + "/")
+            assert str(process.pid) in Path(group, "cgroup.procs").read_text().split()
+            deadline = time.monotonic() + 30
+            while (host.statistics().throttled_periods or 0) < 3 and time.monotonic() < deadline:
+                time.sleep(0.1)
+        assert tenant.held_back == 0
+        assert not os.path.exists(group)
+    assert host.statistics().throttled_periods >= 3
+
+
+def test_a_tenant_whose_limit_is_refused_leaves_nothing():
+    with host_of(0.5) as host:
+        tenant = sharing.Tenant(
+            host, cpus=1
+        )  # version 1 refuses more than the host has; version 2 takes the smaller one
+        try:
+            run(["true"], tenant)
+        except ContainerError as error:
+            assert "cfs_quota_us" in str(error)
+        assert not os.path.exists(tenant.group.path)
 
 
 def test_pinned_is_on_one_cpu():

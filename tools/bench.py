@@ -14,7 +14,7 @@
     density.memory       memory of one idle web server, against the same in the smallest machine
     demand.latency       a request that is served by a container made for it, against one that stands, and a machine
     demand.time          the time of one request when two clients ask all the time
-    sharing.work         CPU time for a round of work of two bursty loads, with shares against with hard halves
+    sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and
 cgroup namespaces, with the root pivoted to, /proc mounted, and (crun, runc, LXC, Podman, Docker, minidocker) limits on

@@ -40,7 +40,7 @@ class Size:
     servers: Sequence[int] = (1, 2, 5, 10, 20, 50)  # of which the disk is counted
     disks: int = 10  # virtual machines that really run for that
     requests: int = 100
-    loads: int = 9  # rounds of two loads on one CPU
+    loads: int = 9  # rounds of two tenants on a small host
 
     @classmethod
     def quick(cls, runs: int) -> Size:
@@ -243,7 +243,7 @@ def on_demand(bench: Bench) -> Outcome:
 
 
 def loads(bench: Bench) -> Outcome:
-    """Id sharing.work: CPU time for a round of work, with a share each against a hard half each."""
+    """Id sharing.work: the time of a round of work, with a share for each tenant against a hard half for each."""
     seconds = 1.6
 
     def each(fence: str, apart: bool = True) -> float:
@@ -256,7 +256,7 @@ def loads(bench: Bench) -> Outcome:
         "halves at once": lambda: each("halves", apart=False),
     }
     show = bench.progress("sharing a CPU", bench.size.loads)
-    samples = measure.interleaved(kinds, bench.size.loads, warm_up=1, progress=show)
+    samples = measure.interleaved(kinds, bench.size.loads, warm_up=0, progress=show)
     return bench.record("sharing.work", "halves", samples, "s"), {"sharing.work": samples}
 
 

@@ -168,7 +168,7 @@ def requests(latencies: measure.Samples, recorded: Sequence[str] = ()) -> Figure
 
 
 def shares(samples: measure.Samples) -> Figure:
-    """Work that two loads got done on one CPU in the same time."""
+    """Work that two tenants of a small host got done in the same time."""
     texts = {
         "halves": "hard halves,\nbursts apart",
         "minidocker": "shares,\nbursts apart",
