@@ -3,8 +3,8 @@
     together("halves")        # a quota of half of the host for each, as two virtual machines have it
     together("shares")        # a weight for each: half of the host if both want it, all of it if one does
 
-Each tenant is busy in bursts, as servers are. What counts is the work that both get done in the same time. The host is a
-fence around both fences: groups nest, and a tenth of a CPU is there for it even where others use the machine.
+Each tenant is busy in bursts, as servers are. What counts is the work that both get done in the same time. The host is
+a fence around both fences: groups nest, and a tenth of a CPU is there for it even where others use the machine.
 """
 
 from __future__ import annotations
