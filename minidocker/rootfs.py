@@ -75,8 +75,9 @@ class Chroot(_NewRoot):
 class PivotRoot(_NewRoot):
     """Make `root` the root mount of a mount namespace of its own, mount /proc there, and let the host's root go.
 
-    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root unless `proc` is False. EINVAL from pivot_root: see pivot_root(2), and the
-    machine may have its root on the initial ramfs, which cannot be pivoted away.
+    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root unless `proc` is False: then nothing is mounted there.
+    EINVAL from pivot_root: see pivot_root(2), and the machine may have its root on the initial ramfs, which cannot be
+    pivoted away.
     """
 
     clone_flags = CLONE_NEWNS

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from minidocker.outcome import ContainerError
 
@@ -37,28 +38,25 @@ def directory(name: str) -> str:
 def claim(name: str) -> int:
     """Make the container's directory and return the descriptor that locks it. Host side, the owner.
 
-    Between the two steps a `prune` may take it for a dead one and remove it: then try again.
+    Between the two steps a `prune` may take it for a dead one and remove it: then try again. What a dead owner of the
+    same name left is removed; while an owner lives, the name is refused.
     """
     path = directory(name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    while True:
-        _make(path)
+    for _ in range(100):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            dead = _lock(path)
+            if dead is not None:
+                _remove_locked(path, dead)
+            else:
+                time.sleep(0.001)  # its owner lives, or a prune is about to remove it
+            continue
         lock = _lock(path)
         if lock is not None:
             return lock
-
-
-def _make(path: str) -> None:
-    """mkdir(2), after removing what a dead owner of the same name left; refused while an owner lives."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        lock = _lock(path)
-        if lock is None and os.path.exists(path):
-            raise ContainerError(f"{os.path.basename(path)}: a container of this name is running", path=path) from None
-        if lock is not None:
-            _remove_locked(path, lock)
-        _make(path)
+    raise ContainerError(f"{name}: a container of this name is running, or is being removed: choose another", path=path)
 
 
 def _lock(path: str) -> int | None:

@@ -31,7 +31,7 @@ def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:
     try:
         copy_size(keyboard, process.terminal)
         if before is not None:
-            tty.setraw(keyboard)
+            tty.setraw(keyboard, termios.TCSADRAIN)  # not TCSAFLUSH, which would drop what was typed ahead
         _copy(process, keyboard, screen)
     finally:
         signal.signal(signal.SIGWINCH, resize)

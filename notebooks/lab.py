@@ -61,13 +61,14 @@ def setup():
 
         linetrace.start(log)
         from minidocker import launcher
+        from minidocker.union import aufs
 
-        linetrace.follow(launcher)
-    try:
-        from minidocker.cgroups import prune
-    except ImportError:  # chapter 3 is not there yet
-        return
-    prune()
+        for module in (launcher, aufs):  # each starts another process
+            linetrace.follow(module)
+    from minidocker import cgroups, state
+
+    cgroups.prune()
+    state.prune()
 
 
 def show(figure, alt, diagram=False):

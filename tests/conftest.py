@@ -5,6 +5,7 @@ MINIDOCKER_MODULE_03=my_cgroups.py pytest --chapter 3  the same, against a reade
 MINIDOCKER_MUST_WORK=1 pytest                          a skip is a failure
 """
 
+import contextlib
 import gc
 import os
 import shutil
@@ -19,7 +20,13 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
-MODULES = {0: "process", 1: "rootfs", 2: "namespaces", 3: "cgroups"}  # the module that a reader of a chapter may write
+MODULES = {
+    0: "process",
+    1: "rootfs",
+    2: "namespaces",
+    3: "cgroups",
+    4: "union",
+}  # the module that a reader of a chapter may write
 SETTLE = (
     2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process
 )
@@ -170,6 +177,8 @@ def traces():
         "firewall": firewall(),
         "process": descendants(os.getpid()),
         "descriptor": descriptors(),
+        "union server": servers(),
+        "directory without an owner": ownerless(),
         "this process:": (f"{name} {os.readlink(f'/proc/self/{name}')}" for name in ("root", "cwd", *namespaces())),
         "file": files(),
     }
@@ -199,6 +208,23 @@ def descendants(pid):
             if "minidocker.launcher" not in command:
                 yield f"{child} {command or read(Path(f'/proc/{child}/stat'))[:40]}"
             yield from descendants(child)
+
+
+def servers():
+    """Those of the driver aufs that this clone started, also if their owner is dead: they end with their mount."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        command = read(path)
+        if "minidocker.union.server" in command and str(REPO) in command:
+            yield f"{path.parent.name} {command}"
+
+
+def ownerless():
+    """Directories of containers that nobody has locked: what `minidocker prune` would remove. proc(5), /proc/locks."""
+    locked = {line.split()[5].rpartition(":")[2] for line in read(Path("/proc/locks")).splitlines() if "FLOCK" in line}
+    for path in (HOME / "containers").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if str(path.stat().st_ino) not in locked:
+                yield path.name
 
 
 def read(path):
@@ -239,4 +265,4 @@ def files():
         *HOME.glob("roots/*/tmp"),
     ):
         if directory.is_dir():
-            yield from map(str, directory.iterdir())
+            yield from (str(path) for path in directory.iterdir() if path.name not in ("containers", "merged"))

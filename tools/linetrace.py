@@ -5,7 +5,7 @@
 Coverage tools lose a process that changes its root, closes its descriptors, or executes something. This one marks each
 line in a file that is mapped into memory and shared: one byte for a line. A new process inherits the mapping, whatever
 it does to its root and its descriptors, and to mark a line is to write a byte. `lab.setup` starts it in a notebook's
-kernel, and the launcher of that kernel starts it by its boot line.
+kernel; the launcher of that kernel, and the server of a union, start it by their boot lines.
 
 Lines that may stay unrun are listed in tools/unrun.txt, by symbol, with the reason.
 """
@@ -42,12 +42,10 @@ def start(log: str) -> None:
     sys.settrace(everywhere)
 
 
-def follow(launcher) -> None:
-    """Let the launcher of this process do the same: put it in front of its boot line."""
+def follow(module) -> None:
+    """Let the process that this module starts, the launcher or a union's server, do the same: extend its boot line."""
     tools, log = str(REPO / "tools"), os.environ["MINIDOCKER_LINES"]
-    launcher.BOOT = (
-        f"import sys; sys.path.append({tools!r}); import linetrace; linetrace.start({log!r}); {launcher.BOOT}"
-    )
+    module.BOOT = f"import sys; sys.path.append({tools!r}); import linetrace; linetrace.start({log!r}); {module.BOOT}"
 
 
 def executable(path: Path) -> set[int]:

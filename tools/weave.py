@@ -1,6 +1,6 @@
 """Copy the package's source into the chapters' text, and prove that each line of it is explained exactly once.
 
-    weave.py           rewrite the code between the markers of chapters/*/README.md
+    weave.py           rewrite the code between the markers of chapters/*/*.md
     weave.py --check   change nothing; list what is stale, unexplained, explained twice or in the wrong chapter
 
 A marker names a file and pieces of it, in the order in which the text wants them:
@@ -83,7 +83,7 @@ def weave(repo=REPO, check=False):
     """Fill the markers (or, to check, only compare); return what is wrong, one line each."""
     modules = {str(path.relative_to(repo)): Module(path) for path in sorted(repo.glob("minidocker/**/*.py"))}
     shown, wrong = collections.defaultdict(list), []
-    for text in sorted(repo.glob("chapters/*/README.md")):
+    for text in sorted(repo.glob("chapters/*/*.md")):
         old, where = text.read_text(), str(text.relative_to(repo))
         new = BLOCK.sub(lambda match, where=where: _block(match, modules, where, shown, wrong), old)
         if old.count("<!-- source") != len(BLOCK.findall(old)):

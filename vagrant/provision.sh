@@ -23,10 +23,10 @@ PACKAGES="
     python3 python3-venv ca-certificates
     util-linux procps iproute2 nftables strace
     busybox-static mmdebstrap
-    fuse3 libfuse3-3
+    fuse3 e2fsprogs
     runc crun bubblewrap
-    lz4 xz-utils zstd cpio e2fsprogs
-    skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev
+    lz4 xz-utils zstd cpio
+    skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
@@ -165,7 +165,7 @@ command_text() {
     cat <<EOF
 #!$PYTHON -IS
 import sys
-sys.path.append("$REPO")
+sys.path += ["$REPO", "$HOME_DIR/venv-$XY/lib/python$XY/site-packages"]
 from minidocker.cli import main
 sys.exit(main(sys.argv[1:]))
 EOF
@@ -389,6 +389,30 @@ guests() {
     guest debian.ext4 "$(cat "$HOME_DIR/made/debian") 1" make_usual
 }
 
+# --- images ----------------------------------------------------------------------------------------------------
+
+ours() { (cd "$REPO" && PYTHONPATH=$REPO MINIDOCKER_HOME=$HOME_DIR "$HOME_DIR/venv-$XY/bin/python" -m minidocker "$@"); }
+
+# image NAME RECIPE: makes the image NAME by the function image_NAME, unless it is in the store, by today's recipe.
+image() {
+    grep -qs "\"$1:latest\"" "$HOME_DIR/images/index.json" && made "$HOME_DIR/images" "image-$1" "$2" && return
+    say "making the image $1"
+    quietly "making the image $1" "see above; once made, it needs no network" "image_$1" "$1"
+    note "image-$1" "$2"
+}
+
+# The same root file system as a layer; sorted, so that the same files are the same image.
+base_image() {
+    tar --create --directory "$ROOTS/$1" --sort=name --numeric-owner --xattrs --xattrs-include='*' . |
+        ours import --change "CMD [\"$2\"]" --message "the root file system of set-up" - "$1"
+}
+image_busybox() { base_image busybox sh; }
+image_debian() { base_image debian bash; }
+
+# Two servers on the Debian base, as their Dockerfiles say. The network is for apt-get; later builds find them cached.
+image_web() { ours build --network host --tag web chapters/05_images/web; }
+image_mail() { ours build --network host --tag mail chapters/05_images/mail; }
+
 # --- everything ------------------------------------------------------------------------------------------------
 
 as_root() {
@@ -432,6 +456,10 @@ main() {
     command_line
     root busybox "$(busybox --help 2>&1 | head -n 1) 1"
     root debian "$CODENAME $ROOT_PACKAGES 1"
+    image busybox "$(cat "$HOME_DIR/made/busybox") 1"
+    image debian "$(cat "$HOME_DIR/made/debian") 1"
+    image web "$(cat "$HOME_DIR/made/image-debian") $(cksum <"$REPO/chapters/05_images/web/Dockerfile")"
+    image mail "$(cat "$HOME_DIR/made/image-debian") $(cksum <"$REPO/chapters/05_images/mail/Dockerfile")"
     guests
 }
 

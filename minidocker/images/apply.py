@@ -1,27 +1,29 @@
 """Chapter 5: a layer becomes a directory. The layer is hostile until it has proved otherwise, so this runs in a jail.
 
-    unpack("layer.tar.gz", "/var/lib/minidocker/layers/…", expected="sha256:…")
+    layer = Apply("overlay")
+    layer.all(stream)                      # into the current directory, which is the root of the jail
+    layer.finish()
 
-The new process has the target as its root (chapter 1), no network, and no other mount; a symlink that points to /etc
-points to the /etc of the layer, and there is nothing else to reach. A second process in the same jail decompresses.
+The jail (module `unpack`) is why a symlink to /etc means the /etc of the layer, and there is nothing else to reach.
 What no jail can notice is checked here: paths that climb, links to nothing, sizes that lie, entries without end.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 
-from minidocker.images import tar
+from minidocker.images import restore, tar
+from minidocker.images.restore import clean, is_directory, is_whiteout, remove, skip, tail, text
 from minidocker.images.tar import BadTar, Entry
+from minidocker.union.entries import OVERLAY_MARKS
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 AUFS_PRIVATE = b".wh..wh."  # AUFS's own bookkeeping (.wh..wh.plnk, .wh..wh.aufs): not part of the content
-MAX_ENTRIES = 4_000_000
-MAX_TAIL = 1 << 20  # bytes after the end mark; archivers fill up to a record, at most some kilobytes
-CHUNK = 1 << 20
+DIRECTING = tuple(map(os.fsencode, OVERLAY_MARKS))
+MAX_ENTRIES = 2_000_000
+MAX_HELD = 256 << 20  # bytes of what has to be remembered to the end: a bomb of directories is one of memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,209 +32,172 @@ if TYPE_CHECKING:
 
 
 class Apply:
-    """Apply one layer to the current directory, which is also the root: `Apply("overlay").all(stream)`.
+    """Apply one layer to the current directory, which is also the root.
 
-    `whiteouts` says what becomes of a `.wh.` entry: "overlay", a character device 0/0 or the opaque attribute, for a
-    directory of its own that OverlayFS will stack; "aufs", it stays as it is, for AUFS's format; "remove", what it
-    hides is removed, for a directory that holds the layers below already.
+    `whiteouts` says what becomes of a `.wh.` entry: "overlay", a character device 0/0 or the opaque attribute, for an
+    empty directory that OverlayFS will stack; "aufs", an empty file of that name, for an empty directory in AUFS's
+    format; "remove", what it hides is removed, for a directory that holds the layers below already. `report(name,
+    checksum)` is told of each file of at least `smallest` bytes the CRC-32 of its content.
     """
 
-    def __init__(self, whiteouts: str) -> None:
-        self.whiteouts = whiteouts
-        self.directories: dict[bytes, Entry] = {}  # their modes and times come last, or writing into them would change them
-        self.made: set[bytes] = set()
+    def __init__(self, whiteouts: str, report: Callable[[bytes, str], object] | None = None, smallest: int = 0) -> None:
+        self.whiteouts, self.report, self.smallest = whiteouts, report, smallest
+        os.umask(0)
+        # Modes and times come last, or writing would change them; the root's too: until then it lets nobody else in
+        self.directories = {b"": restore.closed(b".")}
+        self.made: set[bytes] = set()  # for "remove": what is this layer's own, with all directories on the way
         space = os.statvfs(".")
         self.room = space.f_bavail * space.f_frsize
         self.entries = min(space.f_favail or MAX_ENTRIES, MAX_ENTRIES)
+        self.held = MAX_HELD
 
     def all(self, stream: BinaryIO) -> None:
-        """Every entry in turn; then what the directories are to look like, when nothing is made in them any more."""
-        os.umask(0)
-        for entry in tar.read(stream):
-            self._admit(entry)
-            directory, _, base = entry.name.rpartition(b"/")
-            if base.startswith(WHITEOUT) and self.whiteouts != "aufs":
-                self._hide(directory, base)
-                _skip(stream, entry.size)
-            else:
-                self._make(entry, stream)
-        for name, entry in self.directories.items():
-            _finish(entry, name)
-        _tail(stream)
+        """Every entry in turn. Raises `BadTar`, also if the kernel refuses something: then, too, there is no layer."""
+        name = b""
+        try:
+            for entry in tar.read(stream):
+                name = self._admit(entry)
+                self._apply(entry, stream)
+        except OSError as refused:
+            raise BadTar(f"{text(name)}: {refused.strerror}") from refused
+        tail(stream)
 
-    def _admit(self, entry: Entry) -> None:
+    def finish(self) -> None:
+        """What the directories are to look like, when nothing is made in them any more, and nobody else is here."""
+        for entry in self.directories.values():
+            try:
+                restore.attributes(entry)
+            except OSError as refused:
+                raise BadTar(f"{text(entry.name)}: {refused.strerror}") from refused
+
+    def _admit(self, entry: Entry) -> bytes:
         """The checks that need no file system; names come out relative, without "." and empty parts."""
-        entry.name = _clean(entry.name)
+        entry.name = clean(entry.name)
         self.entries -= 1
         self.room -= entry.size
         if self.entries < 0 or self.room < 0:
-            raise BadTar(f"{_text(entry.name)}: the layer is larger than the free space")
+            what = "more entries" if self.entries < 0 else "a larger content"
+            raise BadTar(f"{text(entry.name)}: the layer has {what} than there is room for")
         if entry.type == tar.HARDLINK:
-            entry.link = _clean(entry.link)
+            entry.link = clean(entry.link)
+        if entry.type in (tar.HARDLINK, tar.SYMLINK) and not entry.link:
+            raise BadTar(f"{text(entry.name)}: a link to nothing")
         if entry.type == tar.CHARACTER and entry.major == entry.minor == 0:
-            raise BadTar(f"{_text(entry.name)}: a device 0/0, which would be a whiteout of OverlayFS")
+            raise BadTar(f"{text(entry.name)}: a device 0/0, which would be a whiteout of OverlayFS")
         for name in entry.xattrs:
-            if b".overlay." in name:
-                raise BadTar(f"{_text(entry.name)}: an attribute {_text(name)}, which would direct OverlayFS")
+            if name.startswith(DIRECTING):
+                raise BadTar(f"{text(entry.name)}: an attribute {text(name)}, which would direct OverlayFS")
+        return entry.name
 
-    def _hide(self, directory: bytes, base: bytes) -> None:
-        """A whiteout says: what the layers below have under this name is gone. The opaque one: all that they have here."""
-        hidden = base[len(WHITEOUT) :]
-        if hidden in (b"", b".", b".."):
-            raise BadTar(f"{_text(base)}: a whiteout of nothing, or of a parent")
-        target = os.path.join(directory, hidden)
-        if base == OPAQUE:
-            self._opaque(directory)
-        elif base.startswith(AUFS_PRIVATE):
-            pass
-        elif self.whiteouts == "remove":
-            if target not in self.made:
-                _remove(target)
+    def _hold(self, name: bytes, attributes: int = 0) -> None:
+        """Account for a name that is remembered; an object has a size of its own. One entry can name a thousand."""
+        self.held -= 512 + len(name) + attributes
+        if self.held < 0:
+            raise BadTar(f"{text(name)}: the layer has more to remember than there is room for")
+
+    def _apply(self, entry: Entry, stream: BinaryIO) -> None:
+        """A whiteout by its name, whatever it is else; anything else as what it is."""
+        directory, _, base = entry.name.rpartition(b"/")
+        if b"/" + AUFS_PRIVATE in b"/" + directory:
+            skip(stream, entry.size)  # AUFS kept files of its own there, and some early images have them
+        elif b"/" + WHITEOUT in b"/" + directory:
+            raise BadTar(f"{text(entry.name)}: a path through a whiteout")
+        elif base.startswith(WHITEOUT):
+            self._whiteout(entry.name, directory, base)
+            skip(stream, entry.size)
         else:
-            self._place(target, lambda: os.mknod(target, stat.S_IFCHR, 0))
+            self._make(entry, stream)
+
+    def _whiteout(self, name: bytes, directory: bytes, base: bytes) -> None:
+        """What the layers below have under this name is gone; or, if opaque, all that they have in this directory."""
+        hidden = base[len(WHITEOUT) :]
+        target = os.path.join(directory, hidden)
+        if hidden in (b"", b".", b".."):
+            raise BadTar(f"{text(name)}: a whiteout of nothing, or of a parent")
+        if base.startswith(AUFS_PRIVATE) and base != OPAQUE:
+            return
+        if self.whiteouts == "aufs":
+            self._parents(directory)
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o444))
+        elif base == OPAQUE:
+            self._parents(directory)
+            self._opaque(directory)
+        elif target in self.made or (self.whiteouts == "overlay" and os.path.lexists(target)):
+            if is_directory(target):  # the layer has both: its own directory stays, without what is below
+                self._opaque(target)
+        elif self.whiteouts == "remove":
+            remove(target)
+        else:
+            self._place(target, lambda: _hide(target))
 
     def _opaque(self, directory: bytes) -> None:
-        """Mark the directory, or empty it of all that this layer did not bring."""
-        if directory and not os.path.lexists(directory):
-            os.makedirs(directory)
+        """Mark the directory; or empty it of all that this layer did not bring."""
+        if not is_directory(directory or b"."):
+            raise BadTar(f"{text(directory)}: to be opaque, it must be a directory")
         if self.whiteouts == "overlay":
             os.setxattr(directory or b".", "trusted.overlay.opaque", b"y")
-        else:
-            self._empty(directory)
-
-    def _empty(self, directory: bytes) -> None:
-        for name in os.listdir(directory or b"."):
-            path = os.path.join(directory, name)
-            if path in self.directories:
-                self._empty(path)
-            elif path not in self.made:
-                _remove(path)
+            return
+        waiting = [directory]
+        while waiting:
+            current = waiting.pop()
+            for path in (os.path.join(current, name) for name in os.listdir(current or b".")):
+                if path not in self.made:
+                    remove(path)
+                elif is_directory(path):
+                    waiting.append(path)
 
     def _make(self, entry: Entry, stream: BinaryIO) -> None:
-        """Make the file; what is in its way belongs to a lower layer, unless this layer has made it: then it is a lie."""
-        name = entry.name or b"."
+        """Make the file; what is in its way is of a lower layer, or else the layer has it twice."""
+        name = entry.name
         if entry.type == tar.DIRECTORY:
-            if not (os.path.isdir(name) and not os.path.islink(name)):
-                self._place(name, lambda: os.mkdir(name))
+            if is_directory(name or b"."):
+                restore.clear(name or b".")  # it may be a lower layer's
+            else:
+                self._place(name, lambda: restore.make(entry, stream))
+            self._hold(name, sum(map(len, entry.xattrs.values())))
             self.directories[name] = entry
-            return
-        if not entry.name:
-            raise BadTar("an entry without a name")
-        if entry.type == tar.REGULAR:
-            self._place(name, lambda: _regular(entry, stream))
-        elif entry.type == tar.SYMLINK:
-            self._place(name, lambda: os.symlink(entry.link, name))
-        elif entry.type == tar.HARDLINK:
-            self._place(name, lambda: os.link(entry.link, name, follow_symlinks=False))
+        elif not name:
+            raise BadTar("the root of the layer is not a directory")
         else:
-            self._place(name, lambda: os.mknod(name, _MODES[entry.type] | entry.mode, os.makedev(entry.major, entry.minor)))
-        if entry.type not in (tar.REGULAR, tar.HARDLINK):
-            _finish(entry, name)
-        self.made.add(name)
+            summed = self.report is not None and entry.size >= self.smallest and entry.type == tar.REGULAR
+            checksum = self._place(name, lambda: restore.make(entry, stream, summed and not entry.xattrs))
+            if checksum and self.report:
+                self.report(name, checksum)
+        while self.whiteouts == "remove" and name and name not in self.made:
+            self._hold(name)
+            self.made.add(name)
+            name = os.path.dirname(name)
 
-    def _place(self, name: bytes, make: Callable[[], None]) -> None:
-        """Make it; if that fails for want of the parents, or because of something in the way, mend that and try again."""
+    def _place(self, name: bytes, make: Callable[[], str]) -> str:
+        """Make it; if that fails for want of the parents, or because something is in the way, mend that, and again."""
         try:
-            make()
+            return make()
         except FileNotFoundError:
-            parent = os.path.dirname(name)
-            if not parent or os.path.isdir(parent):
-                raise  # it is not the parents: a hard link to nothing
-            os.makedirs(parent, 0o755, exist_ok=True)
-            make()
+            self._parents(os.path.dirname(name))
+            return make()
         except FileExistsError:
-            if name in self.made or name in self.directories:
-                raise BadTar(f"{_text(name)}: the layer has it twice") from None
-            _remove(name)
-            make()
+            hidden = self.whiteouts == "overlay" and is_whiteout(name)
+            if not hidden and (self.whiteouts != "remove" or name in self.made):
+                raise BadTar(f"{text(name)}: the layer has it twice") from None
+            remove(name)
+            checksum = make()
+            if hidden and is_directory(name):
+                self._opaque(name)
+            return checksum
+
+    def _parents(self, directory: bytes) -> None:
+        """Make the directories that the archive took for granted."""
+        missing = []
+        while directory and not os.path.lexists(directory):
+            missing.append(directory)
+            directory = os.path.dirname(directory)
+        for name in reversed(missing):
+            self._hold(name)
+            os.mkdir(name, 0o700)
+            self.directories[name] = Entry(name, tar.DIRECTORY, 0o755)
 
 
-_MODES = {tar.CHARACTER: stat.S_IFCHR, tar.DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}
-
-
-def _regular(entry: Entry, stream: BinaryIO) -> None:
-    """A regular file: content, then owner, mode (a change of owner clears setuid), attributes, time."""
-    descriptor = os.open(entry.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, entry.mode & 0o777)
-    try:
-        left = entry.size
-        while left > CHUNK:
-            left -= _write(descriptor, _exactly(stream, CHUNK))
-        if left:
-            _write(descriptor, _exactly(stream, tar.padded(left))[:left])
-        if entry.size > CHUNK:
-            os.ftruncate(descriptor, entry.size)  # the end may be a hole
-        if entry.uid or entry.gid:
-            os.fchown(descriptor, entry.uid, entry.gid)
-        if entry.mode & 0o7000:
-            os.fchmod(descriptor, entry.mode)
-        for key, value in entry.xattrs.items():
-            os.setxattr(descriptor, key, value)
-        os.utime(descriptor, ns=(entry.mtime, entry.mtime))
-    finally:
-        os.close(descriptor)
-
-
-def _write(descriptor: int, data: bytes) -> int:
-    """Write the data; a whole chunk of zeros becomes a hole, as it probably was before."""
-    if len(data) == CHUNK and not any(data[:64]) and data.count(0) == CHUNK:
-        os.lseek(descriptor, CHUNK, os.SEEK_CUR)
-    else:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-    return len(data)
-
-
-def _exactly(stream: BinaryIO, size: int) -> bytes:
-    """That many bytes, or the archive is cut off."""
-    data = stream.read(size)
-    if len(data) != size:
-        raise BadTar("the archive ends in the middle of a file")
-    return data
-
-
-def _skip(stream: BinaryIO, size: int) -> None:
-    """Read over a content that nobody needs."""
-    left = tar.padded(size)
-    while left:
-        left -= len(_exactly(stream, min(left, CHUNK)))
-
-
-def _tail(stream: BinaryIO) -> None:
-    """Read to the end, which the digest of the layer includes."""
-    total = 0
-    while data := stream.read(CHUNK):
-        total += len(data)
-        if total > MAX_TAIL:
-            raise BadTar("more data after the end mark of the archive")
-
-
-def _finish(entry: Entry, name: bytes) -> None:
-    """Owner, mode, attributes and time of what is not a regular file; a symlink has no mode."""
-    os.chown(name, entry.uid, entry.gid, follow_symlinks=False)
-    if entry.type != tar.SYMLINK:
-        os.chmod(name, entry.mode)
-    for key, value in entry.xattrs.items():
-        os.setxattr(name, key, value, follow_symlinks=False)
-    os.utime(name, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
-
-
-def _clean(name: bytes) -> bytes:
-    """A path below the current directory, whatever it began with; a part ".." is a lie in any case."""
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise BadTar(f"{_text(name)}: a path that climbs")
-    return b"/".join(parts)
-
-
-def _remove(path: bytes) -> None:
-    """Whatever it is, with all that is in it; nothing if it is not there. The jail keeps this inside."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
-
-
-def _text(name: bytes) -> str:
-    """A name for an error message."""
-    return name.decode(errors="backslashreplace") or "the root"
+def _hide(path: bytes) -> str:
+    """OverlayFS's whiteout: the character device 0/0."""
+    os.mknod(path, stat.S_IFCHR, 0)
+    return ""

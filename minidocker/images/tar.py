@@ -14,7 +14,9 @@ BLOCK = 512
 REGULAR, HARDLINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 XATTR = b"SCHILY.xattr."  # the prefix of pax records that hold extended attributes; every container tool uses it
 END = bytes(2 * BLOCK)
-MAX_RECORDS = 1 << 20  # bytes of pax records of one entry: enough for any xattrs, too little to fill the memory
+MAX_RECORDS = 1 << 20  # bytes of extra headers of one entry: Go's tar, and so every container tool, has this limit too
+MAX_EXTRA = 1 << 32  # bytes of extra headers of an archive: two million entries with 2 KB each
+LARGEST = 1 << 62  # no file is larger, and no file system keeps times beyond
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,21 +42,24 @@ class Entry:
 def read(stream: BinaryIO) -> Iterator[Entry]:
     """Yield the entries; the caller reads `padded(entry.size)` bytes of content before it asks for the next one."""
     records: dict[bytes, bytes] = {}
+    extra = total = 0  # bytes of extra headers: of this entry, and of all
     while True:
         header = stream.read(BLOCK)
         if len(header) < BLOCK:
             raise BadTar("the archive ends in the middle of a header" if header else "the archive has no end mark")
-        if not header[0]:
-            if header.count(0) != BLOCK:
-                raise BadTar("an entry without a name")
+        if not header[0] and header.count(0) == BLOCK:
             return
         _verify(header)
         kind = header[156:157]
         if kind in b"xgLK":
-            records.update(_extra(kind, _content(stream, header)))
+            data = _content(stream, header)
+            extra, total = extra + len(data), total + len(data) + BLOCK
+            if extra > MAX_RECORDS or total > MAX_EXTRA:
+                raise BadTar(f"more than {MAX_RECORDS} bytes of extra headers for one entry, or {MAX_EXTRA} for all")
+            records.update(_extra(kind, data))
         else:
             yield _entry(header, kind, records)
-            records = {}
+            records, extra = {}, 0
 
 
 def padded(size: int) -> int:
@@ -64,18 +69,25 @@ def padded(size: int) -> int:
 
 def _verify(header: bytes) -> None:
     """The header's own checksum: the sum of its bytes, with its field taken as spaces."""
-    if sum(header) - sum(header[148:156]) + 8 * 32 != _number(header[148:156]):
+    field = header[148:156]
+    if not field.strip(b" \0").isdigit() or sum(header) - sum(field) + 8 * 32 != _number(field):
         raise BadTar("a header's checksum is wrong: this is not a tar archive, or it is damaged")
 
 
 def _number(field: bytes) -> int:
-    """Octal text; or, if the first bit is set (GNU), a big-endian number in the rest."""
+    """Octal digits; or, if the first bit is set (GNU), a big-endian number in the rest."""
     if field[0] >= 0x80:
         return int.from_bytes(field[1:] if field[0] == 0x80 else field, "big", signed=field[0] == 0xFF)
+    digits = field.partition(b"\0")[0].strip(b" ")
+    return _digits(digits, 8) if digits else 0
+
+
+def _digits(text: bytes, base: int = 10) -> int:
+    """A number of nothing but digits: int() itself would take "-1", "0o7", "1_0" and " 1" as well."""
     try:
-        return int(field.strip(b" \0") or b"0", 8)
+        return int(text if text.isdigit() else b"x", base)
     except ValueError:
-        raise BadTar(f"not an octal number: {field!r}") from None
+        raise BadTar(f"not a number: {text[:40]!r}") from None
 
 
 def _content(stream: BinaryIO, header: bytes) -> bytes:
@@ -91,77 +103,92 @@ def _content(stream: BinaryIO, header: bytes) -> bytes:
 
 def _extra(kind: bytes, data: bytes) -> dict[bytes, bytes]:
     """pax records by key; GNU's long names under the keys that pax has for them. Global ones (type g) say nothing."""
-    if kind == b"L":
-        return {b"path": data.rstrip(b"\0")}
-    if kind == b"K":
-        return {b"linkpath": data.rstrip(b"\0")}
+    if kind in b"LK":
+        return {b"path" if kind == b"L" else b"linkpath": data.partition(b"\0")[0]}
     return _records(data) if kind == b"x" else {}
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """"LENGTH KEY=VALUE\\n", where LENGTH counts the whole record."""
-    records = {}
-    while data:
-        try:
-            length = int(data[: data.index(b" ")])
-            key, value = data[data.index(b" ") + 1 : length - 1].split(b"=", 1)
-        except ValueError:
-            raise BadTar("a broken pax record") from None
-        if length < 5 or data[length - 1 : length] != b"\n":
+    """ "LENGTH KEY=VALUE\\n", where LENGTH counts the whole record."""
+    records, start = {}, 0
+    while start < len(data):
+        blank = data.find(b" ", start)
+        length = data[start : max(blank, start)]
+        end = start + int(length) if length.isdigit() and len(length) < 9 else 0
+        key, equals, value = data[blank + 1 : max(end - 1, 0)].partition(b"=")
+        if not equals or data[end - 1 : end] != b"\n":
             raise BadTar("a broken pax record")
         records[key] = value
-        data = data[length:]
+        start = end
     return records
 
 
 def _entry(header: bytes, kind: bytes, records: dict[bytes, bytes]) -> Entry:
     """The entry of a header, with what the records before it say better."""
-    name = header[:100].split(b"\0", 1)[0]
+    name = header[:100].partition(b"\0")[0]
     if header[257:263] == b"ustar\0" and header[345]:
-        name = header[345:500].split(b"\0", 1)[0] + b"/" + name
-    entry = Entry(name, REGULAR if kind in b"\0007" else kind, _number(header[100:108]) & 0o7777)
-    entry.link = header[157:257].split(b"\0", 1)[0]
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
+    entry = Entry(name, REGULAR if kind in (b"\0", b"7") else kind, _number(header[100:108]) & 0o7777)
+    entry.link = header[157:257].partition(b"\0")[0]
     entry.uid, entry.gid = _number(header[108:116]), _number(header[116:124])
     entry.size, entry.mtime = _number(header[124:136]), _number(header[136:148]) * 10**9
     if kind in b"34":
         entry.major, entry.minor = _number(header[329:337]), _number(header[337:345])
     if records:
         _apply_records(entry, records)
-    if entry.type not in b"0123456":
-        raise BadTar(f"{entry.name!r}: entries of type {kind!r} are not part of the layer format")
+    if entry.type == REGULAR and entry.name.endswith(b"/"):
+        entry.type = DIRECTORY  # before ustar there was no type for it
     if entry.type != REGULAR:
         entry.size = 0  # some archivers write the size of what a link points to, and no content
-    if entry.size < 0:
-        raise BadTar(f"{entry.name!r}: a size below zero")
+    _check(entry)
     return entry
 
 
+def _check(entry: Entry) -> None:
+    """What no honest archive says, and what the kernel would misunderstand: an owner 2**32-1 is "do not change it"."""
+    if entry.type not in b"0123456":
+        sparse = "; if it is a sparse file: make the archive without tar --sparse" if entry.type == b"S" else ""
+        raise BadTar(f"{entry.name!r}: entries of type {entry.type!r} are not part of the layer format{sparse}")
+    if not entry.name or b"\0" in entry.name + entry.link:
+        raise BadTar(f"{entry.name!r}: an entry without a name, or with a zero in a name")
+    numbers = entry.uid < 2**32 - 1 and entry.gid < 2**32 - 1 and entry.major < 2**12 and entry.minor < 2**20
+    if not numbers or min(entry.uid, entry.gid, entry.size, entry.major, entry.minor) < 0:
+        raise BadTar(f"{entry.name!r}: an owner, size or device number that cannot be")
+    if entry.size > LARGEST or abs(entry.mtime) // 10**9 > LARGEST:
+        raise BadTar(f"{entry.name!r}: a size or time that cannot be")
+
+
 def _apply_records(entry: Entry, records: dict[bytes, bytes]) -> None:
-    """What pax records say wins over the header's fields."""
+    """What pax records say wins over the header's fields, unless they say nothing."""
     if any(key.startswith(b"GNU.sparse") for key in records):
-        raise BadTar(f"{entry.name!r}: GNU's sparse files are not part of the layer format")
-    entry.name = records.get(b"path", entry.name)
-    entry.link = records.get(b"linkpath", entry.link)
-    try:
-        entry.size = int(records.get(b"size", entry.size))
-        entry.uid, entry.gid = int(records.get(b"uid", entry.uid)), int(records.get(b"gid", entry.gid))
-        if b"mtime" in records:
-            seconds, _, fraction = records[b"mtime"].partition(b".")
-            nanoseconds = int(fraction[:9].ljust(9, b"0") or 0)
-            entry.mtime = int(seconds) * 10**9 + (-nanoseconds if seconds.startswith(b"-") else nanoseconds)
-    except ValueError:
-        raise BadTar(f"{entry.name!r}: a pax record is not a number") from None
-    entry.xattrs = {key[len(XATTR) :]: value for key, value in records.items() if key.startswith(XATTR)}
+        raise BadTar(f"{entry.name!r}: a sparse file in GNU's own format: make the archive without tar --sparse")
+    for key, data in records.items():
+        if key.startswith(XATTR):  # an equals sign would have ended the key: as GNU tar writes it
+            entry.xattrs[key[len(XATTR) :].replace(b"%3D", b"=").replace(b"%25", b"%")] = data
+    entry.name = records.get(b"path") or entry.name
+    entry.link = records.get(b"linkpath") or entry.link
+    for field in ("size", "uid", "gid"):
+        if value := records.get(field.encode()):
+            setattr(entry, field, _digits(value))
+    if value := records.get(b"mtime"):
+        entry.mtime = _nanoseconds(value)
+
+
+def _nanoseconds(text: bytes) -> int:
+    """Seconds with a fraction, "-1.5"; what the fraction has beyond nanoseconds is cut off."""
+    seconds, _, fraction = text.removeprefix(b"-").partition(b".")
+    time = _digits(seconds) * 10**9 + _digits(fraction[:9].ljust(9, b"0"))
+    return -time if text.startswith(b"-") else time
 
 
 def write(entry: Entry) -> bytes:
     """The header of an entry, after its pax records where fields are too small. The same entry gives the same bytes."""
-    records = {XATTR + key: value for key, value in sorted(entry.xattrs.items())}
-    name = _short(entry.name, 100, b"path", records)
-    link = _short(entry.link, 100, b"linkpath", records)
+    records = {}
+    for key, value in sorted(entry.xattrs.items()):
+        records[XATTR + key.replace(b"%", b"%25").replace(b"=", b"%3D")] = value
+    name, link = _short(entry.name, b"path", records), _short(entry.link, b"linkpath", records)
     size = _small(entry.size, 8**11, b"size", records)
-    uid = _small(entry.uid, 8**7, b"uid", records)
-    gid = _small(entry.gid, 8**7, b"gid", records)
+    uid, gid = _small(entry.uid, 8**7, b"uid", records), _small(entry.gid, 8**7, b"gid", records)
     seconds, nanoseconds = divmod(entry.mtime, 10**9)
     if nanoseconds or not 0 <= seconds < 8**11:
         records[b"mtime"] = _decimal(entry.mtime)
@@ -169,7 +196,9 @@ def write(entry: Entry) -> bytes:
     header = _header(name, entry.type, entry.mode, uid, gid, size, mtime, link, entry.major, entry.minor)
     if not records:
         return header
-    data = b"".join(_record(key, value) for key, value in records.items())
+    data = b"".join(_record(*record) for record in records.items())
+    if len(data) > MAX_RECORDS:
+        raise BadTar(f"{entry.name!r}: more than {MAX_RECORDS} bytes of extended attributes")
     return _header(b"PaxHeaders/" + name[:80], b"x", 0o644, 0, 0, len(data), 0) + fill(data) + header
 
 
@@ -178,11 +207,11 @@ def fill(data: bytes) -> bytes:
     return data + bytes(padded(len(data)) - len(data))
 
 
-def _short(text: bytes, limit: int, key: bytes, records: dict[bytes, bytes]) -> bytes:
+def _short(text: bytes, key: bytes, records: dict[bytes, bytes]) -> bytes:
     """The text if it fits into its field; else it goes to the records, and what fits stays for readers without them."""
-    if len(text) > limit:
+    if len(text) > 100:
         records[key] = text
-    return text[:limit]
+    return text[:100]
 
 
 def _small(number: int, limit: int, key: bytes, records: dict[bytes, bytes]) -> int:

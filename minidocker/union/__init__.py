@@ -38,6 +38,7 @@ class Union(Isolator):
     """
 
     clone_flags = CLONE_NEWNS
+    needs_root = False
 
     def __new__(cls, *_: Any, driver: str = "overlay", **__: Any) -> Union:
         """`Union(driver="aufs")` is an `Aufs`: that module is imported only if it is wanted."""
@@ -50,6 +51,8 @@ class Union(Isolator):
     def __init__(
         self, lowers: Sequence[str], upper: str | None = None, *, driver: str = "overlay", trace: str | None = None
     ) -> None:
+        if isinstance(lowers, str):
+            raise ContainerError(f"Union: the lower directories are a list, not {lowers!r}: write [{lowers!r}]")
         self.lowers = [os.path.abspath(lower) for lower in lowers]
         self.kept = os.path.abspath(upper) if upper else None
         self.trace = os.path.abspath(trace) if trace else None
@@ -70,8 +73,10 @@ class Union(Isolator):
         return self
 
     def _check(self) -> None:
-        """All directories are there, and there is at least one."""
+        """All directories are there, there is at least one, and the driver can work for this user."""
         name = type(self).__name__
+        if self.needs_root and os.geteuid() != 0:
+            raise ContainerError(f"{name}: this driver needs root: use the driver overlay", isolator=name)
         for path in [*self.lowers, *([self.kept] if self.kept else [])]:
             if not os.path.isdir(path):
                 raise ContainerError(f"{name}: {path} is not a directory", isolator=name, path=path)

@@ -25,7 +25,7 @@ import sys
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import make_mounts_private
 from minidocker.state import home
-from minidocker.syscalls import error, mount
+from minidocker.syscalls import mount
 from minidocker.union import Union
 
 # The server's program, and its descriptors: an end of the pipe that tells it of the mount, one to say it is ready, FUSE
@@ -34,23 +34,28 @@ MOUNTED, READY, FUSE = 0, 1, 3
 
 
 class Aufs(Union):
-    """The server's owner. Needs root, /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
+    """The server's owner. Needs /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
+
+    needs_root = True
+    fuse = mounted = server = -1
 
     def prepare(self) -> None:
         """Start the server and wait until it could answer."""
-        self.fuse = self.mounted = self.server = -1
         self.fuse = os.open("/dev/fuse", os.O_RDWR)
         mounted, self.mounted = os.pipe()
         ready, theirs = os.pipe()
-        try:
-            self.server = self._start({MOUNTED: mounted, READY: theirs, FUSE: self.fuse})
-        finally:
-            os.close(mounted)
-            os.close(theirs)
         with open(ready, encoding="utf-8", errors="replace") as answer:
+            try:
+                self.server = self._start({MOUNTED: mounted, READY: theirs, FUSE: self.fuse})
+            finally:
+                os.close(mounted)
+                os.close(theirs)
             text = answer.read()
         if text != "ready":
-            raise ContainerError(f"Aufs: the server did not start: {text.strip() or 'it says nothing'}", isolator="Aufs")
+            why = text.strip().split("\n")[-1] or "it says nothing"  # the last line of a traceback says what it was
+            raise ContainerError(
+                f"Aufs: the server did not start: {why}; set-up brings what it needs: make run", isolator="Aufs"
+            )
         self.descriptors = (self.fuse, self.mounted)
 
     def _start(self, descriptors: dict[int, int]) -> int:
@@ -73,14 +78,14 @@ class Aufs(Union):
         self._close()
 
     def inside(self) -> None:
-        """mount(2) with the descriptor of the server, mount.fuse3(8). The kernel judges permissions by the modes it is told."""
+        """mount(2) with the server's descriptor. The kernel judges permissions by the modes it is told: fuse(4)."""
         make_mounts_private()
         options = f"fd={self.fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
         try:
             mount("aufs", self.root, "fuse.aufs", data=options)
         except OSError as refused:
             if refused.errno == errno.EINVAL:
-                raise error("mount", errno.EPERM, self.root) from None  # /dev/fuse was opened in another user namespace
+                refused.strerror = "/dev/fuse was opened in another user namespace: use the driver overlay there"
             raise
         os.write(self.mounted, b"x")
 
@@ -94,10 +99,13 @@ class Aufs(Union):
         self._close()
         if self.server > 0:
             pidfd = os.pidfd_open(self.server)
-            if not select.select([pidfd], [], [], 2)[0]:
+            ended = select.poll()
+            ended.register(pidfd, select.POLLIN)
+            if not ended.poll(2000):
                 os.kill(self.server, signal.SIGKILL)
             os.close(pidfd)
             os.waitpid(self.server, 0)
+            self.server = -1
         super().__exit__()
 
 

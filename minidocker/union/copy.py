@@ -1,4 +1,4 @@
-"""Chapter 4: the driver `copy`. No sharing: each container gets all files of all its branches, as a virtual machine does.
+"""Chapter 4: the driver `copy`. No sharing: each container gets all files of its branches, as a virtual machine does.
 
     Union([root], driver="copy")
 
@@ -11,20 +11,30 @@ from __future__ import annotations
 import os
 import stat
 
+from minidocker.outcome import ContainerError
 from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import MS_BIND, mount
 from minidocker.union import Union
 from minidocker.union.branches import Branches
-from minidocker.union.entries import copy_attributes, copy_entry
+from minidocker.union.entries import attributes, copy_attributes, copy_entry
+
+MARK = "trusted.minidocker.copy"  # xattr(7): only the host's root may set an attribute of this kind, or see it
 
 
 class Copy(Union):
-    """Copy what the branches show into the upper directory, and bind that to `root`. Needs root."""
+    """Copy what the branches show into the upper directory, and bind that to `root`."""
+
+    needs_root = True
 
     def prepare(self) -> None:
-        """A kept directory that has something in it was filled by an earlier container."""
-        if not os.listdir(self.upper):
-            flatten(Branches(None, self.lowers), self.upper)
+        """A kept directory has a mark if an earlier container filled it, whatever became of the files since."""
+        if MARK in attributes(self.upper):
+            return
+        if os.listdir(self.upper):
+            what = "has something in it, and is no whole copy: empty it, or name another directory"
+            raise ContainerError(f"Copy: {self.upper} {what}", isolator="Copy", path=self.upper)
+        flatten(Branches(self.lowers), self.upper)
+        os.setxattr(self.upper, MARK, b"")
 
     def inside(self) -> None:
         """mount(2) with MS_BIND: the same directory, seen in a second place."""
@@ -43,7 +53,9 @@ def flatten(branches: Branches, target: str) -> None:
             if _copy_once(real, target + path, copies):
                 waiting.append(path)
                 directories.append((path, real))
-    for path, real in reversed(directories):  # from the leaves to the root: each new entry changed the time of its parent
+    for path, real in reversed(
+        directories
+    ):  # from the leaves to the root: each new entry changed the time of its parent
         copy_attributes(real, target + path, os.lstat(real))
 
 

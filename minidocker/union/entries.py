@@ -7,6 +7,7 @@ A copy-up makes one of these; the driver `copy` makes one for each file of a roo
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -32,7 +33,7 @@ def copy_entry(source: str, target: str, content: bool = True) -> None:
 
 
 def _copy_file(source: str, target: str, size: int) -> None:
-    """The bytes, and the holes where no bytes were ever written: lseek(2), SEEK_DATA. The kernel copies: sendfile(2)."""
+    """The bytes, and the holes where no bytes were written: lseek(2), SEEK_DATA. The kernel copies: sendfile(2)."""
     read = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -52,10 +53,20 @@ def _copy_file(source: str, target: str, size: int) -> None:
         os.close(write)
 
 
+def attributes(path: str) -> set[str]:
+    """The names of its extended attributes, xattr(7); none where the file system has no such thing."""
+    try:
+        return set(os.listxattr(path, follow_symlinks=False))
+    except OSError as refused:
+        if refused.errno != errno.ENOTSUP:
+            raise
+        return set()
+
+
 def copy_attributes(source: str, target: str, status: os.stat_result) -> None:
-    """Owner first: a change of owner takes setuid bits and file capabilities away. Times last: the rest changes them."""
+    """Owner first: its change takes setuid bits and file capabilities away. Times last: the rest changes them."""
     os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
-    for name in os.listxattr(source, follow_symlinks=False):
+    for name in attributes(source):
         if not name.startswith(OVERLAY_MARKS):
             value = os.getxattr(source, name, follow_symlinks=False)
             os.setxattr(target, name, value, follow_symlinks=False)

@@ -15,20 +15,27 @@ import os
 from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import call, mount
 from minidocker.union import Union
-from minidocker.union.entries import OVERLAY_MARKS
 
 # <linux/proc_ns.h>, PROC_USER_INIT_INO: the inode number of the user namespace that the machine started with
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and between options
 
-UPPER_REMEDY = "the upper directory must lie on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
+# What kernels are built with differs. With these on, an upper directory would not be all that changed: directories that
+# were renamed point to where they were, copied-up files have no content yet, and an index beside it joins hard links
+DEFAULTS = "redirect_dir=nofollow,index=off,metacopy=off"
+
+UPPER_REMEDY = (
+    "the upper directory must lie on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
+)
 
 
 class Overlay(Union):
     """OverlayFS. The upper directory and an empty one for the kernel's own use lie side by side on one file system."""
 
+    work = ""
+
     def prepare(self) -> None:
-        """The work directory: the kernel copies up into it, and moves the whole copy to its place."""
+        """The work directory: the kernel copies up into it, and a copy leaves it only when it is whole."""
         self.work = f"{self.upper}.work" if self.kept else os.path.join(self.own, "work")
         os.makedirs(self.work, exist_ok=True)
 
@@ -58,7 +65,7 @@ class Overlay(Union):
         Only the host's root may set trusted.* attributes; in a user namespace the marks are user.* ones.
         """
         *lowers, upper, work = directories
-        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work}"
+        options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{DEFAULTS}"
         options += "" if self.kept else ",volatile"
         initial = os.stat("/proc/self/ns/user").st_ino == INITIAL_USER_NAMESPACE
         return options + ("" if initial else ",userxattr")
@@ -67,6 +74,6 @@ class Overlay(Union):
         """The work directory of a kept upper one is not in the container's directory."""
         from minidocker.state import remove_tree
 
-        if self.kept and hasattr(self, "work"):
+        if self.kept and self.work:
             remove_tree(self.work)
         super().__exit__()

@@ -1,4 +1,4 @@
-"""Chapter 4: the server behind the driver `aufs`: what the kernel asks through FUSE, answered by `Branches`.
+"""Chapter 4: the server behind the driver `aufs`: what the kernel asks through FUSE, answered by `Writable`.
 
     main('{"upper": "/upper", "lowers": ["/lower"], "trace": null}')     # with the descriptors that `aufs` gives it
 
@@ -13,23 +13,30 @@ import errno
 import json
 import os
 import stat
+import sys
 
-from minidocker.union.branches import Branches
+from minidocker.union.branches import refuse
+from minidocker.union.changes import Writable
+from minidocker.union.entries import OVERLAY_MARKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FIELDS = "st_mode st_uid st_gid st_size st_blocks st_rdev st_nlink".split()
+    from minidocker.union.changes import Made
+
+FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
 
 
 class Operations:
-    """The calls of fuse_operations, in <fuse.h>. A handle is a descriptor of the real file. `caller`: who asks, (uid, gid)."""
+    """fuse_operations of <fuse.h>. A handle is a descriptor of the real file. `caller`: who asks, (uid, gid)."""
 
     use_ns = True  # times are in nanoseconds
 
-    def __init__(self, branches: Branches, caller: Callable[[], tuple[int, int]]) -> None:
+    def __init__(self, branches: Writable, caller: Callable[[], tuple[int, int]]) -> None:
         self.branches, self.caller = branches, caller
+        branches.copied = self._follow
+        self._readers: dict[int, str] = {}  # handles of files in lower branches -> their paths
         self._seen: dict[str, str] = {}  # traced lookups: the kernel asks again and again
 
     # --- looking ---
@@ -80,11 +87,22 @@ class Operations:
 
     def open(self, path: str, flags: int) -> int:
         """open(2): for reading where it is, for writing after a copy-up, whether or not anything is written then."""
-        if flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC:
-            real = self.branches.find(path)[0]
-        else:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
             real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
-        return os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        else:
+            real = self.branches.find(path)[0]
+        handle = os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not self.branches.is_upper(real):
+            self._readers[handle] = path
+        return handle
+
+    def _follow(self, path: str, target: str) -> None:
+        """After a copy-up: whoever has the lower file open must read the copy from now on, under the same number."""
+        for handle in [handle for handle, known in self._readers.items() if known == path]:
+            copy = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            os.dup2(copy, handle, inheritable=False)
+            os.close(copy)
+            del self._readers[handle]
 
     def create(self, path: str, mode: int, flags: int) -> int:
         """open(2) with O_CREAT, of a name that is not there yet."""
@@ -109,12 +127,15 @@ class Operations:
 
     def release(self, _: str, handle: int) -> None:
         """The last close(2)."""
+        self._readers.pop(handle, None)
         os.close(handle)
 
     # --- names ---
 
     def mknod(self, path: str, mode: int, device: int) -> None:
-        """mknod(2): a FIFO, a socket, a device; also an ordinary file."""
+        """mknod(2): a FIFO, a socket, a device; also an ordinary file. OverlayFS refuses its whiteout, and so do we."""
+        if stat.S_ISCHR(mode) and device == 0:
+            raise refuse(errno.EPERM, path)
         self._make(path, mode, lambda real: os.mknod(real, mode, device))
 
     def mkdir(self, path: str, mode: int) -> None:
@@ -141,13 +162,13 @@ class Operations:
         """rmdir(2)."""
         self.branches.rmdir(path)
 
-    def _make(self, path: str, mode: int | None, maker: Callable[[str], int | None]) -> int | None:
+    def _make(self, path: str, mode: int | None, maker: Callable[[str], Made]) -> Made:
         """Make it, as root, and give it to the caller: mode last, since chown(2) clears setuid.
 
         In a directory with setgid the group is the directory's, and a new directory has the bit, too: inode(7).
         """
 
-        def make(real: str) -> int | None:
+        def make(real: str) -> Made:
             made = maker(real)
             uid, gid = self.caller()
             inherited = os.lstat(os.path.dirname(real)).st_mode & stat.S_ISGID
@@ -174,7 +195,9 @@ class Operations:
         os.utime(self.branches.copy_up(path), ns=times, follow_symlinks=False)
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """setxattr(2)."""
+        """setxattr(2). A container may not mark directories as opaque."""
+        if name.startswith(OVERLAY_MARKS):
+            raise refuse(errno.EPERM, path)
         os.setxattr(self.branches.copy_up(path), name, value, flags, follow_symlinks=False)
 
     def removexattr(self, path: str, name: str) -> None:
@@ -183,17 +206,25 @@ class Operations:
 
 
 def main(order: str) -> None:
-    """Say that we are ready, wait for the mount, and serve until it is gone."""
+    """Say that we are ready, wait for the mount, and serve until it is gone.
+
+    mfusepy would take libfuse 2 where both are; that one knows no /dev/fd/N, and would mount on the host's /dev/fuse.
+    """
+    os.environ.pop("FUSE_LIBRARY_PATH", None)
+    os.environ["FUSE_LIBRARY_NAME"] = "fuse3"
     import mfusepy
+
+    if mfusepy.fuse_version_major != 3:
+        sys.exit("libfuse 3 is missing: install the package fuse3")
 
     class Server(mfusepy.FUSE):  # type: ignore[misc]
         def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
-            """renameat2(2): mfusepy drops the flags, and an exchange would become a loss. The kernel checks NOREPLACE (1)."""
+            """renameat2(2): mfusepy drops the flags: an exchange would become a loss. NOREPLACE, 1, is the kernel's."""
             return -errno.EINVAL if flags & ~1 else int(self.rename_fuse_2(old, new) or 0)
 
     settings = json.loads(order)
-    trace = open(settings["trace"], "a", buffering=1) if settings["trace"] else None  # one write for each line
-    branches = Branches(settings["upper"], settings["lowers"], trace=trace and (lambda line: trace.write(line + "\n")))
+    trace = open(settings["trace"] or os.devnull, "a", buffering=1, errors="surrogateescape")  # one write for each line
+    branches = Writable(settings["upper"], settings["lowers"], lambda line: trace.write(line + "\n"))
     os.umask(0)
     os.chdir("/")
     os.write(1, b"ready")

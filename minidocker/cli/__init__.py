@@ -1,0 +1,88 @@
+"""The command `minidocker`: a thin table of verbs, with Docker's names, flags and columns.
+
+    minidocker run --rm -it -m 64m debian bash
+
+Each verb arrives with the chapter that explains it, and is a function in a module of this package that is imported when
+the verb is used: starting a container is mostly starting Python. A verb's docstring is its help, and what its options
+are read from (see `options`). The exit status is the container's own; 125 if the engine failed, 1 for all else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from minidocker.outcome import ContainerError
+
+VERBS = {  # verb -> the module of this package that has a function of that name
+    "run": "run",
+    "build": "build",
+    "images": "image",
+    "history": "image",
+    "inspect": "image",
+    "tag": "image",
+    "rmi": "image",
+    "image prune": "image",
+    "pull": "transfer",
+    "push": "transfer",
+    "save": "archive",
+    "load": "archive",
+    "import": "archive",
+    "export": "archive",
+    "system df": "system",
+    "system prune": "system",
+    "prune": "system",
+    "doctor": "system",
+    "reset": "system",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Call one verb. Runs as whoever typed it; most verbs need root and say so."""
+    verb, rest = _verb(arguments)
+    if verb in ("", "help", "-h", "--help"):
+        print(usage())
+        return 0
+    if verb not in VERBS:
+        return complain(f"'{verb}' is not a minidocker command; see minidocker help", 1)
+    try:
+        function = _function(verb)
+        if rest[:1] in (["-h"], ["--help"]):
+            print("usage: minidocker", function.__doc__)
+            return 0
+        return int(function(rest))
+    except ContainerError as failure:
+        return complain(str(failure), failure.exit_code if verb in ("run", "build") else 1)
+    except PermissionError as refused:
+        return complain(f"{refused}: are you root?", 125 if verb == "run" else 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `minidocker images | head`
+        return 141
+
+
+def _verb(arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb and what follows; some verbs are two words."""
+    two = " ".join(arguments[:2])
+    if two in VERBS:
+        return two, arguments[2:]
+    return (arguments[0], arguments[1:]) if arguments else ("", [])
+
+
+def _function(verb: str):  # type: ignore[no-untyped-def]
+    """The function behind a verb. A verb that is a word of Python's own has an underscore behind it there."""
+    module = __import__(f"minidocker.cli.{VERBS[verb]}", fromlist=["_"])
+    name = verb.replace(" ", "_")
+    return getattr(module, name, None) or getattr(module, f"{name}_")
+
+
+def usage() -> str:
+    """One line for each verb, from its docstring."""
+    summaries = {verb: _function(verb).__doc__.partition("\n")[0].partition(": ")[2] for verb in VERBS}
+    lines = [f"  {verb:<13} {summary}" for verb, summary in summaries.items()]
+    return "\n".join(["usage: minidocker VERB [OPTIONS]", "", *lines, "", "minidocker VERB --help says more of each"])
+
+
+def complain(problem: str, status: int) -> int:
+    """One line on standard error, and the exit status that goes with it."""
+    print(f"minidocker: {problem}", file=sys.stderr)
+    return status

@@ -1,0 +1,116 @@
+"""Chapter 5: what a program of an image counts on when it starts: /dev and its like, a user, a working directory.
+
+    run(argv, Namespaces(...), union, PivotRoot(union.root, proc=False), Filesystems(), User("www-data", "/srv"))
+
+An image holds files, and no devices or processes: its /dev and /proc are empty, or not there. Both isolators come after
+the change of root, where every path is looked up inside. Sources: the OCI runtime specification, config-linux.md
+("Default Filesystems", "Default Devices"); Docker's documentation of USER and WORKDIR.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from minidocker.outcome import ContainerError
+from minidocker.process import Isolator
+from minidocker.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount
+
+DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+MOUNTS = (  # target, type, flags, options
+    ("/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None),
+    ("/dev", "tmpfs", MS_NOSUID, "mode=755,size=64k"),
+    ("/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+    ("/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m"),
+    ("/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, None),
+    ("/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, None),
+)
+
+
+class Filesystems(Isolator):
+    """Mount /proc, /dev and /sys as each container has them. After PivotRoot; needs new mount and network namespaces.
+
+    An image whose /proc is a symlink could make its own files look like the kernel's (CVE-2019-16884): refused.
+    """
+
+    def inside(self) -> None:
+        """sysfs shows the devices of the network namespace of who mounts it, so it needs one of its own."""
+        for target, fstype, flags, options in MOUNTS:
+            _directory(target)
+            try:
+                mount(fstype, target, fstype, flags, options)
+            except PermissionError:
+                if target != "/sys":  # with the host's network, or with none of its rights, there is no /sys
+                    raise
+        for name, (major, minor) in DEVICES.items():
+            os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            os.chmod(f"/dev/{name}", 0o666)
+        for name, target in LINKS.items():
+            os.symlink(target, f"/dev/{name}")
+
+
+def _directory(path: str) -> None:
+    """A directory to mount on, made if it is missing; what the image has instead is no place for it."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "the image has something else there: no directory", path) from None
+
+
+class User(Isolator):
+    """Become `user`: "name", "uid", "name:group", "uid:gid"; names are those of the image's /etc/passwd, /etc/group.
+
+    Makes the working directory `cwd` first, if it is missing, and belongs to root then, as Docker's WORKDIR does.
+    Comes last in the list: after it the process has no right to prepare anything. A name that the image does not have
+    is an error; a number need not be known.
+    """
+
+    def __init__(self, user: str = "", cwd: str = "") -> None:
+        self.user, self.cwd = user, cwd
+
+    def inside(self) -> None:
+        """Groups before the user: who is not root any more cannot change them."""
+        if self.cwd:
+            os.makedirs(self.cwd, exist_ok=True)
+        uid, gid, groups = resolve(self.user or "0", records("/etc/passwd"), records("/etc/group"))
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+
+def resolve(user: str, passwd: list[list[str]], group: list[list[str]]) -> tuple[int, int, list[int]]:
+    """(uid, gid, further groups) of a user as images name it, with the records of passwd(5) and group(5)."""
+    name, _, group_name = user.partition(":")
+    known = next((record for record in passwd if len(record) > 3 and name in (record[0], record[2])), None)
+    uid = _number(known[2] if known else name, user, "/etc/passwd")
+    gid = int(known[3]) if known and known[3].isdecimal() else 0
+    if group_name:
+        found = next((record[2] for record in group if len(record) > 2 and group_name in (record[0], record[2])), None)
+        return uid, _number(found or group_name, user, "/etc/group"), []
+    login = known[0] if known else name
+    members = [record for record in group if len(record) > 3 and login in record[3].split(",")]
+    return uid, gid, [int(record[2]) for record in members if record[2].isdecimal()]
+
+
+def _number(text: str, user: str, file: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**32 - 1:
+        raise ContainerError(f"user {user!r}: {text} is neither a number nor in the image's {file}")
+    return int(text)
+
+
+def records(path: str) -> list[list[str]]:
+    """The lines of a file like passwd(5); an image without the file has nobody in it."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\n").split(":") for line in file]
+    except OSError:
+        return []

@@ -1,0 +1,37 @@
+"""What the tests of chapter 5 share: a store of their own, and images made of the roots of set-up."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from minidocker.images import manifest as media
+from minidocker.images.image import make
+from minidocker.images.store import Store
+
+HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
+REPO = Path(__file__).resolve().parent.parent
+
+
+def add_image(store, name, root, **config):
+    """An image of one layer, with the files of a directory."""
+    with store.writing():
+        layer, diff_id = store.add_layer(str(root), "none")
+        document = {**media.platform(), "config": config, "rootfs": {"type": "layers", "diff_ids": [diff_id]}}
+        image = make(store, document, [layer])
+        store.tag(name, image.descriptor)
+    return image
+
+
+def new_store(home):
+    """A store in a temporary home, with the busybox image of set-up."""
+    store = Store(str(home))
+    add_image(store, "busybox", HOME / "roots/busybox", Cmd=["sh"])
+    return store
+
+
+def minidocker(home, *words, **options):
+    """The command, in a process of its own, with that home: CompletedProcess."""
+    environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
+    argv = [sys.executable, "-m", "minidocker", *map(str, words)]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, **options)

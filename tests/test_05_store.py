@@ -1,0 +1,309 @@
+"""Chapter 5, the store: names, digests, who may use it at once, what killed processes leave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from images_05 import REPO, add_image, new_store
+
+from minidocker.images import cache, garbage, image, reference
+from minidocker.images import manifest as media
+from minidocker.images.store import Store
+from minidocker.outcome import ContainerError
+
+pytestmark = pytest.mark.chapter(5)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return new_store(tmp_path)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "full", "familiar"),
+    [
+        ("nginx", "docker.io/library/nginx:latest", "nginx:latest"),
+        ("a/b:1", "docker.io/a/b:1", "a/b:1"),
+        ("localhost/b", "localhost/b:latest", "localhost/b:latest"),
+        ("localhost:5000/a/b:c", "localhost:5000/a/b:c", "localhost:5000/a/b:c"),
+        ("ghcr.io/x/y__z-1.2", "ghcr.io/x/y__z-1.2:latest", "ghcr.io/x/y__z-1.2:latest"),
+        ("docker.io/library/x", "docker.io/library/x:latest", "x:latest"),
+        ("x@sha256:" + "a" * 64, "docker.io/library/x@sha256:" + "a" * 64, "x@sha256:" + "a" * 64),
+        ("x:1@sha256:" + "a" * 64, "docker.io/library/x:1@sha256:" + "a" * 64, "x:1@sha256:" + "a" * 64),
+    ],
+)
+def test_names_are_those_of_docker(text, full, familiar):
+    parsed = reference.parse(text)
+    assert (str(parsed), parsed.familiar) == (full, familiar)
+    assert str(reference.parse(str(parsed))) == full
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "UPPER",
+        "a//b",
+        "/a",
+        "a/",
+        "a..b",
+        "a:",
+        "a:-x",
+        "a:" + "x" * 129,
+        "a b",
+        "a___b",
+        "-a",
+        "a-",
+        "../../etc",
+        "a/..",
+        "a@sha256:12",
+        "a@md5:" + "0" * 32,
+        "a@sha256:../../../" + "0" * 55,
+        "localhost:5000/",
+        "ä",
+        "a:b:c",
+        "a\n",
+    ],
+)
+def test_what_is_no_name_is_refused_in_one_line(text):
+    with pytest.raises(ContainerError) as refused:
+        reference.parse(text)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@given(st.text(alphabet="ab/.:-_@1", max_size=12))
+def test_a_name_that_is_accepted_stays_what_it_is(text):
+    try:
+        full = str(reference.parse(text))
+    except ContainerError:
+        return
+    assert str(reference.parse(full)) == full
+    assert ".." not in full
+
+
+# The layout
+
+
+def test_it_is_an_oci_image_layout(store):
+    assert json.load(open(f"{store.layout}/oci-layout")) == {"imageLayoutVersion": "1.0.0"}
+    index = json.load(open(f"{store.layout}/index.json"))
+    assert index["schemaVersion"] == 2
+    assert index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] == "busybox:latest"
+    assert sorted(os.listdir(store.layout)) == ["blobs", "index.json", "oci-layout"]
+
+
+def test_the_same_tree_is_the_same_image(store, tmp_path):
+    first = image.find(store, "busybox")
+    other = Store(str(tmp_path / "other"))
+    assert add_image(other, "x", store.layer(first.manifest["layers"][0], first.diff_ids[0]), Cmd=["sh"]).id == first.id
+
+
+def test_an_image_is_found_by_name_id_and_digest(store):
+    found = image.find(store, "busybox:latest")
+    for name in (
+        found.id,
+        found.id[7:],
+        found.id[7:19],
+        f"busybox@{found.descriptor['digest']}",
+        "docker.io/library/busybox",
+    ):
+        assert image.find(store, name).id == found.id
+    with pytest.raises(ContainerError, match="no such image: nosuch:latest"):
+        image.find(store, "nosuch")
+
+
+def test_a_name_moves_and_what_it_named_dangles_until_it_is_pruned(store, tmp_path):
+    old = image.find(store, "busybox")
+    (tmp_path / "tree").mkdir()
+    new = add_image(store, "busybox", tmp_path / "tree")
+    assert image.find(store, "busybox").id == new.id
+    assert {one.id for one in image.images(store)} == {old.id, new.id}
+    store.forget(old.descriptor["digest"])
+    assert garbage.collect(store) > 500_000
+    assert not store.has(old.id)
+    assert image.find(store, "busybox").id == new.id
+
+
+def test_two_names_of_one_image_are_removed_one_by_one(store):
+    store.tag("other:1", image.find(store, "busybox").descriptor)
+    assert image.remove(store, "busybox") == ["Untagged: busybox:latest"]
+    assert image.remove(store, "other:1")[1].startswith("Deleted: sha256:")
+    assert not os.listdir(f"{store.layout}/blobs/sha256")
+
+
+def test_a_layer_in_use_is_not_removed(store):
+    from minidocker.images.container import Layers
+
+    [directory] = image.find(store, "busybox").layers()
+    holder = Layers([directory])
+    holder.__enter__()
+    image.remove(store, "busybox")
+    assert os.path.exists(f"{directory}/bin/busybox")
+    holder.__exit__()
+    garbage.collect(store)
+    assert not os.path.exists(directory)
+    with pytest.raises(ContainerError, match="removed"):
+        holder.__enter__()
+
+
+def test_what_the_build_cache_knows_stays(store):
+    found = image.find(store, "busybox")
+    cache.remember(store, "ab" * 32, found.descriptor)
+    image.remove(store, "busybox")
+    assert cache.recall(store, "ab" * 32) == found.descriptor
+    cache.forget(store)
+    garbage.collect(store)
+    assert cache.recall(store, "ab" * 32) is None
+    assert not store.has(found.id)
+
+
+# Documents from outside
+
+
+BROKEN = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a":' * 5000, b"1" * 10]
+
+
+@pytest.mark.parametrize("data", BROKEN)
+def test_broken_json_is_one_clear_error(data):
+    with pytest.raises(ContainerError) as refused:
+        media.parsed(data)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_document_is_believed_only_if_it_is_what_its_descriptor_says(store):
+    descriptor = store.put_json({"a": 1}, media.CONFIG)
+    with open(store.blob(descriptor["digest"]), "wb") as file:
+        file.write(b'{"a":2}')
+    with pytest.raises(ContainerError, match="digest"):
+        store.get_json(descriptor)
+    with pytest.raises(ContainerError, match="not in the store"):
+        store.get_json({**descriptor, "digest": "sha256:" + "0" * 64})
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {},
+        {"schemaVersion": 1},
+        {"schemaVersion": 2, "layers": []},
+        {"schemaVersion": 2, "layers": "x", "config": {}},
+        {
+            "schemaVersion": 2,
+            "layers": [],
+            "config": {"digest": "sha256:../../x", "size": 1, "mediaType": media.CONFIG},
+        },
+        {
+            "schemaVersion": 2,
+            "layers": [],
+            "config": {"digest": "sha256:" + "0" * 64, "size": -1, "mediaType": media.CONFIG},
+        },
+        {
+            "schemaVersion": 2,
+            "layers": [],
+            "config": {"digest": "sha256:" + "0" * 64, "size": True, "mediaType": media.CONFIG},
+        },
+        {
+            "schemaVersion": 2,
+            "layers": [],
+            "config": {"digest": "sha256:" + "0" * 64, "size": 1, "mediaType": "text/html"},
+        },
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused(manifest):
+    with pytest.raises(ContainerError):
+        media.check_manifest(manifest)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"rootfs": []},
+        {"rootfs": {"diff_ids": ["sha256:x"]}},
+        {"rootfs": {"diff_ids": [1]}},
+        {"rootfs": {"diff_ids": []}},
+        {"rootfs": {"diff_ids": ["sha256:" + "0" * 64]}, "config": {"Env": "PATH=/"}},
+        {"rootfs": {"diff_ids": ["sha256:" + "0" * 64]}, "config": {"Cmd": [1]}},
+        {"rootfs": {"diff_ids": ["sha256:" + "0" * 64]}, "config": []},
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(config):
+    with pytest.raises(ContainerError):
+        media.check_config(config, 1)
+
+
+def test_an_image_for_another_machine_is_refused(store):
+    with pytest.raises(ContainerError, match="pull it for this platform"):
+        media.check_platform({"os": "linux", "architecture": "s390x"})
+
+
+# Many at once, and killed ones
+
+
+def test_many_threads_tag_at_once_and_no_name_is_lost(store):
+    descriptor = image.find(store, "busybox").descriptor
+
+    def tag(number):
+        Store(store.home).tag(f"name{number}", descriptor)
+
+    threads = [threading.Thread(target=tag, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.tags()) == 21
+
+
+MAKER = """
+import sys
+from images_05 import add_image
+from minidocker.images.store import Store
+store = Store(sys.argv[1])
+print("begun", flush=True)
+while True:
+    image = add_image(store, "made", sys.argv[2])
+    image.layers()
+    store.untag("made")
+"""
+
+
+def test_a_maker_that_is_killed_leaves_a_whole_store_and_litter_that_goes(store, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(200):
+        (tree / str(number)).write_bytes(os.urandom(3000))
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO}/tests"}
+    for moment in range(8):
+        argv = [sys.executable, "-c", MAKER, store.home, str(tree)]
+        process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+        process.stdout.readline()
+        threading.Event().wait(0.01 + 0.03 * moment)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        for found in image.images(store):  # every document is whole, and what it names is there
+            assert all(store.has(digest) for digest in found.digests())
+    store.untag("made")
+    garbage.collect(store)
+    assert not os.listdir(store.tmp)
+    assert len(os.listdir(f"{store.layout}/blobs/sha256")) == 3
+    assert image.find(store, "busybox").layers()
+
+
+def test_collecting_waits_for_who_makes_and_removing_does_not(store):
+    with store.writing():
+        assert garbage.collect(store, wait=False) == 0
+        blob = store.put(b"no name yet", media.LAYER)
+        image.remove(store, "busybox")
+        assert store.has(blob["digest"])
+    garbage.collect(store)
+    assert not store.has(blob["digest"])
