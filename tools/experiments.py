@@ -93,11 +93,10 @@ def start_up(bench: Bench) -> Outcome:
     with peers.peers(bench.scratch) as commands, subjects.kernel(bench.scratch) as library:
         bench.about |= peers.versions(commands)
         timed = {name: subjects.command(argv) for name, argv in commands.items()}
-        timed |= {
-            "library": library(subjects.ROOT),
-            "library debian": library(subjects.DEBIAN),
-            "stage": subjects.stage(),
-        }
+        timed |= {"library": library(subjects.ROOT), "library debian": library(subjects.DEBIAN)}
+        timed["stage"] = subjects.stage()
+        if made := subjects.run_command():
+            timed["command"] = made
         if any(name.startswith("vm.") for name in bench.ids):
             timed |= slow(bench.scratch)
         show = bench.progress("starting", bench.size.runs)
@@ -105,9 +104,9 @@ def start_up(bench: Bench) -> Outcome:
     first, end = ({name: part(values, n) for name, values in samples.items()} for n in (0, 1))
     raw = {"start.first_line": first, "start.end": end}
     records = []
-    for name, ours in (("start.library", "library"), ("start.stage", "stage")):
-        for peer in [*commands, "uml"]:
-            records += bench.record(name, peer, {SUBJECT: end[ours], peer: end.get(peer, [])}, "s")
+    for ours in ("library", "stage", "command"):
+        for peer in [*commands, "uml"] if ours in end else []:
+            records += bench.record(f"start.{ours}", peer, {SUBJECT: end[ours], peer: end.get(peer, [])}, "s")
     for name, guest in (("vm.minimal", "minimal"), ("vm.debian", "usual")):
         records += bench.record(name, "vm", {SUBJECT: first["library debian"], "vm": first.get(guest, [])}, "s")
     return records, raw
@@ -262,7 +261,7 @@ def loads(bench: Bench) -> Outcome:
 
 # Which experiment measures which ids
 EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
-    start_up: ("start.library", "start.stage", "vm.minimal", "vm.debian"),
+    start_up: ("start.library", "start.stage", "start.command", "vm.minimal", "vm.debian"),
     steps: ("laps",),
     disks: ("storage.ten_servers",),
     density: ("density.memory",),

@@ -160,18 +160,43 @@ def nspawn(scratch: Path) -> list[str]:
     return ["systemd-nspawn", *walls, "-D", str(ROOT), *COMMAND]
 
 
+@contextmanager
+def on_disk() -> Iterator[Path]:
+    """A directory among those of the containers: if we are killed, `minidocker prune` removes it."""
+    name = f"bench-{os.urandom(6).hex()}"
+    lock = state.claim(name)
+    try:
+        yield Path(state.directory(name))
+    finally:
+        detach(state.directory(name))
+        state.release(name, lock)
+
+
+def detach(place: str) -> None:
+    """Unmount what lies below a directory: Podman leaves its store mounted on itself."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((mount for mount in mounts if mount.startswith(place)), reverse=True):
+        syscalls.umount(mount, syscalls.MNT_DETACH)
+
+
 def podman_client(scratch: Path, data: Path) -> list[str]:
     """Podman with settings of its own, and its store in `data`."""
     settings = scratch / "containers.conf"
     settings.write_text('[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n')
     store = [f"--root={data}", f"--runroot={scratch}/run", f"--tmpdir={scratch}/tmp"]  # it wants short names
-    store += ["--storage-driver=overlay", "--events-backend=none", "--cgroup-manager=cgroupfs"]
+    store += ["--storage-driver=overlay", "--events-backend=file", "--cgroup-manager=cgroupfs"]
     return ["env", f"CONTAINERS_CONF={settings}", "podman", "--log-level=error", *store]
 
 
-def podman(scratch: Path) -> list[str]:
-    """Podman without a network, as the others."""
-    client = podman_client(scratch, scratch / "podman")
+@contextmanager
+def podman(scratch: Path) -> Iterator[list[str]]:
+    """Podman without a network, as the others. Its store is on the disk, as Docker's and ours are."""
+    with on_disk() as data:
+        yield podman_run(scratch, podman_client(scratch, data))
+
+
+def podman_run(scratch: Path, client: list[str]) -> list[str]:
+    """The command, once its image is there."""
     checked([*client, "import", "-q", str(archive(scratch, ROOT)), "bench"])
     return [*client, "run", "--rm", "--network=none", f"--cgroup-parent=/{GROUP}-podman", *limits(), "bench", *COMMAND]
 
@@ -200,7 +225,7 @@ def docker_client(scratch: Path, data: Path) -> Iterator[list[str]]:
 @contextmanager
 def docker(scratch: Path) -> Iterator[list[str]]:
     """Docker without a network."""
-    with docker_client(scratch, scratch / "docker") as client:
+    with on_disk() as data, docker_client(scratch, data) as client:
         checked([*client, "import", str(archive(scratch, ROOT)), "bench"])
         run = ["run", "--rm", "--network=none", f"--cgroup-parent=/{GROUP}-docker", *limits()]
         yield [*client, *run, "bench", *COMMAND]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +87,21 @@ def stage() -> Timed:
     return command([sys.executable, "-I", "-S", str(STAGE), *COMMAND], MINIDOCKER_HOME=state.home())
 
 
+def run_command() -> Timed | None:
+    """`minidocker run` as it is typed, by the same few lines as the installed command; None without its image.
+
+    The first run finds the image's layers and writes them down, for all later ones.
+    """
+    limits = [f"--memory={MEMORY}", f"--cpus={CPUS}", f"--pids-limit={PIDS}"]
+    words = ["run", "--rm", "--network=none", *limits, "--pull=never", "busybox", *COMMAND]
+    first = subprocess.run([sys.executable, "-m", "minidocker", *words], capture_output=True, text=True, cwd=REPO)
+    if first.stdout != "up\n":
+        print(f"bench: no figure of minidocker run: {(first.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        return None
+    code = f"import sys; sys.path.append({str(REPO)!r})\nfrom minidocker.cli import main; sys.exit(main(sys.argv[1:]))"
+    return command([sys.executable, "-I", "-S", "-c", code, *words], MINIDOCKER_HOME=state.home())
+
+
 def guest(name: str) -> Timed:
     """A virtual machine. Its end is not waited for: it is switched off."""
 
@@ -145,4 +161,4 @@ def kernel(scratch: Path) -> Iterator[Callable[[Path], Timed]]:
         manager.shutdown_kernel(now=True)
 
 
-__all__ = ["ROOT", "Timed", "command", "guest", "kernel", "stage", "user_mode_linux"]
+__all__ = ["ROOT", "Timed", "command", "guest", "kernel", "run_command", "stage", "user_mode_linux"]
