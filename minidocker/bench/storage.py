@@ -1,7 +1,7 @@
 """Chapter 8: how much disk do n servers need? As n disks of machines, and as n containers above what they share.
 
-    with Ground([["/layers/web", "/layers/base"], ["/layers/mail", "/layers/base"]]) as ground:
-        ground.layers(10)                   # bytes on disk after ten of them have really run, and written their logs
+    with Ground([in_image("web"), in_image("mail")]) as ground:
+        ground.layers(10)                   # bytes on disk after five of each have really run, and written their logs
         ground.copies(2), ground.disks(2), ground.clones(2)
 
 Each way is a directory in which the servers keep what is theirs, and each server has run: it wrote a log file of some
@@ -16,30 +16,42 @@ import os
 from minidocker import state
 from minidocker.bench.machine import boot, directory, link
 from minidocker.namespaces import Namespaces
+from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
 from minidocker.union import Union
 
-# What a server leaves behind: a hundred lines of an access log, and the number of its process
+# What a server without a program leaves behind: a hundred lines of an access log, and the number of its process
 SERVE = (
     "i=0; while [ $i -lt 100 ]; do i=$((i+1)); "
     "echo 192.0.2.$i - GET /index.html HTTP/1.1 200 4711; done >/var/log/access.log; echo $$ >/run/server.pid"
 )
+# A real one ($@, in the container) is asked something at its port ($0), until it has answered; then it is ended.
+ANSWER = """
+ip link set lo up
+"$@" &
+until exec 3<>/dev/tcp/127.0.0.1/$0; do kill -0 $! && sleep 0.05 || exit; done 2>/dev/null
+printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3
+read -r line <&3 && kill $! && wait
+echo "$line"
+"""
 BOOT = 120.0  # seconds that a machine gets to boot, serve and end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    Server = tuple[list[str], list[str]]  # layers, the top one first; a command
+
 
 class Ground:
     """A directory among those of the containers, for as long as the measuring takes: all on one file system.
 
-    `servers` are lists of layers, the top one first; the servers take turns with them. Needs root. If its owner is
-    killed, `minidocker prune` removes it.
+    `servers` are (layers, the top one first, and a command); containers take turns with them. Needs root. If its owner
+    is killed, `minidocker prune` removes it.
     """
 
-    def __init__(self, servers: Sequence[Sequence[str]]) -> None:
+    def __init__(self, servers: Sequence[Server]) -> None:
         self.servers = servers
 
     def __enter__(self) -> Ground:
@@ -53,7 +65,7 @@ class Ground:
 
     def layers(self, number: int) -> int:
         """Containers above the layers: each layer once, and for each server what it changed."""
-        used = {layer for server in self.servers[:number] for layer in server}
+        used = {layer for layers, _ in self.servers[:number] for layer in layers}
         return usage(*used, *self._containers(number, "overlay"))
 
     def copies(self, number: int) -> int:
@@ -74,10 +86,12 @@ class Ground:
         for count, upper in enumerate(uppers):
             if not os.path.exists(upper):
                 os.mkdir(upper, 0o755)
-                union = Union(self.servers[count % len(self.servers)], upper, driver=driver)
+                layers, command = self.servers[count % len(self.servers)]
+                union = Union(layers, upper, driver=driver)
                 walls = [Namespaces("pid mount uts ipc net"), union, PivotRoot(union.root)]
-                result = run(["sh", "-c", SERVE], *walls)
-                assert result.exit_code == 0, result
+                result = run(command, *walls, timeout=BOOT)
+                if result.exit_code:
+                    raise ContainerError(f"server {count} did not serve: {result}", path=upper)
         return uppers
 
     def _machines(self, number: int, kind: str) -> list[str]:
@@ -89,6 +103,22 @@ class Ground:
                 with boot("usual", SERVE, disk=disk) as machine:
                     machine.wait(BOOT)
         return disks
+
+
+def in_root(root: str) -> Server:
+    """A server in a root file system, which is its only layer, without a program of its own."""
+    return [root], ["sh", "-c", SERVE]
+
+
+def in_image(name: str) -> Server:
+    """The server of an image of the store: what it runs, and the first port that it exposes."""
+    from minidocker.images.image import find
+    from minidocker.images.store import Store
+
+    image = find(Store(), name)
+    settings = image.config["config"]
+    port = next(iter(settings["ExposedPorts"])).partition("/")[0]
+    return image.layers(), ["bash", "-c", ANSWER, port, *settings["Cmd"]]
 
 
 def original() -> str:
