@@ -367,7 +367,7 @@ def test_a_sparse_copy_is_the_same_and_keeps_the_holes(tmp_path):
 
 
 def test_containers_share_their_layers_and_copies_do_not():
-    with storage.Ground([[BUSYBOX]]) as ground:
+    with storage.Ground([storage.in_root(BUSYBOX)]) as ground:
         once = storage.usage(BUSYBOX)
         assert ground.layers(10) <= once + 10 * 200_000
         first = ground.copies(1)
@@ -384,15 +384,33 @@ def test_servers_take_turns_with_their_layers(tmp_path):
     for name in ("web", "mail"):
         (tmp_path / name / "srv").mkdir(parents=True)
         (tmp_path / name / "srv" / name).write_bytes(bytes(1_000_000))
-    web, mail = str(tmp_path / "web"), str(tmp_path / "mail")
-    with storage.Ground([[web, BUSYBOX], [mail, BUSYBOX]]) as ground:
+    web, mail, command = str(tmp_path / "web"), str(tmp_path / "mail"), storage.in_root(BUSYBOX)[1]
+    with storage.Ground([([web, BUSYBOX], command), ([mail, BUSYBOX], command)]) as ground:
         assert ground.layers(1) < storage.usage(web, BUSYBOX) + 200_000
         assert storage.usage(web, mail, BUSYBOX) < ground.layers(4) < storage.usage(web, mail, BUSYBOX) + 800_000
 
 
+def test_real_web_and_mail_servers_answer_and_write_their_logs():
+    kinds = [storage.in_image("web"), storage.in_image("mail")]
+    layers = storage.usage(*{layer for above, _ in kinds for layer in above})
+    with storage.Ground(kinds) as ground:
+        assert layers < ground.layers(4) < layers + 4 * 200_000
+        for count in (0, 2):
+            assert '"GET / HTTP/1.0" 200' in Path(ground.path, f"overlay-{count}/var/log/nginx/access.log").read_text()
+        for count in (1, 3):
+            assert Path(ground.path, f"overlay-{count}/var/log/exim4/mainlog").stat().st_size > 0
+
+
+def test_a_server_that_does_not_serve_is_an_error_that_names_it():
+    ground = storage.Ground([([BUSYBOX], ["sh", "-c", "exit 3"])])
+    with pytest.raises(ContainerError, match="server 0 did not serve: .*exit_code=3"), ground:
+        ground.layers(1)
+    assert not os.path.exists(ground.path)
+
+
 def test_disks_of_machines_that_have_run_and_linked_clones(guests):
     image = storage.usage(storage.original())
-    with storage.Ground([[BUSYBOX]]) as ground:
+    with storage.Ground([storage.in_root(BUSYBOX)]) as ground:
         assert ground.disks(1) > 0.8 * image
         clone = ground.clones(1) - image
         assert 100_000 < clone < 0.2 * image
@@ -400,7 +418,7 @@ def test_disks_of_machines_that_have_run_and_linked_clones(guests):
 
 def test_the_ground_is_gone_when_a_server_fails(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ContainerError), storage.Ground([[str(tmp_path / "empty")]]) as ground:
+    with pytest.raises(ContainerError), storage.Ground([storage.in_root(str(tmp_path / "empty"))]) as ground:
         ground.layers(1)
     assert not os.path.exists(ground.path)
 
