@@ -48,8 +48,8 @@ from typing import Any
 import experiments
 import figures
 import gate
+import lab_of_bench
 import measure
-import peers
 
 REPO = Path(__file__).resolve().parents[1]
 README, RECORDED, VALUES = REPO / "README.md", REPO / "tools/recorded.json", REPO / "tools/recorded.csv"
@@ -61,7 +61,7 @@ def measured(ids: list[str], options: dict[str, str]) -> experiments.Outcome:
     size = experiments.Size.quick(runs) if options.get("QUICK") or runs < 11 else experiments.Size(runs)
     records: list[dict[str, Any]] = []
     raw: dict[str, measure.Samples] = {}
-    with peers.lab() as scratch:
+    with lab_of_bench.lab() as scratch:
         bench = experiments.Bench(size, ids, scratch, measure.machine(**experiments.emulation(ids)))
         for experiment, names in experiments.EXPERIMENTS.items():
             if set(names) & set(ids):

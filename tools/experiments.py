@@ -5,18 +5,18 @@ How large they are is said by a `Size`: the default takes less than a quarter of
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import engines
+import lab_of_bench
 import measure
 import peers
 import subjects
 
-from minidocker import state
 from minidocker.bench import demand, laps, machine, memory, sharing, storage
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
@@ -136,7 +136,7 @@ def steps(bench: Bench) -> Outcome:
     for _ in range(bench.size.runs):
         walls = {
             "Namespaces": Namespaces("pid mount uts ipc net"),
-            "Cgroup": Cgroup(memory=peers.MEMORY, cpus=peers.CPUS, pids=peers.PIDS),
+            "Cgroup": Cgroup(memory=lab_of_bench.MEMORY, cpus=lab_of_bench.CPUS, pids=lab_of_bench.PIDS),
             "cgroup namespace": Namespaces("cgroup"),
             "PivotRoot": PivotRoot(subjects.ROOT),
         }
@@ -157,7 +157,7 @@ def disks(bench: Bench) -> Outcome:
     each = [storage.usage(*layers[:-1]) for layers, _ in web_and_mail]
     with (
         storage.Ground(web_and_mail) as ground,
-        peers.stores(bench.scratch, Path(ground.path), storage.SERVE) as stores,
+        engines.stores(bench.scratch, Path(ground.path), storage.SERVE) as stores,
     ):
         ways = {"layers": ground.layers, "copies": ground.copies}
         ways |= {name: once(store, each) for name, store in stores.items()}
@@ -292,5 +292,3 @@ EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     loads: ("sharing.work",),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]
-
-__all__ = ["IDS", "Bench", "Size", "at", "emulation", "state", "statistics"]

@@ -11,12 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peers import COMMAND, CPUS, MEMORY, PATH, PIDS, ROOT
+from lab_of_bench import COMMAND, CPUS, MEMORY, PATH, PIDS, ROOT
 
 from minidocker import state
 from minidocker.bench import machine
@@ -98,7 +99,8 @@ def run_command() -> Timed | None:
     if first.stdout != "up\n":
         print(f"bench: no figure of minidocker run: {(first.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
         return None
-    code = f"import sys; sys.path.append({str(REPO)!r})\nfrom minidocker.cli import main; sys.exit(main(sys.argv[1:]))"
+    places = [str(REPO), sysconfig.get_paths()["purelib"]]
+    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import main; sys.exit(main(sys.argv[1:]))"
     return command([sys.executable, "-I", "-S", "-c", code, *words], MINIDOCKER_HOME=state.home())
 
 
