@@ -41,6 +41,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,15 @@ def recorded(text: str, records: list[dict[str, Any]]) -> str:
     return f"{head}{begin}{measure.table(records)}\n\nMeasured on: {measure.summary(records[0]['machine'])}.{end}{tail}"
 
 
-def keep(build: Path, records: list[dict[str, Any]]) -> None:
-    """RECORD=1: what the repository shows from now on."""
-    shutil.copy(build / "bench.json", RECORDED)
-    shutil.copy(build / "bench.csv", VALUES)
+def keep(build: Path, records: list[dict[str, Any]], raw: dict[str, measure.Samples]) -> None:
+    """RECORD=1: what the repository shows from now on. What this run has not measured stays as it was recorded."""
+    new = {entry["id"] for entry in records}
+    stay = [entry for entry in json.loads(RECORDED.read_text()) if entry["id"] not in new]
+    records = sorted([*records, *stay], key=lambda entry: experiments.IDS.index(entry["id"]))
+    with tempfile.TemporaryDirectory(dir=build) as place:
+        measure.write(Path(place), records, {**measure.read(VALUES), **raw})
+        shutil.copy(f"{place}/bench.json", RECORDED)
+        shutil.copy(f"{place}/bench.csv", VALUES)
     README.write_text(recorded(README.read_text(), records))
     figures.main([])
     for picture in build.glob("*.png"):
@@ -119,7 +125,7 @@ def main(words: list[str]) -> int:
     if options.get("CHECK"):
         return gate.main(records, json.loads(RECORDED.read_text()), measure.read(VALUES))
     if options.get("RECORD"):
-        keep(build, records)
+        keep(build, records, raw)
     return 0
 
 

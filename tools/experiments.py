@@ -151,29 +151,31 @@ def disks(bench: Bench) -> Outcome:
     The servers are web and mail servers in turn, from the images that set-up makes. Machines, and the other stores, run
     with the base alone; what an application takes is added to them: to each machine's disk, and elsewhere once.
     """
-    values: measure.Samples = {}
-    servers = bench.size.servers
-    web_and_mail = real_servers()
+    servers, web_and_mail = bench.size.servers, real_servers()
     each = [storage.usage(*layers[:-1]) for layers, _ in web_and_mail]
+    added = {"disks": lambda count: sum((each * count)[:count]), "layers": lambda _: 0, "copies": lambda _: 0}
+    measured: measure.Samples = {}
+    computed: measure.Samples = {}
     with (
         storage.Ground(web_and_mail) as ground,
         engines.stores(bench.scratch, Path(ground.path), storage.SERVE) as stores,
     ):
-        ways = {"layers": ground.layers, "copies": ground.copies}
-        ways |= {name: once(store, each) for name, store in stores.items()}
+        ways = {"layers": ground.layers, "copies": ground.copies, **stores}
         if not machine.missing():
-            ways |= {"disks": lambda count: ground.disks(count) + sum((each * count)[:count])}
-            ways |= {"clones": once(ground.clones, each)}
+            ways |= {"disks": ground.disks, "clones": ground.clones}
         show = bench.progress("running servers", len(ways))
-        for number, (way, measured) in enumerate(ways.items()):
+        for number, (way, count_bytes) in enumerate(ways.items()):
             most = max(servers) if way == "layers" else bench.size.disks
-            values[way] = [measured(count) if count <= most else None for count in servers]
+            plain = [count_bytes(count) if count <= most else None for count in servers]
+            more = [added.get(way, lambda count: sum(each[:count]))(count) for count in servers]
+            measured[way] = [size and size + extra for size, extra in zip(plain, more, strict=True)]
+            computed[way] = [at(count, servers, plain) + extra for count, extra in zip(servers, more, strict=True)]
             show(number + 1)
-    ten = {way: [at(10, servers, sizes)] for way, sizes in values.items()}
-    names = {"disks": "vm_disks", "clones": "vm_linked_clones"}
-    samples = {SUBJECT: ten.pop("layers"), **{names.get(way, way): value for way, value in ten.items()}}
-    records = [entry for name in samples for entry in bench.record("storage.ten_servers", name, samples, "B")]
-    return records, {"storage.servers": {"servers": list(servers)}, "storage": values}
+    names = {"layers": SUBJECT, "disks": "vm_disks", "clones": "vm_linked_clones"}
+    ten = {names.get(way, way): [sizes[list(servers).index(10)]] for way, sizes in computed.items()}
+    records = [entry for name in ten for entry in bench.record("storage.ten_servers", name, ten, "B")]
+    raw = {"storage.servers": {"servers": list(servers)}, "storage": measured, "storage.computed": computed}
+    return records, raw
 
 
 def real_servers() -> list[Any]:
@@ -185,17 +187,15 @@ def real_servers() -> list[Any]:
         return [storage.in_root(str(subjects.DEBIAN))]
 
 
-def once(count: Callable[[int], int], applications: Sequence[int]) -> Callable[[int], int]:
-    """What is counted for the base, and each application once."""
-    return lambda number: count(number) + sum(applications[:number])
-
-
 def at(count: int, servers: Sequence[int], sizes: Sequence[Any]) -> float:
-    """The size for so many servers: measured, or on the straight line through the first and the last that were."""
+    """The size for so many servers: measured, or on the straight line between its neighbours, or through the ends."""
     known = {number: size for number, size in zip(servers, sizes, strict=True) if size is not None}
     if count in known:
         return float(known[count])
-    low, high = min(known), max(known)
+    low = max((number for number in known if number < count), default=min(known))
+    high = min((number for number in known if number > count), default=0)
+    if not high:
+        low, high = min(known), max(known)
     if low == high:
         return float(known[low]) * count / low
     return float(known[low] + (known[high] - known[low]) / (high - low) * (count - low))

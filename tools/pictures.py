@@ -101,15 +101,20 @@ def laps(samples: measure.Samples) -> Figure:
     return figure
 
 
-def storage(servers: Sequence[int], values: Mapping[str, Sequence[Any]], recorded: Sequence[str] = ()) -> Figure:
-    """Bytes on disk for n servers: dots are measured, dashed lines computed through the first and the last of them."""
+def storage(
+    servers: Sequence[int],
+    values: Mapping[str, Sequence[Any]],
+    computed: Mapping[str, Sequence[float]] | None = None,
+    recorded: Sequence[str] = (),
+) -> Figure:
+    """Bytes on disk for n servers: dots are measured; dashed lines are `computed`, or go through the measured ones."""
     from experiments import at
 
     figure, axes = plt.subplots(figsize=(10, 5))
     counts = range(1, max(servers) + 1)
     for name, sizes in values.items():
         tint = NOT_NOW if name in recorded else color(name)
-        line = [at(count, servers, sizes) / 1e9 for count in counts]
+        line = [at(count, servers, (computed or values)[name]) / 1e9 for count in counts]
         known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=True) if size is not None]
         axes.plot(counts, line, "--", color=tint, linewidth=1.5)
         axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
@@ -199,10 +204,7 @@ def draw(build: Path, raw: Mapping[str, Any], old: Mapping[str, Any], note: str)
     if "laps" in raw:
         figures["laps"] = laps(raw["laps"])
     if "storage" in raw:
-        grey = {name: sizes for name, sizes in machines(old.get("storage", {})).items() if name not in raw["storage"]}
-        servers = raw["storage.servers"]["servers"]
-        columns = {name: on(servers, old["storage.servers"]["servers"], sizes) for name, sizes in grey.items()}
-        figures["storage"] = storage(servers, {**raw["storage"], **columns}, list(columns))
+        figures["storage"] = disks(raw, old)
     if "density.minidocker" in raw:
         figures["density"] = densities(raw, old)
     if "demand.latency" in raw:
@@ -220,10 +222,15 @@ def machines(samples: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values for name, values in samples.items() if name in MACHINES}
 
 
-def on(servers: Sequence[int], theirs: Sequence[float], sizes: Sequence[Any]) -> list[Any]:
-    """Recorded sizes, in the columns of this run's numbers of servers."""
-    known = dict(zip(theirs, sizes, strict=False))
-    return [known.get(count) for count in servers]
+def disks(raw: Mapping[str, Any], old: Mapping[str, Any]) -> Figure:
+    """With the recorded disks of machines, in the columns of this run, where it has none."""
+    servers = [int(count) for count in raw["storage.servers"]["servers"]]
+    values, computed = dict(raw["storage"]), dict(raw["storage.computed"])
+    grey = [name for name in machines(old.get("storage.computed", {})) if name not in values]
+    for name in grey:
+        theirs, sizes = old["storage.servers"]["servers"], old["storage.computed"][name]
+        values[name] = computed[name] = [dict(zip(theirs, sizes, strict=True)).get(count) for count in servers]
+    return storage(servers, values, computed, grey)
 
 
 def densities(raw: Mapping[str, Any], old: Mapping[str, Any]) -> Figure:
