@@ -102,10 +102,14 @@ def keep(build: Path, records: list[dict[str, Any]], raw: dict[str, measure.Samp
 def note(records: list[dict[str, Any]], old: list[dict[str, Any]]) -> str:
     """What stands below the picture of starts: the machine, and whether its guests are emulated."""
     about = records[0]["machine"] if records else {}
-    parts = [about.get("cpu", ""), f"{about.get('cpus', '?')} CPUs", f"kernel {about.get('kernel', '?')}"]
-    if "guests" in about or not old:
-        return ", ".join(parts) + (f"; VMs {about['guests']}" if "guests" in about else "")
-    return ", ".join(parts) + f"; recorded ones: {measure.summary(old[0]['machine'])}"
+    theirs = old[0]["machine"] if old and "guests" not in about else {}
+    return described(about) + (f"; recorded ones: {described(theirs)}" if theirs else "")
+
+
+def described(machine: dict[str, Any]) -> str:
+    """A machine in a few words."""
+    words = f"{machine.get('cpu', '?')}, {machine.get('cpus', '?')} CPUs, kernel {machine.get('kernel', '?')}"
+    return words + (f"; VMs {machine['guests']}" if "guests" in machine else "")
 
 
 def main(words: list[str]) -> int:

@@ -111,15 +111,19 @@ def storage(
     from experiments import at
 
     figure, axes = plt.subplots(figsize=(10, 5))
-    counts = range(1, max(servers) + 1)
+    counts, ends = range(1, max(servers) + 1), {}
     for name, sizes in values.items():
         tint = NOT_NOW if name in recorded else color(name)
         line = [at(count, servers, (computed or values)[name]) / 1e9 for count in counts]
         known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=True) if size is not None]
         axes.plot(counts, line, "--", color=tint, linewidth=1.5)
         axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
-        text = f"{LABELS.get(name, name)}: {line[-1]:.2g} GB" + (" (recorded)" if name in recorded else "")
-        axes.annotate(text, (counts[-1], line[-1]), xytext=(8, -4), textcoords="offset points", fontsize=12)
+        ends[name] = line[-1]
+    floor = 0.0
+    for name, end in sorted(ends.items(), key=lambda item: item[1]):
+        text = f"{LABELS.get(name, name)}: {end:.2g} GB" + (" (recorded)" if name in recorded else "")
+        floor = max(end, floor * 1.13)  # so that no label lies on another
+        axes.annotate(text, (counts[-1], floor), xytext=(8, -4), textcoords="offset points", fontsize=12)
     axes.set_xlim(0, counts[-1] * 1.55)
     axes.set_xticks(servers[1:])
     axes.set_yscale("log")
