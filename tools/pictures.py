@@ -115,7 +115,7 @@ def storage(
     for name, sizes in values.items():
         tint = NOT_NOW if name in recorded else color(name)
         line = [at(count, servers, (computed or values)[name]) / 1e9 for count in counts]
-        known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=True) if size is not None]
+        known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=False) if size is not None]
         axes.plot(counts, line, "--", color=tint, linewidth=1.5)
         axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
         ends[name] = line[-1]
