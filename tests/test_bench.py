@@ -262,3 +262,33 @@ def test_the_start_of_a_command_imports_nothing_slow():
     code = f"import sys; sys.path.insert(0, {str(REPO)!r}); import {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert not slow & set(done.stdout.split())
+
+
+# Pictures
+
+
+def test_the_pictures():
+    """In a process of their own: matplotlib brings threads and keeps fonts open, and other tests want to fork."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", REPO / "tests/pictures_08.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_part_of_the_bench_leaves_the_rest_of_the_record_alone(monkeypatch, tmp_path):
+    for name in ("RECORDED", "VALUES", "README"):
+        path = tmp_path / getattr(bench, name).name
+        path.write_bytes(getattr(bench, name).read_bytes())
+        monkeypatch.setattr(bench, name, path)
+    monkeypatch.setattr(bench.figures, "main", lambda _: 0)
+    before = json.loads(bench.RECORDED.read_text())
+    new = [{**entry, "ratio": 0.5} for entry in before if entry["id"] == "sharing.work"]
+    build = tmp_path / "build"
+    build.mkdir()
+    bench.keep(build, new, {"sharing.work": {"minidocker": [1.0], "halves": [2.0]}})
+    after = json.loads(bench.RECORDED.read_text())
+    assert [entry for entry in after if entry["id"] == "sharing.work"] == new
+    assert [entry for entry in after if entry["id"] != "sharing.work"] == [
+        entry for entry in before if entry["id"] != "sharing.work"
+    ]
+    assert measure.read(bench.VALUES)["sharing.work"]["halves"] == [2.0]
+    assert "start.end" in measure.read(bench.VALUES)
