@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) tools/run_all.py
@@ -38,11 +38,15 @@ check: provision  ## style, format, types, layers, the chapters' quotations, the
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) tools/weave.py --check
+	$(PY) tools/figures.py --check
 	$(PY) tools/notebooks.py --check
 	shellcheck vagrant/*.sh
 
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
 	$(AS_ROOT) tools/bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
+
+bench-check: provision  ## measure quickly, and fail if a ratio has grown beyond what is recorded
+	$(AS_ROOT) tools/bench.py CHECK=1 QUICK=1 $(if $(ONLY),ONLY=$(ONLY))
 
 test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=..., BARE=1, KIT=...
 	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(if $(KIT),--kit $(KIT),$(TESTS)))
@@ -66,7 +70,7 @@ reset:  ## remove every trace of minidocker from this machine, however broken it
 	@$(if $(SUDO),sudo env 'MINIDOCKER_HOME=$(MINIDOCKER_HOME)') sh vagrant/reset.sh
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 provision:
 	@sh vagrant/provision.sh

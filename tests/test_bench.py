@@ -1,6 +1,5 @@
 """The bench: its statistics on data whose answer is known, its records, and one small real run. No time is asserted."""
 
-import csv
 import json
 import random
 import shutil
@@ -18,7 +17,11 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "tools"))
 
 import bench  # noqa: E402  # tools/ is no package
+import experiments  # noqa: E402
+import figures  # noqa: E402
+import gate  # noqa: E402
 import measure  # noqa: E402
+import peers  # noqa: E402
 
 MACHINE = {"cpu": "one", "cpus": 1, "memory_gb": 2, "system": "Debian", "kernel": "6.1", "python": "3.11", "crun": "1"}
 
@@ -66,10 +69,19 @@ def test_rounds_are_interleaved_in_changing_order_and_the_warm_up_is_not_counted
     assert min(value for values in samples.values() for value in values) == 6.0
 
 
+def test_what_takes_long_runs_in_some_rounds_and_its_ratio_is_taken_there():
+    calls = iter(range(1000))
+    subjects = {"often": lambda: 10.0 * next(calls) + 10, "seldom": lambda: 1.0}
+    samples = measure.interleaved(subjects, 7, warm_up=2, rare={"seldom": 3})
+    assert samples["seldom"] == [1.0, None, None, 1.0, None, None, 1.0]
+    entry = measure.record("vm.x", "often", "seldom", samples, unit="s", machine=MACHINE)
+    assert (entry["ratio"], entry["low"], entry["high"], entry["runs"]) == (60.0, 30.0, 90.0, 3)
+
+
 def check(entry):
     """The record of DESIGN: these fields, in this order, and nothing of the machine's name."""
     assert tuple(entry) == ("id", "subject", "against", "ratio", "low", "high", "runs", "unit", "median", "machine")
-    assert entry["subject"] == "minidocker" and entry["unit"] == "s"
+    assert entry["subject"] == "minidocker" and entry["unit"] in ("s", "B")
     assert 0 < entry["low"] <= entry["ratio"] <= entry["high"]
     assert entry["median"] > 0 and isinstance(entry["runs"], int)
     assert {"cpu", "cpus", "memory_gb", "system", "kernel", "python"} <= set(entry["machine"])
@@ -80,7 +92,7 @@ def test_a_record_and_its_line_in_the_table():
     entry = measure.record("start.library", "minidocker", "crun", samples, unit="s", machine=MACHINE)
     check(entry)
     assert (entry["ratio"], entry["low"], entry["high"], entry["runs"]) == (0.25, 0.2, 0.3, 3)
-    line = "| start.library | minidocker | crun | 0.250 | 0.200 to 0.300 | 3 | 5 ms |"
+    line = "| start.library | minidocker | crun | 0.25 | 0.2 to 0.3 | 3 | 5 ms |"
     assert measure.table([entry]).splitlines()[-1] == line
 
 
@@ -106,12 +118,12 @@ def run_bench(tmp_path, *words):
 def test_an_unknown_id_is_one_line(tmp_path):
     done = run_bench(tmp_path, "ONLY=nothing")
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr == "bench: no id begins with nothing: there are start.library start.stage\n"
+    assert done.stderr.startswith("bench: no id begins with nothing: there are start.library start.stage ")
 
 
 def test_a_small_real_run_in_a_jupyter_kernel_writes_records_raw_values_and_a_table(tmp_path):
     for name in ("crun", "runc"):
-        need(shutil.which(name, path=bench.PATH), f"needs {name}: apt install {name}")
+        need(shutil.which(name, path=peers.PATH), f"needs {name}: apt install {name}")
     done = run_bench(tmp_path, "ONLY=start.library", "RUNS=3")
     assert done.returncode == 0, done.stderr
     records = json.loads((tmp_path / "bench.json").read_text())
@@ -121,18 +133,114 @@ def test_a_small_real_run_in_a_jupyter_kernel_writes_records_raw_values_and_a_ta
     against = [entry["against"] for entry in records]
     assert {"crun", "runc", "process"} <= set(against)
     assert measure.table(records) in done.stdout
-    rows = list(csv.DictReader((tmp_path / "bench.csv").open()))
-    assert len(rows) == 3 * (1 + len(against))
-    assert all(float(row["value"]) > 0 for row in rows)
+    values = measure.read(tmp_path / "bench.csv")
+    assert set(against) < set(values["start.end"]) and values["start.end"].keys() == values["start.first_line"].keys()
+    for name, ends in values["start.end"].items():
+        assert len(ends) == 3
+        assert all(0 < line <= end for line, end in zip(values["start.first_line"][name], ends, strict=True))
+    assert (tmp_path / "start.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_peer_that_is_not_installed_is_said_and_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "PATH", str(tmp_path))
-    assert list(bench.peers(tmp_path)) == ["process"]
+    monkeypatch.setattr(peers, "PATH", str(tmp_path))
+    with peers.peers(tmp_path) as commands:
+        assert list(commands) == ["process"]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[1] for line in lines] == [
-        f" no figure against {name}" for name in ("crun", "runc", "unshare", "bwrap")
+    assert [line.split(":")[1] for line in lines] == [f" no figure against {name}" for name in peers.RUNTIMES]
+
+
+def test_a_peer_that_does_not_work_is_said_with_its_own_last_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "RUNTIMES", {"broken": ("sh", lambda _: ["sh", "-c", "echo why >&2; exit 3"])})
+    with peers.peers(tmp_path, ("broken",)) as commands:
+        assert list(commands) == ["process"]
+    assert capsys.readouterr().out == "bench: no figure against broken: exit status 3: why\n"
+
+
+def test_a_line_through_what_was_measured_gives_what_was_not():
+    servers, sizes = (1, 2, 5, 10), (100, 110, None, None)
+    assert [experiments.at(count, servers, sizes) for count in servers] == [100, 110, 140, 190]
+    assert experiments.at(10, (1, 10), (7, None)) == 70
+
+
+# The gate
+
+
+def recorded_values(ours, theirs=(1.0,) * 41):
+    return {"start.end": {"library": list(ours), "crun": list(theirs)}}
+
+
+def entry_of(ratio, low, high, runs=11):
+    return {"id": "start.library", "against": "crun", "ratio": ratio, "low": low, "high": high, "runs": runs}
+
+
+def test_the_gate_lets_noise_pass_and_stops_what_has_become_slower():
+    dice = random.Random(2)
+    values = recorded_values(dice.lognormvariate(-1, 0.1) for _ in range(41))
+    old = entry_of(0.37, 0.35, 0.39, 41)
+    assert gate.verdict(entry_of(0.4, 0.3, 0.5), old, values)[0] == "ok"
+    assert gate.verdict(entry_of(0.8, 0.7, 0.9), old, values)[0] == "slower"
+    assert gate.main([entry_of(0.8, 0.7, 0.9)], [old], values) == 1
+    assert gate.main([entry_of(0.4, 0.3, 0.5)], [old], values) == 0
+
+
+def test_the_gate_says_when_the_noise_is_wider_than_its_margin():
+    dice = random.Random(3)
+    values = recorded_values(dice.lognormvariate(-1, 3) for _ in range(41))
+    assert gate.verdict(entry_of(0.4, 0.01, 9), entry_of(0.37, 0.1, 2, 41), values)[0] == "noisy"
+
+
+def test_quick_runs_of_unchanged_code_pass_the_gate():
+    """A thousand quick runs, drawn from the distribution that the recorded values came from."""
+    dice = random.Random(4)
+
+    def draw(count):
+        return [dice.lognormvariate(-1, 0.3) for _ in range(count)]
+
+    recorded = draw(41)
+    old = measure.record("start.library", "m", "c", {"m": recorded, "c": [1.0] * 41}, unit="s", machine={})
+    values, failed = recorded_values(recorded), 0
+    for _ in range(1000):
+        new = measure.record("start.library", "m", "c", {"m": draw(11), "c": [1.0] * 11}, unit="s", machine={})
+        failed += gate.verdict(new, old, values)[0] == "slower"
+    assert failed == 0
+
+
+# Figures in the text
+
+
+def test_figures_are_filled_from_what_is_recorded():
+    records = [
+        {
+            "id": "a.b",
+            "against": "c",
+            "ratio": 0.0123,
+            "low": 0.01,
+            "high": 0.02,
+            "runs": 5,
+            "median": 0.0056,
+            "unit": "s",
+        }
     ]
+    values = {"storage": {"layers": [1e6, 204e6]}}
+    text = "<!-- figure a.b c -->x<!-- /figure -->, <!-- figure a.b c times -->?<!-- /figure --> times, "
+    text += "<!-- figure a.b c median --><!-- /figure -->, <!-- value storage layers B 2 -->7<!-- /value -->"
+    seen = [match[4] for match in figures.MARKER.finditer(figures.filled(text, records, values))]
+    assert seen == ["0.012", "81", "5.6 ms", "204 MB"]
+
+
+def test_a_figure_that_is_not_recorded_is_an_error():
+    with pytest.raises(SystemExit, match="a.b d --> is not recorded"):
+        figures.filled("<!-- figure a.b d -->1<!-- /figure -->", [], {})
+
+
+def test_a_number_that_no_command_has_made_is_found():
+    text = "It takes 5 ms, 30 % of `2 ms`, <!-- given -->10 GB<!-- /given --> and\n```\n7 s\n```\nor 12 times as long."
+    assert list(figures.strays(text)) == ["5 ms", "0 %", "12 times"]
+
+
+def test_the_texts_show_recorded_figures_and_no_others():
+    done = subprocess.run([sys.executable, REPO / "tools/figures.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_start_of_a_command_imports_nothing_slow():
@@ -154,3 +262,33 @@ def test_the_start_of_a_command_imports_nothing_slow():
     code = f"import sys; sys.path.insert(0, {str(REPO)!r}); import {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert not slow & set(done.stdout.split())
+
+
+# Pictures
+
+
+def test_the_pictures():
+    """In a process of their own: matplotlib brings threads and keeps fonts open, and other tests want to fork."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", REPO / "tests/pictures_08.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_part_of_the_bench_leaves_the_rest_of_the_record_alone(monkeypatch, tmp_path):
+    for name in ("RECORDED", "VALUES", "README"):
+        path = tmp_path / getattr(bench, name).name
+        path.write_bytes(getattr(bench, name).read_bytes())
+        monkeypatch.setattr(bench, name, path)
+    monkeypatch.setattr(bench.figures, "main", lambda _: 0)
+    before = json.loads(bench.RECORDED.read_text())
+    new = [{**entry, "ratio": 0.5} for entry in before if entry["id"] == "sharing.work"]
+    build = tmp_path / "build"
+    build.mkdir()
+    bench.keep(build, new, {"sharing.work": {"minidocker": [1.0], "halves": [2.0]}})
+    after = json.loads(bench.RECORDED.read_text())
+    assert [entry for entry in after if entry["id"] == "sharing.work"] == new
+    assert [entry for entry in after if entry["id"] != "sharing.work"] == [
+        entry for entry in before if entry["id"] != "sharing.work"
+    ]
+    assert measure.read(bench.VALUES)["sharing.work"]["halves"] == [2.0]
+    assert "start.end" in measure.read(bench.VALUES)

@@ -7,6 +7,9 @@ A machine's speed changes from minute to minute, with its clock, its caches and 
 every subject once, and a ratio is taken within a round: what slows a round down slows both of its runs down. The ratio
 of a record is the median of the rounds' ratios. Below 1 means: less time (memory, disk) than the other.
 
+A subject that takes long may be run in some of the rounds only: elsewhere its value is None, and a ratio is taken in
+the rounds that have both.
+
 The interval is that of the order statistics: of n ratios in order, the j-th and the (n+1-j)-th, with the largest j for
 which the true median lies between them with a probability of at least 95 %. Every ratio is below the true median with
 probability 1/2, so that probability is a sum of binomial terms: exact, and without an assumption about the noise.
@@ -26,30 +29,35 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Samples = dict[str, list[float]]
+Samples = dict[str, list[Any]]  # subject -> its value in each round: a number, or None if it did not run in that one
 FIELDS = ("id", "subject", "against", "ratio", "low", "high", "runs", "unit", "median", "machine")
 
 
 def interleaved(
-    subjects: Mapping[str, Callable[[], float]],
+    subjects: Mapping[str, Callable[[], Any]],
     runs: int,
     *,
     warm_up: int = 3,
     pause: float = 0.0,
+    rare: Mapping[str, int] | None = None,
     progress: Callable[[int], object] = str,
 ) -> Samples:
     """Run every subject once per round, in another order each time, so that none always has the same one before it.
 
     The first `warm_up` rounds fill caches and start what is started once; they are not counted. Before each run
-    are `pause` seconds, in which what the one before left behind can end. `progress` is told each round that is over.
+    are `pause` seconds, in which what the one before left behind can end. `rare` says of a subject that it runs only in
+    every k-th round, and in the last one of the warm-up. `progress` is told each round that is over.
     """
     order, dice = list(subjects), random.Random(0)
     samples: Samples = {name: [] for name in subjects}
     for number in range(-warm_up, runs):
         dice.shuffle(order)
         for name in order:
-            time.sleep(pause)
-            value = subjects[name]()
+            every = (rare or {}).get(name, 1)
+            value = None
+            if number % every == 0 if number >= 0 else every == 1 or number == -1:
+                time.sleep(pause)
+                value = subjects[name]()
             if number >= 0:
                 samples[name].append(value)
         progress(number + 1)
@@ -69,18 +77,38 @@ def rank(count: int, confidence: float = 0.95) -> int:
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """The median of the paired ratios, and the interval that holds the true one with 95 %: (ratio, low, high)."""
-    ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
-    j = rank(len(ratios))
-    return statistics.median(ratios), ratios[j - 1], ratios[-j]
+    return middle([mine / other for mine, other in pairs(ours, theirs)])
+
+
+def pairs(ours: Sequence[Any], theirs: Sequence[Any]) -> list[tuple[float, float]]:
+    """Their values in the rounds in which both ran."""
+    return [pair for pair in zip(ours, theirs, strict=True) if None not in pair]
+
+
+def middle(values: Sequence[Any]) -> tuple[float, float, float]:
+    """The median of the values that are there, and the interval that holds the true one with 95 %."""
+    ordered = sorted(value for value in values if value is not None)
+    j = rank(len(ordered))
+    return statistics.median(ordered), ordered[j - 1], ordered[-j]
 
 
 def record(
     name: str, subject: str, against: str, samples: Samples, *, unit: str, machine: dict[str, Any]
 ) -> dict[str, Any]:
-    """One line of build/bench.json. `median` is the subject's own, in `unit`."""
-    middle, low, high = (round(value, 4) for value in ratio(samples[subject], samples[against]))
-    median = float(f"{statistics.median(samples[subject]):.4g}")
-    values = (name, subject, against, middle, low, high, len(samples[subject]), unit, median, machine)
+    """One line of bench.json. `median` is the subject's own, in `unit`; `runs` are the rounds that both ran in."""
+    together = pairs(samples[subject], samples[against])
+    low_high = ratio(*zip(*together, strict=True))
+    median = float(f"{statistics.median(mine for mine, _ in together):.4g}")
+    values = (
+        name,
+        subject,
+        against,
+        *(float(f"{value:.4g}") for value in low_high),
+        len(together),
+        unit,
+        median,
+        machine,
+    )
     return dict(zip(FIELDS, values, strict=True))
 
 
@@ -106,15 +134,20 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|--:|--:|--:|--:|",
     ]
     for entry in records:
-        interval = f"{entry['low']:.3f} to {entry['high']:.3f}"
-        cells = [entry["id"], entry["subject"], entry["against"], f"{entry['ratio']:.3f}", interval, entry["runs"]]
-        lines.append("| " + " | ".join([*map(str, cells), _amount(entry["median"], entry["unit"])]) + " |")
+        ratio, low, high = (f"{entry[key]:.3g}" for key in ("ratio", "low", "high"))
+        cells = [entry["id"], entry["subject"], entry["against"], ratio, f"{low} to {high}", entry["runs"]]
+        lines.append("| " + " | ".join([*map(str, cells), amount(entry["median"], entry["unit"])]) + " |")
     return "\n".join(lines)
 
 
-def _amount(value: float, unit: str) -> str:
-    """A time in ms, anything else as it is."""
-    return f"{value * 1000:.3g} ms" if unit == "s" else f"{value:.4g} {unit}"
+def amount(value: float, unit: str) -> str:
+    """A time in ms, bytes in kB, MB or GB (powers of ten), anything else as it is."""
+    if unit == "s":
+        return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+    if unit == "B":
+        power = min(max(int(math.log10(max(value, 1))) // 3, 0), 3)
+        return f"{value / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
+    return f"{value:.4g} {unit}"
 
 
 def summary(machine: Mapping[str, Any]) -> str:
@@ -134,4 +167,16 @@ def write(folder: Path, records: Sequence[Mapping[str, Any]], samples: Mapping[s
         rows.writerow(["id", "subject", "round", "value"])
         for name, subjects in samples.items():
             for subject, values in subjects.items():
-                rows.writerows([name, subject, number, f"{value:.6g}"] for number, value in enumerate(values, 1))
+                there = [(number, value) for number, value in enumerate(values, 1) if value is not None]
+                rows.writerows([name, subject, number, f"{value:.6g}"] for number, value in there)
+
+
+def read(path: Path) -> dict[str, Samples]:
+    """What `write` has put into bench.csv: by id and subject, the value of each round, None where there was none."""
+    values: dict[str, Samples] = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                series = values.setdefault(row["id"], {}).setdefault(row["subject"], [])
+                series += [None] * (int(row["round"]) - 1 - len(series)) + [float(row["value"])]
+    return values

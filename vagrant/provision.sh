@@ -27,17 +27,22 @@ PACKAGES="
     busybox-static mmdebstrap
     fuse3 e2fsprogs
     runc crun bubblewrap
+    lz4 xz-utils zstd cpio
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     nginx-light sshfs openssh-server curl
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
-EXTRA_PACKAGES="user-mode-linux"
+EXTRA_PACKAGES="user-mode-linux qemu-utils"
+case $(uname -m) in
+x86_64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-x86" ;;
+aarch64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-arm" ;;
+esac
 # Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
-# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the virtual machines of `make test-vm`, Vagrant.
-TEST_PACKAGES="chromium qemu-system-x86 qemu-utils lz4 zstd xz-utils vagrant vagrant-libvirt"
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the disks of `make test-vm`, Vagrant.
+TEST_PACKAGES="chromium lz4 zstd xz-utils vagrant vagrant-libvirt"
 case ${MINIDOCKER_MUST_WORK:-0} in 0) ;; *) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
@@ -314,6 +319,130 @@ apt_source() {
         done
 }
 
+# --- guests of virtual machines --------------------------------------------------------------------------------
+
+# guest FILE RECIPE MAKER: makes guest/FILE by the function MAKER, which leaves it in the directory that it is given.
+guest() {
+    made "$GUEST/$1" "guest-$1" "$2" && return
+    say "making $GUEST/$1"
+    discard "$GUEST/.$1.new"
+    UNFINISHED=$GUEST/.$1.new
+    mkdir -p "$UNFINISHED"
+    "$3" "$UNFINISHED"
+    discard "$GUEST/$1"
+    mv -T "$UNFINISHED/$1" "$GUEST/$1"
+    discard "$UNFINISHED"
+    UNFINISHED=
+    note "guest-$1" "$2"
+}
+
+# The name of the package with the release's kernel for virtual machines; nothing where there is none (Ubuntu).
+cloud_kernel() {
+    apt-cache depends "linux-image-cloud-$(dpkg --print-architecture)" 2>/dev/null | sed -n 's/^ *Depends: //p' | head -n 1
+}
+
+# The distribution's own kernel for virtual machines, unpacked from its package. Nothing is installed, nothing in /boot.
+# Makes vmlinux, and beside it modules/VERSION.
+make_kernel() {
+    (
+        cd "$1"
+        quietly "downloading the kernel $KERNEL" "is there a network? only set-up needs it" \
+            apt-get download -q -o APT::Sandbox::User=root "$KERNEL"
+        dpkg-deb -x ./*.deb .
+        extract_vmlinux boot/vmlinuz-* vmlinux
+    ) || exit 1
+    discard "$GUEST/modules"
+    mv -T "$1/lib/modules" "$GUEST/modules"
+}
+
+# extract_vmlinux FILE TARGET: a kernel that need not unpack itself, which costs an emulated machine a second.
+# On x86 it is the payload of a bzImage: Documentation/arch/x86/boot.rst, "setup_sects" and "payload_offset".
+extract_vmlinux() {
+    if [ "$(field "$1" 514 c 4)" != HdrS ]; then
+        gzip -dc "$1" >"$2" 2>/dev/null || cp "$1" "$2"    # arm64: compressed as a whole, or not at all
+        return
+    fi
+    start=$((($(field "$1" 497 u1 1) + 1) * 512 + $(field "$1" 584 u4 4)))
+    length=$(field "$1" 588 u4 4)
+    size=$(field "$1" $((start + length - 4)) u4 4)    # the last four bytes: what comes of it
+    for unpack in lz4 'xz --single-stream' zstd gzip; do
+        tail -c +$((start + 1)) "$1" | head -c "$length" | $unpack -dc >"$2" 2>/dev/null || true
+        [ "$(wc -c <"$2")" != "$size" ] || return 0
+    done
+    die "$1 is packed in a way that is unknown here: say so in an issue, please"
+}
+
+# field FILE OFFSET TYPE LENGTH: a number or some letters in a binary file.
+field() { od -An -j "$2" -t "$3" -N "$4" "$1" 2>/dev/null | tr -d ' \n'; }
+
+# The smallest guest: the busybox root as an initial RAM disk, and an init of five lines.
+make_minimal() {
+    cp -a "$ROOTS/busybox" "$1/tree"
+    cat >"$1/tree/init" <<'EOF'
+#!/bin/sh
+# Process 1: the kernel hands on what it does not know of its arguments, here run="COMMAND", in the environment.
+mount -t proc proc /proc
+sh -c "$run"
+poweroff -f
+EOF
+    chmod 755 "$1/tree/init"
+    (cd "$1/tree" && find . | cpio -o -H newc -R 0:0 --quiet) >"$1/minimal.cpio"
+}
+
+# The usual guest: the Debian root with systemd in it, on the disk image of a machine. It is written file by file,
+# without a loop device: mke2fs(8), -d.
+make_usual() {
+    cp -a "$ROOTS/debian" "$1/tree"
+    # shellcheck disable=SC2016  # the inner shell expands them
+    quietly "installing systemd for the guest" "is there a network? only set-up needs it" \
+        unshare --mount --propagation private sh -ec '
+            mount -t proc proc "$1/proc"
+            apt-get install -y -q --no-install-recommends -o Dir::State::Status="$1/var/lib/dpkg/status" \
+                -o Dir::State::extended_states="$1/var/lib/apt/extended_states" -o DPkg::Options::=--root="$1" \
+                -o Dir::Cache::Archives="$1/var/cache/apt/archives" systemd-sysv
+        ' sh "$1/tree"
+    rm -rf "$1"/tree/var/cache/apt/archives/*.deb
+    printf 'guest\n' >"$1/tree/etc/hostname"
+    printf '/dev/root / ext4 rw,noatime 0 1\n' >"$1/tree/etc/fstab"
+    : >"$1/tree/etc/machine-id"
+    usual_service >"$1/tree/etc/systemd/system/run.service"
+    mkdir -p "$1/tree/etc/systemd/system/multi-user.target.wants"
+    ln -s ../run.service "$1/tree/etc/systemd/system/multi-user.target.wants/run.service"
+    quietly "making a disk image" "is there a gigabyte left on $GUEST?" \
+        mke2fs -q -t ext4 -L root -d "$1/tree" -E root_owner=0:0 "$1/debian.ext4" 1G
+}
+
+# What systemd starts as soon as its basic services are up: the same command as the smallest guest's init.
+usual_service() {
+    cat <<'EOF'
+[Unit]
+Description=What the kernel's arguments say: run="COMMAND"
+SuccessAction=poweroff-force
+
+[Service]
+PassEnvironment=run
+ExecStart=/bin/sh -c 'eval "$run"'
+StandardInput=tty-force
+StandardOutput=tty
+TTYPath=/dev/console
+
+[Install]
+WantedBy=multi-user.target
+EOF
+}
+
+guests() {
+    GUEST=$HOME_DIR/guest
+    KERNEL=$(cloud_kernel)
+    if [ -z "$KERNEL" ]; then
+        say "$CODENAME has no package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
+        return
+    fi
+    guest vmlinux "$CODENAME 1" make_kernel
+    guest minimal.cpio "$(cat "$HOME_DIR/made/busybox") 1" make_minimal
+    guest debian.ext4 "$(cat "$HOME_DIR/made/debian") 1" make_usual
+}
+
 # --- images ----------------------------------------------------------------------------------------------------
 
 ours() { (cd "$REPO" && PYTHONPATH=$REPO MINIDOCKER_HOME=$HOME_DIR "$HOME_DIR/venv-$XY/bin/python" -m minidocker "$@"); }
@@ -387,6 +516,7 @@ main() {
     image debian "$(cat "$HOME_DIR/made/debian") 1"
     image web "$(cat "$HOME_DIR/made/image-debian") $(cksum <"$REPO/chapters/05_images/web/Dockerfile")"
     image mail "$(cat "$HOME_DIR/made/image-debian") $(cksum <"$REPO/chapters/05_images/mail/Dockerfile")"
+    guests
 }
 
 main

@@ -1,0 +1,154 @@
+"""Chapter 8: how much disk do n servers need? As n disks of machines, and as n containers above what they share.
+
+    with Ground([in_image("web"), in_image("mail")]) as ground:
+        ground.layers(10)                   # bytes on disk after five of each have really run, and written their logs
+        ground.copies(2), ground.disks(2), ground.clones(2)
+
+Each way is a directory in which the servers keep what is theirs, and each server has run: it wrote a log file of some
+kilobytes and was stopped. What is counted is what du(1) counts: blocks on the disk, each file once, however many names
+it has. So a hole in a disk image costs nothing, and a file of one byte costs a block.
+"""
+
+from __future__ import annotations
+
+import os
+
+from minidocker import state
+from minidocker.bench.machine import boot, directory, link
+from minidocker.namespaces import Namespaces
+from minidocker.outcome import ContainerError
+from minidocker.process import run
+from minidocker.rootfs import PivotRoot
+from minidocker.union import Union
+
+# What a server without a program leaves behind: a hundred lines of an access log, and the number of its process
+SERVE = (
+    "i=0; while [ $i -lt 100 ]; do i=$((i+1)); "
+    "echo 192.0.2.$i - GET /index.html HTTP/1.1 200 4711; done >/var/log/access.log; echo $$ >/run/server.pid"
+)
+# A real one ($@, in the container) is asked something at its port ($0), until it has answered; then it is ended.
+ANSWER = """
+ip link set lo up
+"$@" &
+until exec 3<>/dev/tcp/127.0.0.1/$0; do kill -0 $! && sleep 0.05 || exit; done 2>/dev/null
+printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3
+read -r line <&3 && kill $! && wait
+echo "$line"
+"""
+BOOT = 120.0  # seconds that a machine gets to boot, serve and end
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Server = tuple[list[str], list[str]]  # layers, the top one first; a command
+
+
+class Ground:
+    """A directory among those of the containers, for as long as the measuring takes: all on one file system.
+
+    `servers` are (layers, the top one first, and a command); containers take turns with them. Needs root. If its owner
+    is killed, `minidocker prune` removes it.
+    """
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self.servers = servers
+
+    def __enter__(self) -> Ground:
+        self.name = f"ground-{os.urandom(6).hex()}"
+        self.lock = state.claim(self.name)
+        self.path = state.directory(self.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        state.release(self.name, self.lock)
+
+    def layers(self, number: int) -> int:
+        """Containers above the layers: each layer once, and for each server what it changed."""
+        used = {layer for layers, _ in self.servers[:number] for layer in layers}
+        return usage(*used, *self._containers(number, "overlay"))
+
+    def copies(self, number: int) -> int:
+        """Containers that share nothing: a full copy of the files for each."""
+        return usage(*self._containers(number, "copy"))
+
+    def disks(self, number: int) -> int:
+        """Machines with a disk of their own each: raw copies of the usual guest's, with holes where nothing is."""
+        return usage(*self._machines(number, "raw"))
+
+    def clones(self, number: int) -> int:
+        """Machines whose disks are linked clones, qcow2 files that hold what differs from one image that all share."""
+        return usage(original(), *self._machines(number, "qcow2"))
+
+    def _containers(self, number: int, driver: str) -> list[str]:
+        """The upper directories of containers that have run; those that an earlier call made are there already."""
+        uppers = [os.path.join(self.path, f"{driver}-{count}") for count in range(number)]
+        for count, upper in enumerate(uppers):
+            if not os.path.exists(upper):
+                os.mkdir(upper, 0o755)
+                layers, command = self.servers[count % len(self.servers)]
+                union = Union(layers, upper, driver=driver)
+                walls = [Namespaces("pid mount uts ipc net"), union, PivotRoot(union.root)]
+                result = run(command, *walls, timeout=BOOT)
+                if result.exit_code:
+                    raise ContainerError(f"server {count} did not serve: {result}", path=upper)
+        return uppers
+
+    def _machines(self, number: int, kind: str) -> list[str]:
+        """The disks of machines that have run."""
+        disks = [os.path.join(self.path, f"disk-{count}.{kind}") for count in range(number)]
+        for disk in disks:
+            if not os.path.exists(disk):
+                link(original(), disk) if kind == "qcow2" else copy_sparse(original(), disk)
+                with boot("usual", SERVE, disk=disk) as machine:
+                    machine.wait(BOOT)
+        return disks
+
+
+def in_root(root: str) -> Server:
+    """A server in a root file system, which is its only layer, without a program of its own."""
+    return [root], ["sh", "-c", SERVE]
+
+
+def in_image(name: str) -> Server:
+    """The server of an image of the store: what it runs, and the first port that it exposes."""
+    from minidocker.images.image import find
+    from minidocker.images.store import Store
+
+    image = find(Store(), name)
+    settings = image.config["config"]
+    port = next(iter(settings["ExposedPorts"])).partition("/")[0]
+    return image.layers(), ["bash", "-c", ANSWER, port, *settings["Cmd"]]
+
+
+def original() -> str:
+    """The disk image of the usual guest, as set-up made it."""
+    return os.path.join(directory(), "debian.ext4")
+
+
+def copy_sparse(source: str, target: str) -> None:
+    """Copy a file, but not its holes: SEEK_DATA and SEEK_HOLE, lseek(2)."""
+    with open(source, "rb") as old, open(target, "wb") as new:
+        new.truncate(os.fstat(old.fileno()).st_size)
+        position = 0
+        while True:
+            try:
+                begin = os.lseek(old.fileno(), position, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                return
+            position = os.lseek(old.fileno(), begin, os.SEEK_HOLE)
+            for at in range(begin, position, 1 << 20):
+                os.pwrite(new.fileno(), os.pread(old.fileno(), min(1 << 20, position - at), at), at)
+
+
+def usage(*paths: str) -> int:
+    """Bytes on disk of these files and directories with all that is in them, each file once."""
+    seen: dict[tuple[int, int], int] = {}
+    waiting = [*paths]
+    while waiting:
+        path = waiting.pop()
+        status = os.lstat(path)
+        seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+        if os.path.isdir(path) and not os.path.islink(path):
+            waiting += [entry.path for entry in os.scandir(path)]
+    return sum(seen.values())

@@ -1,0 +1,84 @@
+"""The lab of `make bench`: where the other runtimes change nothing on the host, and what everybody's container is like.
+
+It is a mount namespace and a network namespace of its own, entered once, with a copy of the root in memory and a /run
+of its own. There a hybrid host has no /sys/fs/cgroup/unified, since crun refuses hybrid hosts; and the network has `lo`
+only. What is equal among the runtimes is said in tools/bench.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from minidocker import state, syscalls
+from minidocker.rootfs import make_mounts_private
+
+ROOT = Path(state.home(), "roots/busybox")
+# Debian's programs first: an unrelated docker client of another version may lie in /usr/local/bin
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+MEMORY, CPUS, PIDS = 64 << 20, 1, 64  # a start stays far below each of them
+GROUP = "minidocker-bench"  # the cgroups that we ask the others to use begin so
+THEIRS = ("docker", "libpod_parent", "lxc.pivot")  # what they make all the same at the top of a hierarchy
+COMMAND = ["echo", "up"]
+
+
+class Missing(Exception):
+    """A runtime that cannot be measured here, and why."""
+
+
+@contextmanager
+def lab() -> Iterator[Path]:
+    """Leave the host's mounts and network for good, and yield a directory in memory. The caller has one thread so far.
+
+    The process stays the lab's owner; at its end only the directory's mounts are gone.
+    """
+    before = {path for path in cgroups() if path.name in THEIRS}
+    with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
+        enter(folder)
+        try:
+            yield Path(folder)
+        finally:
+            syscalls.umount(str(ROOT), syscalls.MNT_DETACH)
+            for place in (folder, "/run"):
+                syscalls.umount(place, syscalls.MNT_DETACH)
+            for path in cgroups():
+                if path not in before and (path.name in THEIRS or path.name.startswith((GROUP, "lxc."))):
+                    remove_groups(path)
+
+
+def enter(folder: str) -> None:
+    """The namespaces, and a copy of the root in memory in the place of the one on disk."""
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    make_mounts_private()
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if os.path.ismount("/sys/fs/cgroup/unified"):
+        syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
+    for place in ("/run", folder):
+        syscalls.mount("tmpfs", place, "tmpfs")
+    subprocess.run(["cp", "-a", str(ROOT), f"{folder}/rootfs"], check=True)
+    syscalls.mount(f"{folder}/rootfs", str(ROOT), flags=syscalls.MS_BIND)
+
+
+def cgroups() -> list[Path]:
+    """The groups just below the top of each hierarchy."""
+    return [path for path in Path("/sys/fs/cgroup").glob("*/*") if path.is_dir()]
+
+
+def remove_groups(top: Path) -> None:
+    """Remove a group and those below it, if no process is in them; what is used by somebody stays."""
+    for directory, _, _ in os.walk(top, topdown=False):
+        try:
+            Path(directory).rmdir()
+        except OSError:
+            return
+
+
+def checked(argv: list[str]) -> None:
+    """Run a preparation; if it fails, its runtime is missing."""
+    done = subprocess.run(argv, env={"PATH": PATH}, capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(f"{argv[0]}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
