@@ -31,7 +31,8 @@ def test_mounts_in_words_and_in_memory(home, tmp_path):
     (tmp_path / "file").write_text("of the host\n")
     words = f"type=bind,source={tmp_path},target=/h,readonly"
     assert minidocker(home, "run", "--mount", words, "busybox", "cat", "/h/file").stdout == "of the host\n"
-    shown = minidocker(home, "run", "--tmpfs", "/t:size=1m", "busybox", "sh", "-c", "dd if=/dev/zero of=/t/x bs=1M count=2")
+    fill = "dd if=/dev/zero of=/t/x bs=1M count=2"
+    shown = minidocker(home, "run", "--tmpfs", "/t:size=1m", "busybox", "sh", "-c", fill)
     assert "No space left" in shown.stderr
 
 

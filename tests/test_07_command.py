@@ -20,7 +20,8 @@ def home(tmp_path_factory):
 
 def host(home, script):
     """Run a shell script on a host of its own: a new network namespace, with `md` for the command."""
-    head = f'web=web{os.getpid()}\nip link set lo up\nmd() {{ {sys.executable} -m minidocker "$@"; }}\n'
+    head = f"web=web{os.getpid()}\nip link set lo up\n"
+    head += f'md() {{ {sys.executable} -m minidocker "$@"; }}\n'
     environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
     argv = ["unshare", "--net", "bash", "-c", head + script]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
