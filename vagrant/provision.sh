@@ -25,7 +25,7 @@ PACKAGES="
     busybox-static mmdebstrap
     fuse3 e2fsprogs
     runc crun bubblewrap
-    skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
+    openssl skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
