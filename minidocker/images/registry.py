@@ -16,6 +16,7 @@ Connections break: a blob then goes on where it stopped. Source: the OCI distrib
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 
@@ -93,15 +94,12 @@ class Registry(Connection):
         asked = blob.done
         headers = {"Range": f"bytes={asked}-"} if asked else {}
         response = self.request("GET", self._at(f"blobs/{blob.digest}"), (200, 206) if asked else (200,), headers)
-        if response.status == 200:
-            blob.restart()
-        try:
+        with contextlib.closing(response):
+            if response.status == 200:
+                blob.restart()
             self._check_announced(blob, response)
-        except ContainerError:
-            response.close()
-            raise
-        for data in self.pieces(response, blob.size - blob.done + 1):
-            blob.write(data)
+            for data in self.pieces(response, blob.size - blob.done + 1):
+                blob.write(data)
         if blob.done < blob.size:
             raise Unreachable(f"{self.name}: {blob.digest}: it ended after {blob.done} of {blob.size} bytes")
 
