@@ -824,6 +824,7 @@ def test_where_plain_http_is_spoken(monkeypatch):
         assert url_of(name) == f"https://{name}"
     assert url_of("docker.io") == "https://registry-1.docker.io"
     assert not may_ask("http://localhost:8080/admin", "https://ghcr.io")
+    assert not may_ask("https://localhost:8443/admin", "https://ghcr.io")
     assert may_ask("http://localhost:8080/token", "http://localhost:5000")
     assert may_ask("http://room.example:5000/x", "https://ghcr.io")
     assert not may_ask("http://cdn.example/x", "http://room.example:5000")

@@ -118,7 +118,9 @@ class Connection:
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
         """Ask until the answer is one that will stay the same."""
         if not may_ask(url, self.url):
-            raise ContainerError(f"{self.name}: {url} is plain HTTP: name its host in MINIDOCKER_INSECURE to allow it")
+            raise ContainerError(
+                f"{self.name}: {printable(url)} is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
+            )
         for attempt in range(self.retries + 1):
             response = self._once(method, url, headers, body)
             pause = self._pause(response, attempt)
@@ -180,7 +182,9 @@ def may_ask(url: str, registry: str) -> bool:
     machine may send us to another server on it, which might be one that trusts whoever asks from here.
     """
     parts = urlsplit(url)
-    here = _is_loopback(parts.netloc) and _is_loopback(urlsplit(registry).netloc)
+    here = _is_loopback(parts.netloc)
+    if here and not _is_loopback(urlsplit(registry).netloc):
+        return False
     plain = _origin(url) == _origin(registry) or here or parts.netloc in _insecure()
     return parts.scheme == "https" or (parts.scheme == "http" and plain)
 
