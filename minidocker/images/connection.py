@@ -118,9 +118,8 @@ class Connection:
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
         """Ask until the answer is one that will stay the same."""
         if not may_ask(url, self.url):
-            raise ContainerError(
-                f"{self.name}: {printable(url)} is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
-            )
+            why = "is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
+            raise ContainerError(f"{self.name}: {printable(url)} {why}")
         for attempt in range(self.retries + 1):
             response = self._once(method, url, headers, body)
             pause = self._pause(response, attempt)
