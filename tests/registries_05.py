@@ -95,7 +95,8 @@ def certificate(path):
 class Registry(http.server.ThreadingHTTPServer):
     """Serves what is in `manifests` and `blobs`; a rule (part of a path -> function) may answer first, or do worse.
 
-    A rule gets the handler and returns True if it has answered. `requests`: (method, path, headers) of all so far.
+    A rule gets the handler and returns True if it has answered. `requests`: (method, path, headers) of all so far;
+    `connections`: how many there were.
     """
 
     daemon_threads = False  # closing waits for the threads of all connections
@@ -103,7 +104,7 @@ class Registry(http.server.ThreadingHTTPServer):
     def __init__(self, host="127.0.0.1"):
         super().__init__((host, 0), Handler)
         self.manifests, self.blobs, self.requests, self.rules = {}, {}, [], {}
-        self.uploads = {}
+        self.uploads, self.connections = {}, 0
         self.name = f"{host}:{self.server_address[1]}"
 
     def __enter__(self):
@@ -150,6 +151,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 20
+
+    def setup(self):
+        self.server.connections += 1
+        super().setup()
 
     def log_message(self, *_):
         pass

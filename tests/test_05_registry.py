@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pty
@@ -145,6 +146,17 @@ def test_only_what_is_missing_travels(server, there, here, app, tmp_path):
     pull(there, f"{server.name}/app:2")
     fetched = {path.rpartition("/")[2] for _, path, _ in server.requests if "/blobs/" in path}
     assert fetched == {other.id, other.manifest["layers"][1]["digest"]}
+
+
+def test_a_connection_is_used_again(server, here, there, app):
+    """A new one costs round trips, three with TLS; each thread has one."""
+    server.blobs.clear()
+    here.tag(f"{server.name}/app", app.descriptor)
+    push(here, f"{server.name}/app")
+    assert len(server.requests) == 3 * 3 + 1 and server.connections <= transfer.PARALLEL
+    server.connections = 0
+    pull(there, f"{server.name}/app")
+    assert server.connections <= transfer.PARALLEL
 
 
 def test_push_says_what_it_did(debian, here, app, capsys):
@@ -310,12 +322,14 @@ def test_a_token_for_a_password(server, here, app, tmp_path):
     docker_login(server.name, "ann:secret", tmp_path)
     here.tag(f"{server.name}/app", app.descriptor)
     here.tag(f"{server.name}/base", app.descriptor)
+    unrelated = image(here, f"{server.name}/unrelated", [tree(tmp_path / "unrelated", "unrelated")])
     server.blobs.clear()
     push(here, f"{server.name}/app")
     asked = server.asked("/token")
     assert asked and all(headers["Authorization"] == basic("ann", "secret") for headers in asked)
     scopes = next(path for _, path, _ in server.requests if path.startswith("/token"))
     assert "repository%3Abase%3Apull" in scopes  # to mount from there
+    assert not unrelated.digests() & app.digests() and "unrelated" not in scopes
     assert all("secret" not in str(headers) for _, path, headers in server.requests if "/v2/" in path)
 
 
@@ -491,6 +505,14 @@ LIES = {
         ),
         "it sent a manifest with the digest",
     ),
+    "two images in one": (
+        lambda s, a: s.document(manifest_of(a, manifests=[]), "1"),
+        "a manifest that is an index as well",
+    ),
+    "two images in one, the other way": (
+        lambda s, a: s.document(manifest_of(a, manifests=[a.descriptor], mediaType=media.INDEX), "1"),
+        "an index that is a manifest as well",
+    ),
     "an index with no entries": (
         lambda s, a: s.document({"schemaVersion": 2, "mediaType": media.INDEX, "manifests": 7}, "1"),
         "no image for",
@@ -584,12 +606,12 @@ def test_what_passes_is_waited_for(server, there, app, status):
 def test_the_registry_says_how_long(server, there, app, monkeypatch):
     slept = []
     monkeypatch.setattr(connection.time, "sleep", slept.append)
-    waits = ["7", "nonsense"]
+    waits = ["7", "nonsense", "9" * 5000]  # of more than 4300 digits int() makes an error
     server.rules["/manifests/"] = lambda handler: (
         bool(waits) and handler.answer(429, b"{}", {"Retry-After": waits.pop(0)})
     )
     assert pull(there, f"{server.name}/app:1").id == app.id
-    assert slept == [7, Connection.backoff * 2]
+    assert slept == [7, Connection.backoff * 2, Connection.backoff * 4]
 
 
 def test_nobody_waits_for_hours(server, there):
@@ -645,6 +667,27 @@ def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, there, app):
     server.rules[layer] = partial
     assert pull(there, f"{server.name}/app:1").id == app.id
     assert [headers.get("Range") for headers in server.asked(layer)] == [None, "bytes=200-", "bytes=300-"]
+
+
+def test_a_connection_that_is_cut_at_the_end(server, tmp_path):
+    """All is here, but for the line that says so. To ask for what follows the last byte would be an error, 416."""
+    data = bytes(1 << 16)  # one piece: less, and what came before the cut is lost with it
+    descriptor = server.blob(data, media.LAYER)
+
+    def almost(handler):
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        handler.close_connection = True
+        return True
+
+    server.rules[descriptor["digest"]] = almost
+    with registry.Registry(server.name, "app") as client, open(tmp_path / "blob", "w+b") as file:
+        client.fetch(descriptor, file, lambda count: None)
+        file.seek(0)
+        assert file.read() == data
+    assert len(server.asked(descriptor["digest"])) == 1
 
 
 def test_a_registry_that_knows_no_ranges(server, there, app):
@@ -781,6 +824,7 @@ def test_where_plain_http_is_spoken(monkeypatch):
         assert url_of(name) == f"https://{name}"
     assert url_of("docker.io") == "https://registry-1.docker.io"
     assert not may_ask("http://localhost:8080/admin", "https://ghcr.io")
+    assert not may_ask("https://localhost:8443/admin", "https://ghcr.io")
     assert may_ask("http://localhost:8080/token", "http://localhost:5000")
     assert may_ask("http://room.example:5000/x", "https://ghcr.io")
     assert not may_ask("http://cdn.example/x", "http://room.example:5000")
@@ -816,6 +860,19 @@ def test_a_mirror_is_asked_first(server, there, app, monkeypatch, capsys):
         before = len(server.requests)
         assert "HTTP 404" in refused(pull, there, f"{hub.name}/app:none")
         assert len(server.requests) == before  # it mirrors docker.io only
+
+
+def test_a_mirror_that_lies_is_passed_over(server, there, app, monkeypatch, capsys):
+    """Also in the middle of its layers. A password in its address is not shown."""
+    with Registry() as hub:
+        hub.serve(app)
+        monkeypatch.setattr(connection, "HUB_URL", f"http://{hub.name}")
+        monkeypatch.setenv("MINIDOCKER_MIRROR", f"http://ann:secret@{server.name}")
+        server.blobs[last_layer(app)] = bytes(len(server.blobs[last_layer(app)]))
+        with Progress() as progress:
+            assert pull(there, "app:1", progress=progress).id == app.id
+        said = capsys.readouterr().err
+        assert "asking docker.io itself" in said and "secret" not in said and hub.asked(last_layer(app))
 
 
 def test_a_proxy(server, there, app, monkeypatch):
@@ -871,26 +928,28 @@ def test_an_upload_goes_on_where_it_stopped(server, here, large, kept):
 
 
 def test_a_real_registry_goes_on_where_it_stopped(debian, here, there, tmp_path, monkeypatch):
-    """Something between us and Debian's registry cuts every connection after some bytes, both ways."""
+    """Something between us and Debian's registry cuts connections after some bytes: on the way there the first three,
+    in the middle of a piece, after which this registry wants the upload from the beginning; on the way back all.
+    """
     monkeypatch.setattr(registry, "PIECE", 100_000)
-    monkeypatch.setattr(Connection, "retries", 12)
     made = image(here, "", [tree(tmp_path / "big", "big", 700_000)])
-    with cutting(int(debian.rpartition(":")[2]), 250_000) as port:
+    target = int(debian.rpartition(":")[2])
+    with cutting(target, itertools.chain([250_000] * 3, itertools.repeat(1 << 30))) as port:
         here.tag(f"localhost:{port}/app", made.descriptor)
         push(here, f"localhost:{port}/app")
+    with cutting(target, itertools.repeat(250_000)) as port:
         assert pull(there, f"localhost:{port}/app").id == made.id
 
 
 @contextlib.contextmanager
-def cutting(target, limit):
+def cutting(target, limits):
     """A port that leads to another, and cuts each connection after so many bytes in either direction."""
     import socket
 
     listener = socket.create_server(("127.0.0.1", 0))
     threads = []
 
-    def carry(source, sink):
-        left = limit
+    def carry(source, sink, left):
         with contextlib.suppress(OSError):
             while left > 0 and (data := source.recv(min(left, 65536))):
                 sink.sendall(data)
@@ -904,7 +963,8 @@ def cutting(target, limit):
             while True:
                 near, _ = listener.accept()
                 far = socket.create_connection(("127.0.0.1", target))
-                pair = [threading.Thread(target=carry, args=(a, b)) for a, b in ((near, far), (far, near))]
+                limit = next(limits)
+                pair = [threading.Thread(target=carry, args=(a, b, limit)) for a, b in ((near, far), (far, near))]
                 threads.append((pair, near, far))
                 for thread in pair:
                     thread.start()
@@ -956,7 +1016,27 @@ def test_a_push_that_fails(server, here, large, part, method, answer, problem):
     assert "1" not in server.manifests
 
 
-@pytest.mark.parametrize("span", ["", "0-99999999", "0--1", "nonsense", "0-\u0663"])
+def test_a_registry_that_forgets_an_upload(server, here, large):
+    """It answers 404 to the question how much is there: the upload begins anew."""
+    forgotten = []
+
+    def forget(handler):
+        name = handler.path.rpartition("/")[2].partition("?")[0]
+        if handler.command == "PATCH" and handler.headers["Content-Range"].startswith("8192-") and not forgotten:
+            forgotten.append(name)
+            handler.close_connection = True
+            handler.connection.shutdown(2)
+            return True
+        return name in forgotten and handler.answer(404, b"{}")
+
+    server.rules["/uploads/"] = forget
+    push(here, f"{server.name}/app:1")
+    spans = [headers["Content-Range"] for headers in server.asked("/uploads/", "PATCH")]
+    assert spans[2:4] == ["8192-12287", "0-4095"]
+    assert large.manifest["layers"][0]["digest"] in server.blobs
+
+
+@pytest.mark.parametrize("span", ["", "0-99999999", "0--1", "nonsense", "0-\u0663", "0-" + "9" * 5000])
 def test_a_registry_that_loses_count(server, here, large, span, monkeypatch):
     monkeypatch.setattr(Connection, "retries", 1)
 

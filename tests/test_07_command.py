@@ -28,7 +28,8 @@ def host(home, script):
 
 
 SERVE = """
-python -m minidocker run --name $web -p 127.0.0.1:8080:80 busybox sh -c 'echo it works >/index.html; echo ready; exec httpd -f -h /' >log &
+serve='echo it works >/index.html; echo ready; exec httpd -f -h /'
+python -m minidocker run --name $web -p 127.0.0.1:8080:80 busybox sh -c "$serve" >log &
 server=$!
 until grep -q ready log; do sleep 0.05; done
 until curl -s http://127.0.0.1:8080/; do sleep 0.05; done

@@ -1,6 +1,8 @@
 """Chapter 5: images. A base and layers of differences, each stored once, in the format that all container tools read.
 
-    store.py       an OCI image layout: blobs by digest, tags; and layers, unpacked once each
-    tar.py         the archive format of layers, read and written byte by byte
-    layer.py       a directory to a layer and back: the difference, its whiteouts, and a hostile layer in a jail
+manifest, reference, store, image, garbage, container, inside     documents, names, and the way to a container
+tar, diff, pack; unpack, apply, restore, share                    a directory to a layer, and back
+login, answers, connection, registry, progress, transfer          pull and push
+members, archive, flat                                            save and load, import and export
+build, and what it imports                                        Dockerfiles
 """

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
 
 
+def number(text: str) -> int | None:
+    """A number in a header, or None. int() would also take signs and other scripts' digits, and break on thousands."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
 def refusal(response: BaseHTTPResponse) -> str:
     """What an answer means for who reads it, and what they can do."""
     said = _message(response)
@@ -43,10 +48,18 @@ def refusal(response: BaseHTTPResponse) -> str:
 def _message(response: BaseHTTPResponse) -> str:
     """The first error of the answer's body, which the specification makes {"errors": [{"code", "message"}]}."""
     try:
-        error = json.loads(response.read(MAX_ANSWER, decode_content=False))["errors"][0]
+        error = json.loads(rest(response))["errors"][0]
         return f": {printable(str(error.get('message') or error['code']))}"
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, urllib3.exceptions.HTTPError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ""
+
+
+def rest(response: BaseHTTPResponse) -> bytes:
+    """Be done with an answer: its body, if it is short. A connection whose answer was read to the end is used again."""
+    try:
+        return response.read(MAX_ANSWER, decode_content=False)
+    except (OSError, urllib3.exceptions.HTTPError):
+        return b""
     finally:
         response.close()
 

@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import urllib3
 
 from minidocker.images import login
-from minidocker.images.answers import AGAIN, MAX_ANSWER, explained, printable, refusal
+from minidocker.images.answers import AGAIN, MAX_ANSWER, explained, number, printable, refusal, rest
 from minidocker.images.reference import DEFAULT_REGISTRY
 from minidocker.outcome import ContainerError
 
@@ -47,8 +47,8 @@ class Connection:
     timeout, retries, backoff, patience = 30.0, 4, 0.5, 20
 
     def __init__(self, name: str) -> None:
-        self.name = urlsplit(name).netloc or name
         self.url = url_of(name)
+        self.name = urlsplit(self.url).netloc if "://" in name else name
         self.scopes: set[str] = set()  # what tokens are asked for: "repository:NAME:pull"
         self._authorization = ""
         self._pool = _pool(self.url, self.timeout, self.retries, self.backoff)
@@ -75,7 +75,7 @@ class Connection:
             place = response.headers.get("Location")
             if method not in ("GET", "HEAD") or response.status not in REDIRECTS or not place:
                 break
-            response.close()
+            rest(response)
             target = _joined(target, place)
             response = self._logged_in(method, target, headers or {}, body)
         if response.status not in allowed:
@@ -88,7 +88,7 @@ class Connection:
         response = self._send(method, url, headers | self._identity(ours), body)
         demand = response.headers.get("WWW-Authenticate", "")
         if response.status == 401 and demand and ours:
-            response.close()
+            rest(response)
             self._authorization = self._login(demand)
             response = self._send(method, url, headers | self._identity(ours), body)
         return response
@@ -118,20 +118,21 @@ class Connection:
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
         """Ask until the answer is one that will stay the same."""
         if not may_ask(url, self.url):
-            raise ContainerError(f"{self.name}: {url} is plain HTTP: name its host in MINIDOCKER_INSECURE to allow it")
+            why = "is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
+            raise ContainerError(f"{self.name}: {printable(url)} {why}")
         for attempt in range(self.retries + 1):
             response = self._once(method, url, headers, body)
             pause = self._pause(response, attempt)
             if response.status not in AGAIN or method == "PATCH" or pause > self.patience or attempt == self.retries:
                 break
-            response.close()
+            rest(response)
             time.sleep(pause)
         return response
 
     def _pause(self, response: BaseHTTPResponse, attempt: int) -> float:
-        """Seconds to wait: what the registry says in Retry-After, else twice as long each time."""
-        said = response.headers.get("Retry-After", "")
-        return int(said) if said.isascii() and said.isdecimal() else self.backoff * 2**attempt
+        """Seconds to wait: what the registry says in Retry-After (if not as a date), else twice as long each time."""
+        said = number(response.headers.get("Retry-After", ""))
+        return self.backoff * 2**attempt if said is None else said
 
     def _once(self, method: str, url: str, headers: dict[str, str], body: bytes) -> BaseHTTPResponse:
         """One request. No compression on the way: digests and sizes are those of what is sent."""
@@ -164,9 +165,12 @@ class Connection:
 
 
 def url_of(name: str) -> str:
-    """The URL of a registry. One that is given as a URL, as a mirror may be, is taken at its word."""
+    """The URL of a registry. One that is given as a URL, as a mirror may be, is taken at its word; but a password in
+    it is dropped: it would be shown in errors, and MINIDOCKER_AUTH is the place for it.
+    """
     if "://" in name:
-        return name
+        parts = urlsplit(name)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     if name == DEFAULT_REGISTRY:
         return HUB_URL
     return f"{'http' if _is_loopback(name) or name in _insecure() else 'https'}://{name}"
@@ -177,7 +181,9 @@ def may_ask(url: str, registry: str) -> bool:
     machine may send us to another server on it, which might be one that trusts whoever asks from here.
     """
     parts = urlsplit(url)
-    here = _is_loopback(parts.netloc) and _is_loopback(urlsplit(registry).netloc)
+    here = _is_loopback(parts.netloc)
+    if here and not _is_loopback(urlsplit(registry).netloc):
+        return False
     plain = _origin(url) == _origin(registry) or here or parts.netloc in _insecure()
     return parts.scheme == "https" or (parts.scheme == "http" and plain)
 

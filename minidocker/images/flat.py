@@ -77,7 +77,9 @@ def export(image: Image, descriptor: int) -> None:
     """Write the files of an image, as a container would see them, as a tar to a file descriptor. Needs root."""
     layers = image.layers()
     union = Union(layers)
-    run(["export"], Layers(layers), union, _Export(descriptor, union.root))
+    result = run(["export"], Layers(layers), union, _Export(descriptor, union.root))
+    if result.exit_code:  # an error has been raised already; this is a process that was killed
+        raise ContainerError(f"export: it ended with {result.exit_code} before all files were written: try again")
 
 
 class _Export(Isolator):

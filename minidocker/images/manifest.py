@@ -78,6 +78,8 @@ def check_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     layers = manifest.get("layers")
     if manifest.get("schemaVersion") != 2 or not isinstance(layers, list):
         raise ContainerError("this is no image manifest of schema 2; older ones tell no digests of what they contain")
+    if "manifests" in manifest:
+        raise ContainerError("a manifest that is an index as well: it would be two images, CVE-2021-41190")
     check_descriptor(manifest.get("config"), (CONFIG, DOCKER_CONFIG))
     for layer in layers:
         check_descriptor(layer, LAYERS)

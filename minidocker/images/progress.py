@@ -52,7 +52,7 @@ class Progress:
         if self._bars:
             self._bars.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")  # print would write the end of the line separately: lines of two threads mix
 
 
 class Stopped(Exception):

@@ -16,11 +16,12 @@ Connections break: a blob then goes on where it stopped. Source: the OCI distrib
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 
 from minidocker.images import manifest as media
-from minidocker.images.answers import printable
+from minidocker.images.answers import number, printable, rest
 from minidocker.images.connection import Connection, Unreachable
 from minidocker.images.reference import check_digest
 from minidocker.outcome import ContainerError
@@ -33,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
+
+    from urllib3 import BaseHTTPResponse
 
     from minidocker.images.manifest import Descriptor
 
@@ -80,6 +83,8 @@ class Registry(Connection):
                 self._receive(blob)
                 return blob.check()
             except Unreachable:
+                if blob.done == blob.size:
+                    return blob.check()  # only the end of the answer was cut off
                 if attempt == self.retries:
                     raise
             time.sleep(self.backoff * 2**attempt)
@@ -89,25 +94,32 @@ class Registry(Connection):
         asked = blob.done
         headers = {"Range": f"bytes={asked}-"} if asked else {}
         response = self.request("GET", self._at(f"blobs/{blob.digest}"), (200, 206) if asked else (200,), headers)
-        begin = response.headers.get("Content-Range", "").partition("-")[0]
-        length = response.headers.get("Content-Length", "")
-        if response.status == 200:
-            blob.restart()
-        elif begin != f"bytes {asked}":
-            raise ContainerError(f"{self.name}: {blob.digest}: asked from byte {asked}, it sent {printable(begin)!r}")
-        if length and length != str(blob.size - blob.done):
-            raise ContainerError(f"{self.name}: {blob.digest}: {printable(length)} bytes, not {blob.size - blob.done}")
-        for data in self.pieces(response, blob.size - blob.done + 1):
-            blob.write(data)
+        with contextlib.closing(response):
+            if response.status == 200:
+                blob.restart()
+            self._check_announced(blob, response)
+            for data in self.pieces(response, blob.size - blob.done + 1):
+                blob.write(data)
         if blob.done < blob.size:
             raise Unreachable(f"{self.name}: {blob.digest}: it ended after {blob.done} of {blob.size} bytes")
+
+    def _check_announced(self, blob: Exactly, response: BaseHTTPResponse) -> None:
+        """What the headers say of the body: it begins where it should, and is as long as what is missing."""
+        begin, missing = response.headers.get("Content-Range", "").partition("-")[0], blob.size - blob.done
+        length = response.headers.get("Content-Length", "")
+        if response.status == 206 and begin != f"bytes {blob.done}":
+            raise ContainerError(
+                f"{self.name}: {blob.digest}: asked from byte {blob.done}, it sent {printable(begin)!r}"
+            )
+        if length and length != str(missing):
+            raise ContainerError(f"{self.name}: {blob.digest}: {printable(length)} bytes, not {missing}")
 
     # --- writing -------------------------------------------------------------------------------------------------
 
     def has(self, digest: str) -> bool:
         """Whether the repository has this blob."""
         response = self.request("HEAD", self._at(f"blobs/{digest}"), (200, 404))
-        response.close()
+        rest(response)
         return response.status == 200
 
     def upload(self, descriptor: Descriptor, path: str, source: str, advance: Advance) -> str:
@@ -119,18 +131,23 @@ class Registry(Connection):
         if self.has(digest):
             return "Layer already exists"
         query = f"?mount={digest}&from={source}" if source else ""
-        response = self.request("POST", self._at(f"blobs/uploads/{query}"), (201, 202) if source else (202,))
-        response.close()
+        response = self._begin(query, (201, 202) if source else (202,))
         if response.status == 201:
+            rest(response)
             return f"Mounted from {source}"
-        place = self._place(response)
+        place, data = self._place(response), b""
         with open(path, "rb") as file:
             if descriptor["size"] > PIECE:
                 place = self._in_pieces(place, file, descriptor["size"], advance)
-            self._finish(place, digest, file.read(PIECE + 1) if descriptor["size"] <= PIECE else b"")
-        if descriptor["size"] <= PIECE:
-            advance(descriptor["size"])
+            else:
+                data = file.read()
+        self._finish(place, digest, data)
+        advance(len(data))
         return "Pushed"
+
+    def _begin(self, query: str = "", allowed: tuple[int, ...] = (202,)) -> BaseHTTPResponse:
+        """A new upload."""
+        return self.request("POST", self._at(f"blobs/uploads/{query}"), allowed)
 
     def _in_pieces(self, place: str, file: BinaryIO, size: int, advance: Advance) -> str:
         """PATCH after PATCH; after an interruption ask how much has arrived. Returns where to finish the upload."""
@@ -140,43 +157,54 @@ class Registry(Connection):
             data = file.read(min(PIECE, size - done))
             headers = {"Content-Range": f"{done}-{done + len(data) - 1}", "Content-Type": "application/octet-stream"}
             try:
-                response = self.request("PATCH", place, (202,), headers, data)
+                place = self._place(self.request("PATCH", place, (202,), headers, data))
                 arrived = done + len(data)
             except Unreachable:
                 failures += 1
                 if failures > self.retries:
                     raise
                 time.sleep(self.backoff * 2**failures)
-                response = self.request("GET", place, (204,))
-                arrived = self._arrived(response.headers.get("Range", ""), size)
-            response.close()
-            place = self._place(response)
+                place, arrived = self._resumed(place, size)
             advance(arrived - done)
             done = arrived
         return place
 
+    def _resumed(self, place: str, size: int) -> tuple[str, int]:
+        """Where an upload that was interrupted goes on, and how many bytes of it are there.
+
+        404: the registry does not know it any more, as docker-registry 2.8 after half a piece. Then from the beginning.
+        """
+        response = self.request("GET", place, (204, 404))
+        if response.status == 404:
+            rest(response)
+            return self._place(self._begin()), 0
+        place = self._place(response)
+        return place, self._arrived(response.headers.get("Range", ""), size)
+
     def _arrived(self, span: str, size: int) -> int:
         """The header Range of an upload, "0-99" after 100 bytes. "0-0" is what registries say of an empty one."""
-        last = span.removeprefix("bytes=").partition("-")[2]
-        if not last.isdecimal() or not last.isascii() or int(last) >= size:
+        last = number(span.removeprefix("bytes=").partition("-")[2])
+        if last is None or last >= size:
             raise ContainerError(f"{self.name}: it lost count of our upload: {printable(span)!r}")
-        return int(last) + 1 if int(last) else 0
+        return last + 1 if last else 0
 
     def _finish(self, place: str, digest: str, data: bytes) -> None:
         """The end of an upload: the registry compares the digest, and gives the blob its place."""
         url = f"{place}{'&' if '?' in place else '?'}digest={digest}"
-        self.request("PUT", url, (201,), {"Content-Type": "application/octet-stream"}, data).close()
+        rest(self.request("PUT", url, (201,), {"Content-Type": "application/octet-stream"}, data))
 
-    def _place(self, response: object) -> str:
-        place = response.headers.get("Location", "")  # type: ignore[attr-defined]
+    def _place(self, response: BaseHTTPResponse) -> str:
+        """Where the upload goes on: each answer may name another address."""
+        rest(response)
+        place = response.headers.get("Location", "")
         if not place:
             raise ContainerError(f"{self.name}: it did not say where to upload to: is it a registry?")
-        return str(place)
+        return place
 
     def put_manifest(self, reference: str, data: bytes, media_type: str) -> None:
         """Name what is there now. The registry checks that all parts are."""
         response = self.request("PUT", self._at(f"manifests/{reference}"), (201,), {"Content-Type": media_type}, data)
-        response.close()
+        rest(response)
         told = response.headers.get("Docker-Content-Digest", "")
         if told and told != f"sha256:{hashlib.sha256(data).hexdigest()}":
             raise ContainerError(f"{self.name}: it says that the image it got has the digest {printable(told)}")
@@ -188,7 +216,7 @@ class Registry(Connection):
 class Exactly:
     """A file that takes the bytes that a descriptor describes: not one more, and in the end no others."""
 
-    def __init__(self, descriptor: Descriptor, file: BinaryIO, advance: Advance = lambda count: None) -> None:
+    def __init__(self, descriptor: Descriptor, file: BinaryIO, advance: Advance) -> None:
         self.digest, self.size = descriptor["digest"], descriptor["size"]
         self._file, self._advance, self.done, self._sha256 = file, advance, 0, hashlib.sha256()
 

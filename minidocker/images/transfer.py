@@ -89,6 +89,8 @@ def for_platform(index: dict[str, Any], platform: str = "") -> Descriptor:
     """The entry of an index for "os/architecture[/variant]", by default this machine's; one that says none fits all."""
     wanted = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
     wanted = wanted if platform else media.platform()
+    if "layers" in index or "config" in index:
+        raise ContainerError("an index that is a manifest as well: it would be two images, CVE-2021-41190")
     there = []
     entries = index.get("manifests")
     for entry in entries if isinstance(entries, list) else []:
@@ -119,10 +121,11 @@ def push(store: Store, name: str, progress: Progress | None = None) -> Descripto
         raise ContainerError(f"{name}: push a tag: what has a digest cannot get another content")
     image = find(store, name)
     with store.writing(), Registry(wanted.registry, wanted.repository) as registry:
-        sources = _elsewhere(store, wanted)
-        registry.scopes.update(f"repository:{other}:pull" for other in {*sources.values()})
-        blobs = {blob["digest"]: blob for blob in (*image.manifest["layers"], image.manifest["config"])}.values()
-        each(lambda blob: _send(store, registry, blob, sources.get(blob["digest"], ""), progress), blobs, progress)
+        blobs = {blob["digest"]: blob for blob in (*image.manifest["layers"], image.manifest["config"])}
+        sources = {digest: other for digest, other in _elsewhere(store, wanted).items() if digest in blobs}
+        registry.scopes.update(f"repository:{other}:pull" for other in sources.values())
+        parts = blobs.values()
+        each(lambda blob: _send(store, registry, blob, sources.get(blob["digest"], ""), progress), parts, progress)
         with open(store.blob(image.descriptor["digest"]), "rb") as file:
             registry.put_manifest(wanted.tag, file.read(), image.descriptor["mediaType"])
     return image.descriptor
@@ -137,7 +140,7 @@ def _send(store: Store, registry: Registry, descriptor: Descriptor, source: str,
 
 
 def _elsewhere(store: Store, wanted: Reference) -> dict[str, str]:
-    """{digest: repository}: where else on the same registry a layer should be, by the names that we know."""
+    """{digest: repository}: where else on the same registry a blob should be, by the names that we know."""
     found = dict[str, str]()
     for name, descriptor in store.tags().items():
         other = parse(name)
@@ -168,6 +171,7 @@ def bringing(store: Store, what: str) -> Iterator[None]:
 
 def each(work: Callable[[Descriptor], None], descriptors: Any, progress: Progress) -> None:
     """Do it for all of them, some at once. The first failure stops the others and is raised."""
+    progress.stopped.clear()  # a mirror may have failed before
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(work, descriptor) for descriptor in descriptors]
         try:
