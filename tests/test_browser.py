@@ -23,9 +23,12 @@ SWITCHES = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
 )
 TOKEN = "a-token-of-this-test"
-PATIENCE = 600 if os.environ.get("MINIDOCKER_GUEST") else 240  # seconds for a whole notebook on a busy machine
+PATIENCE = 240  # seconds for a whole notebook on a busy machine
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root"),
+    pytest.mark.xfail(bool(os.environ.get("MINIDOCKER_GUEST")), reason="the guest has no browser", run=False),
+]
 
 
 def answer(url):
