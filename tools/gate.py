@@ -4,8 +4,8 @@ A ratio that has grown fails if its whole interval lies above the recorded inter
 be wider than the noise, and how large the noise is, is computed each time: quick runs are drawn at random from the
 recorded values (bootstrap), and their ratios compared with that of all of them; what 99 of 100 stay within is the noise
 of one session. If that is more than the margin, the id is said to be too noisy to judge, and does not pass for good.
-Two sessions differ more than that: in five sessions on one machine, the ratios of starts kept within a quarter of one
-another (python tools/gate.py A.json B.json... prints it for records that were kept).
+Two sessions may differ more than that: `python tools/gate.py A.json B.json...` prints by how much, for the records of
+several runs of unchanged code that were kept.
 """
 
 from __future__ import annotations
