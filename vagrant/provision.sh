@@ -27,13 +27,9 @@ PACKAGES="
     busybox-static mmdebstrap
     fuse3 e2fsprogs
     runc crun bubblewrap
-<<<<<<< HEAD
-    lz4 xz-utils zstd cpio
+    lz4 xz-utils zstd cpio openssl
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     nginx-light sshfs openssh-server curl
-=======
-    openssl skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
->>>>>>> images
     shellcheck
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
