@@ -42,7 +42,7 @@ esac
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
 # Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the disks of `make test-vm`, Vagrant.
-TEST_PACKAGES="chromium lz4 zstd xz-utils vagrant vagrant-libvirt"
+TEST_PACKAGES="chromium vagrant vagrant-libvirt"
 case ${MINIDOCKER_MUST_WORK:-0} in 0) ;; *) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
