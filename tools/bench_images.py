@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,26 +149,17 @@ def enter(scratch: str) -> None:
     syscalls.mount("tmpfs", scratch, "tmpfs")
 
 
-def records(raw: Mapping[str, measure.Samples]) -> list[dict[str, object]]:
-    """A record for each id and peer."""
-    about = measure.machine()
-    return [
-        measure.record(name, SUBJECT, peer, samples, unit="s", machine=about)
-        for name, samples in raw.items()
-        for peer in samples
-        if peer != SUBJECT
-    ]
-
-
 def main(words: list[str]) -> int:
-    """Words such as RUNS=11."""
-    runs = int(dict(word.split("=", 1) for word in words).get("RUNS", 41))
+    """Words such as RUNS=11; with OUT=FILE the values go there, for make bench."""
+    options = dict(word.split("=", 1) for word in words)
+    runs = int(options.get("RUNS", 41))
     with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
         enter(folder)
         try:
-            print(measure.table(records(unpacking(runs, Path(folder)) | building(runs, Path(folder)))))
+            raw = unpacking(runs, Path(folder)) | building(runs, Path(folder))
         finally:
             syscalls.umount(folder, syscalls.MNT_DETACH)
+    measure.report(raw, SUBJECT, options.get("OUT"))
     return 0
 
 

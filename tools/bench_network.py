@@ -201,7 +201,7 @@ def enter(scratch: str) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Words such as RUNS=11."""
+    """Words such as RUNS=11; with OUT=FILE the values go there, for make bench."""
     options = dict(word.split("=", 1) for word in words)
     runs = int(options.get("RUNS", 41))
     with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
@@ -211,14 +211,7 @@ def main(words: list[str]) -> int:
             raw = add(runs) | ports(runs, Path(folder))
         finally:
             syscalls.umount(folder, syscalls.MNT_DETACH)
-    about = measure.machine()
-    records = [
-        measure.record(name, SUBJECT, peer, samples, unit="s", machine=about)
-        for name, samples in raw.items()
-        for peer in samples
-        if peer != SUBJECT
-    ]
-    print(measure.table(records))
+    measure.report(raw, SUBJECT, options.get("OUT"))
     return 0
 
 

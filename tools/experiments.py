@@ -282,13 +282,31 @@ def loads(bench: Bench) -> Outcome:
     return bench.record("sharing.work", "halves", samples, "s"), {"sharing.work": samples}
 
 
+def program(name: str, rounds: int) -> Callable[[Bench], Outcome]:
+    """The experiments of tools/NAME.py, a program with a lab of its own; one round for so many rounds of starts."""
+
+    def measured(bench: Bench) -> Outcome:
+        out = bench.scratch / f"{name}.json"
+        argv = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
+        bench.progress(name, 1)
+        subprocess.run([*argv, f"RUNS={max(3, bench.size.runs // rounds)}", f"OUT={out}"], check=True)
+        raw = json.loads(out.read_text())
+        pairs = [(key, peer) for key, samples in raw.items() for peer in samples]
+        return [entry for key, peer in pairs for entry in bench.record(key, peer, raw[key], "s")], raw
+
+    measured.__name__ = name
+    return measured
+
+
 # Which experiment measures which ids
 EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
-    start_up: ("start.library", "start.stage", "start.command", "vm.minimal", "vm.debian"),
+    start_up: ("start.library", "start.stage", "start.image", "vm.minimal", "vm.debian"),
     steps: ("laps",),
     disks: ("storage.ten_servers",),
     density: ("density.memory",),
     on_demand: ("demand.latency", "demand.time"),
     loads: ("sharing.work",),
+    program("bench_images", 4): ("unpack.gzip", "unpack.shared", "unpack.found", "build.cached"),
+    program("bench_network", 1): ("network.add", "port.latency", "port.throughput"),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]

@@ -180,3 +180,13 @@ def read(path: Path) -> dict[str, Samples]:
                 series = values.setdefault(row["id"], {}).setdefault(row["subject"], [])
                 series += [None] * (int(row["round"]) - 1 - len(series)) + [float(row["value"])]
     return values
+
+
+def report(raw: Mapping[str, Samples], subject: str, path: str | None) -> None:
+    """What a program of its own has measured: into a file, for make bench, or as a table."""
+    if path:
+        Path(path).write_text(json.dumps(raw))
+        return
+    about = machine()
+    pairs = [(name, peer, samples) for name, samples in raw.items() for peer in samples if peer != subject]
+    print(table([record(name, subject, peer, values, unit="s", machine=about) for name, peer, values in pairs]))
