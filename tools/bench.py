@@ -15,6 +15,8 @@
     density.memory       memory of one idle web server, against the same in the smallest machine
     demand.latency       a request that is served by a container made for it, against one that stands, and a machine
     demand.time          the time of one request when two clients ask all the time
+    unpack.gzip          a Debian layer unpacked with all checks; this and build.cached: see tools/bench_images.py
+    network.add          what a network adds to a start; this, port.latency, port.throughput: see tools/bench_network.py
     sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and

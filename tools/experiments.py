@@ -5,6 +5,8 @@ How large they are is said by a `Size`: the default takes less than a quarter of
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
