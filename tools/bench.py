@@ -8,7 +8,7 @@
     make bench-check              compare a quick run with what is recorded; fails if something has become slower
 
     start.library        `run` as a cell of a notebook calls it: in a Jupyter kernel with numpy and matplotlib
-    start.image        `minidocker run` of the image busybox as a whole command, from the start of Python to its end
+    start.image          `minidocker run` of the image busybox as a whole command, from the start of Python to its end
     start.stage          the same by chapter 3's list, without an image: chapters/03_cgroups/stage.py
     vm.minimal vm.debian a container with a Debian root, to its first line, against the smallest VM's; and a usual one's
     storage.ten_servers  disk for ten servers that have run, against ten machines' disks and others
