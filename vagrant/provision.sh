@@ -32,9 +32,10 @@ PACKAGES="
 "
 # Only on some architectures or releases: installed where apt knows them, and never missed elsewhere.
 EXTRA_PACKAGES="user-mode-linux"
-# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the virtual machines of `make test-vm`, Vagrant.
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the virtual machines of `make test-vm`, Vagrant. A
+# guest has none of these.
 TEST_PACKAGES="chromium qemu-system-x86 qemu-utils lz4 zstd xz-utils vagrant vagrant-libvirt"
-case ${MINIDOCKER_MUST_WORK:-0} in 0) ;; *) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; esac
+case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
 
