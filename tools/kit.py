@@ -109,6 +109,8 @@ def main(arguments: list[str]) -> int:
         wheels(fresh / "wheels")
         for root in ("busybox", "debian"):
             run("tar", "-C", HOME / "roots" / root, "--numeric-owner", "-czf", fresh / f"{root}.tar.gz", ".")
+        words = ["save", "--output", fresh / "images.tar", "busybox", "debian", "web", "mail"]
+        run(sys.executable, "-m", "minidocker", *words, cwd=REPOSITORY)
         (fresh / "complete").touch()
         shutil.rmtree(kit, ignore_errors=True)
         fresh.rename(kit)

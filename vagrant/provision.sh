@@ -41,9 +41,9 @@ esac
 # Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
-# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, the disks of `make test-vm`, Vagrant.
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, Vagrant. A guest has none of these.
 TEST_PACKAGES="chromium vagrant vagrant-libvirt"
-case ${MINIDOCKER_MUST_WORK:-0} in 0) ;; *) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; esac
+case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
 
@@ -433,6 +433,7 @@ EOF
 
 guests() {
     GUEST=$HOME_DIR/guest
+    [ -z "$KIT" ] || return 0    # a kit brings no kernel: chapter 8 shows recorded figures of virtual machines
     KERNEL=$(cloud_kernel)
     if [ -z "$KERNEL" ]; then
         say "$CODENAME has no package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
@@ -451,7 +452,11 @@ ours() { (cd "$REPO" && PYTHONPATH=$REPO MINIDOCKER_HOME=$HOME_DIR "$HOME_DIR/ve
 image() {
     grep -qs "\"$1:latest\"" "$HOME_DIR/images/index.json" && made "$HOME_DIR/images" "image-$1" "$2" && return
     say "making the image $1"
-    quietly "making the image $1" "see above; once made, it needs no network" "image_$1" "$1"
+    if [ -n "$KIT" ] && [ -f "$KIT/images.tar" ]; then
+        quietly "loading the images of the kit" "make the kit anew" ours load --input "$KIT/images.tar"
+    else
+        quietly "making the image $1" "see above; once made, it needs no network" "image_$1" "$1"
+    fi
     note "image-$1" "$2"
 }
 
