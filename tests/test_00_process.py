@@ -704,7 +704,15 @@ def test_the_launcher_is_killed_while_the_new_process_is_inside(second_thread, t
 class KillsLauncher(Isolator):
     def attach(self, pid):
         os.kill(launchers()[-1], signal.SIGKILL)
-        time.sleep(0.1)
+        assert until(lambda: ended(pid)), "the new process did not die with the launcher"
+
+
+def ended(pid):
+    """Whether a process is a zombie, or not even that."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_the_launcher_follows_the_working_directory_and_survives_a_broken_module_path(second_thread, monkeypatch):
