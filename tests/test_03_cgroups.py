@@ -170,9 +170,10 @@ def test_frozen_processes_stand_still():
     with start(["sh", "-c", SPIN], *walls(fence)) as process:
         until(lambda: fence.statistics().cpu_seconds > 0.05)
         fence.freeze()
+        time.sleep(0.1)  # the kernel adds the last moments up a little later
         before = fence.statistics().cpu_seconds
         time.sleep(0.3)
-        assert fence.statistics().cpu_seconds - before < 0.005
+        assert fence.statistics().cpu_seconds - before < 0.02
         assert process.alive()
         fence.thaw()
         assert until(lambda: fence.statistics().cpu_seconds > before + 0.05)
