@@ -85,25 +85,33 @@ def spawn(birth: Birth, read_order: Callable[[], Order]) -> int:
     """
     flags = birth.flags | (syscalls.CLONE_INTO_CGROUP if birth.cgroup is not None else 0)
     home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if birth.pid_namespace is not None else -1
+    parent = os.pidfd_open(os.getpid())
     try:
         if birth.pid_namespace is not None:
             syscalls.setns(birth.pid_namespace, syscalls.CLONE_NEWPID)
         pid = syscalls.clone3(flags, birth.cgroup or 0)
         if pid == 0:
-            _live(birth, read_order)
+            _live(birth, read_order, parent)
     finally:
+        os.close(parent)
         if home >= 0:
             syscalls.setns(home, syscalls.CLONE_NEWPID)
             os.close(home)
     return pid
 
 
-def _live(birth: Birth, read_order: Callable[[], Order]) -> NoReturn:
-    """The whole life of the new process on our side of exec."""
+def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoReturn:
+    """The whole life of the new process on our side of exec; `parent` is a pidfd of the one that it is to die with.
+
+    A parent that died before the wish was made sends no signal. Its number would not tell (getppid(2) is 0 for one in
+    another PID namespace); its pidfd does, which is readable at its end.
+    """
     report = birth.streams[4]
     isolator: Isolator | None = None
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _polled(parent, select.POLLIN):
+            os._exit(ENGINE_FAILED)
         order = read_order()
         gate, report = _arrange(birth)
         _forget_the_parent(order.terminal)
@@ -172,10 +180,15 @@ def _seal_imports() -> None:
 def _survive_nobody(report: int) -> None:
     """Ask again to die with the parent, since a change of user clears the wish (prctl(2)); see whether it is dead."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    poll = select.poll()
-    poll.register(report, 0)
-    if poll.poll(0):  # POLLERR: nobody holds the other end
+    if _polled(report, 0):  # POLLERR: nobody holds the other end
         os._exit(ENGINE_FAILED)
+
+
+def _polled(descriptor: int, events: int) -> bool:
+    """Whether one of these events, or an error, is there right now: poll(2)."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(0))
 
 
 def _execute(order: Order) -> NoReturn:
