@@ -23,7 +23,7 @@ run: provision  ## set up, run every stage and every notebook, show what came of
 
 test: provision $(if $(CHAPTER),,check)  ## set up, then all checks, tests and notebooks; CHAPTER=3: that chapter's tests
 	$(AS_ROOT) -m pytest $(if $(CHAPTER),--chapter $(CHAPTER)) tests
-	$(if $(CHAPTER),,$(AS_ROOT) -m pytest --nbval --nbval-cell-timeout=60 notebooks)
+	$(if $(CHAPTER),,$(AS_ROOT) -m pytest --nbval --nbval-cell-timeout=120 notebooks)
 	$(if $(CHAPTER),,$(AS_ROOT) tools/linetrace.py)
 
 lab: provision  ## set up and open JupyterLab on 127.0.0.1, on your copies in work/; it prints a link with the token
