@@ -99,7 +99,7 @@ def start_up(bench: Bench) -> Outcome:
         timed |= {"library": library(subjects.ROOT), "library debian": library(subjects.DEBIAN)}
         timed["stage"] = subjects.stage()
         if made := subjects.run_command():
-            timed["command"] = made
+            timed["image"] = made
         if any(name.startswith("vm.") for name in bench.ids):
             timed |= slow(bench.scratch)
         show = bench.progress("starting", bench.size.runs)
@@ -107,7 +107,7 @@ def start_up(bench: Bench) -> Outcome:
     first, end = ({name: part(values, n) for name, values in samples.items()} for n in (0, 1))
     raw = {"start.first_line": first, "start.end": end}
     records = []
-    for ours in ("library", "stage", "command"):
+    for ours in ("library", "stage", "image"):
         for peer in [*commands, "uml"] if ours in end else []:
             records += bench.record(f"start.{ours}", peer, {SUBJECT: end[ours], peer: end.get(peer, [])}, "s")
     for name, guest in (("vm.minimal", "minimal"), ("vm.debian", "usual")):

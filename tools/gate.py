@@ -27,7 +27,7 @@ DRAWS = 500
 SERIES = {
     "start.library": ("start.end", "library", None),
     "start.stage": ("start.end", "stage", None),
-    "start.image": ("start.end", "command", None),
+    "start.image": ("start.end", "image", None),
     "vm.minimal": ("start.first_line", "library debian", "minimal"),
     "vm.debian": ("start.first_line", "library debian", "usual"),
 }

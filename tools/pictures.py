@@ -27,7 +27,7 @@ LABELS = {
     "library": "minidocker, library",
     "library debian": "minidocker, library, Debian root",
     "stage": "minidocker, stage 3",
-    "command": "minidocker run",
+    "image": "minidocker run",
     "bwrap": "bubblewrap",
     "lxc": "LXC",
     "nspawn": "systemd-nspawn",
@@ -48,7 +48,7 @@ MACHINES = ("uml", "minimal", "usual", "disks", "clones", "vm")
 
 def color(name: str) -> str:
     """Ours, a machine's, or another's."""
-    if name.startswith(("library", "stage", "command", "layers", "minidocker")):
+    if name.startswith(("library", "stage", "image", "layers", "minidocker")):
         return OURS
     return GUESTS if name in MACHINES else OTHERS
 
