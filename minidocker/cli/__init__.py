@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:  # `minidocker images | head`
         return 141
+    except OSError as failure:  # a full disk, a file that is not there: a line, and no traceback
+        return complain(f"{failure.filename or verb}: {failure.strerror or failure}", 125 if verb == "run" else 1)
 
 
 def _verb(arguments: list[str]) -> tuple[str, list[str]]:

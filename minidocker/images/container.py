@@ -48,8 +48,8 @@ def ready(name: str, home: str | None = None) -> Ready:
             made_from, image = marshal.load(file)
         if made_from == stamp:
             return image  # type: ignore[no-any-return]
-    except (FileNotFoundError, ValueError, EOFError, TypeError):
-        pass  # never made, or by another version of Python
+    except (OSError, ValueError, EOFError, TypeError):
+        pass  # never made, or by another version of Python, or of a name that no file can have: `find` judges that
     return _keep(path, home, name)
 
 
