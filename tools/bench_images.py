@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lab_of_bench
 import measure
 
-from minidocker import state, syscalls
+from minidocker import state
 from minidocker.images.image import find
 from minidocker.images.store import Store
 from minidocker.images.unpack import unpack
-from minidocker.rootfs import make_mounts_private
 
 REPO = Path(__file__).resolve().parents[1]
 SUBJECT = "minidocker"
@@ -140,28 +140,10 @@ def checked(argv: list[str]) -> None:
         raise SystemExit(f"bench: {' '.join(argv)[:200]}: exit status {done.returncode}: {done.stderr[-300:]}")
 
 
-def enter(scratch: str) -> None:
-    """A mount and a network namespace of one's own, without the part of hybrid cgroups that podman does not like."""
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
-    make_mounts_private()
-    if os.path.ismount("/sys/fs/cgroup/unified"):
-        syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
-    syscalls.mount("tmpfs", scratch, "tmpfs")
-
-
-def main(words: list[str]) -> int:
-    """Words such as RUNS=11; with OUT=FILE the values go there, for make bench."""
-    options = dict(word.split("=", 1) for word in words)
-    runs = int(options.get("RUNS", 41))
-    with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
-        enter(folder)
-        try:
-            raw = unpacking(runs, Path(folder)) | building(runs, Path(folder))
-        finally:
-            syscalls.umount(folder, syscalls.MNT_DETACH)
-    measure.report(raw, SUBJECT, options.get("OUT"))
-    return 0
+def measured(runs: int, scratch: Path) -> dict[str, measure.Samples]:
+    """Everything, one after the other."""
+    return unpacking(runs, scratch) | building(runs, scratch)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(lab_of_bench.program(sys.argv[1:], SUBJECT, measured))

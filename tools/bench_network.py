@@ -21,18 +21,18 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lab_of_bench
 import measure
 
-from minidocker import network, state, syscalls
+from minidocker import network, state
 from minidocker.namespaces import Namespaces
 from minidocker.network import Network
 from minidocker.process import run, start
-from minidocker.rootfs import PivotRoot, make_mounts_private
+from minidocker.rootfs import PivotRoot
 
 SUBJECT = "minidocker"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
@@ -189,31 +189,11 @@ def ports(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> 
 ROOT = f"{state.home()}/roots/busybox"
 
 
-def enter(scratch: str) -> None:
-    """Leave the host's mounts and network for good. This process has one thread so far."""
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
-    make_mounts_private()
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    if os.path.ismount("/sys/fs/cgroup/unified"):
-        syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
-    for place in ("/run", scratch):
-        syscalls.mount("tmpfs", place, "tmpfs")
-
-
-def main(words: list[str]) -> int:
-    """Words such as RUNS=11; with OUT=FILE the values go there, for make bench."""
-    options = dict(word.split("=", 1) for word in words)
-    runs = int(options.get("RUNS", 41))
-    with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
-        enter(folder)
-        os.environ["MINIDOCKER_HOME"] = folder  # its networks are its own
-        try:
-            raw = add(runs) | ports(runs, Path(folder))
-        finally:
-            syscalls.umount(folder, syscalls.MNT_DETACH)
-    measure.report(raw, SUBJECT, options.get("OUT"))
-    return 0
+def measured(runs: int, scratch: Path) -> dict[str, measure.Samples]:
+    """Everything, one after the other."""
+    os.environ["MINIDOCKER_HOME"] = str(scratch)  # its networks are its own
+    return add(runs) | ports(runs, scratch)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(lab_of_bench.program(sys.argv[1:], SUBJECT, measured))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import measure
 
 from minidocker import state, syscalls
 from minidocker.rootfs import make_mounts_private
@@ -50,8 +52,10 @@ def lab() -> Iterator[Path]:
                     remove_groups(path)
 
 
-def enter(folder: str) -> None:
-    """The namespaces, and a copy of the root in memory in the place of the one on disk."""
+def leave_host(folder: str) -> None:
+    """Mount and network namespaces of one's own, /run and a folder in memory, and no hybrid cgroups: crun and podman
+    refuse those. Whoever calls it has one thread, is root, and cannot go back.
+    """
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
     make_mounts_private()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -59,6 +63,26 @@ def enter(folder: str) -> None:
         syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
     for place in ("/run", folder):
         syscalls.mount("tmpfs", place, "tmpfs")
+
+
+def program(words: list[str], subject: str, measured: Callable[[int, Path], dict[str, measure.Samples]]) -> int:
+    """The main function of a part of the bench that has a lab of its own: words such as RUNS=11, and OUT=FILE, which
+    makes the values go there, for make bench.
+    """
+    options = dict(word.split("=", 1) for word in words)
+    with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
+        leave_host(folder)
+        try:
+            raw = measured(int(options.get("RUNS", 41)), Path(folder))
+        finally:
+            syscalls.umount(folder, syscalls.MNT_DETACH)
+    measure.report(raw, subject, options.get("OUT"))
+    return 0
+
+
+def enter(folder: str) -> None:
+    """The namespaces, and a copy of the root in memory in the place of the one on disk."""
+    leave_host(folder)
     subprocess.run(["cp", "-a", str(ROOT), f"{folder}/rootfs"], check=True)
     syscalls.mount(f"{folder}/rootfs", str(ROOT), flags=syscalls.MS_BIND)
 

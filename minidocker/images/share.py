@@ -26,7 +26,7 @@ import stat
 from minidocker.images.diff import open_directory
 from minidocker.images.restore import CHUNK
 
-SMALLEST = 1 << 16  # bytes: a fifteenth of a Debian's files are larger, and they are most of its bytes
+SMALLEST = 1 << 16  # bytes: few files are larger, and they hold most of a root's bytes
 FICLONE = 0x40049409  # <linux/fs.h>
 TEMPORARY = ".wh..wh.shared"  # a name that is in no layer: it would be a whiteout
 # Then the file stays as it is, and that is all. ENOENT: the jail has named a file that is not there
