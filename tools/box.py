@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import disk
-from disk import ARCHITECTURE, HOME, REPOSITORY, fail, run
+from disk import ARCHITECTURE, REPOSITORY, fail, run
 
 SIZE = 20 << 30  # bytes that the machine sees; the files hold what is used
 SECTOR, START = 512, 2048  # the first partition begins at 1 MiB, as everywhere; GRUB lives before it
@@ -67,10 +67,7 @@ def tree(place: Path) -> Path:
     for key in root.glob("etc/ssh/ssh_host_*"):
         key.unlink()
     Path(root, "etc/machine-id").write_text("")
-    target, venv = root / "var/lib/minidocker", Path(sys.prefix).resolve()
-    target.mkdir(parents=True)
-    run("cp", "-a", venv, HOME / "roots", HOME / "made", target)
-    (target / f"venv-{sys.version_info[0]}.{sys.version_info[1]}").symlink_to(venv.name)
+    disk.set_up(root / "var/lib/minidocker")
     return root
 
 

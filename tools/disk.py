@@ -1,7 +1,7 @@
 """Disks for virtual machines, made from Debian's packages by a root process that mounts and installs nothing.
 
-mmdebstrap lays the packages out in a directory, `mke2fs -d` writes that directory into an image, and a kernel is
-unpacked from its package. tools/guest.py and tools/box.py say what goes onto the disks.
+mmdebstrap lays the packages out in a directory, and `mke2fs -d` writes that directory into an image; the kernel is that of
+chapter 8's machines. tools/guest.py and tools/box.py say what goes onto the disks.
 """
 
 from __future__ import annotations
@@ -9,23 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")).resolve()
 ARCHITECTURE = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
-# How a compressed kernel begins inside of vmlinuz, and what unpacks it to its standard output.
-PACKED = {
-    b"\x02\x21\x4c\x18": ["lz4", "-d", "-c"],
-    b"\xfd7zXZ\x00": ["xz", "-d", "-c"],
-    b"\x28\xb5\x2f\xfd": ["zstd", "-d", "-c"],
-    b"\x1f\x8b\x08": ["gzip", "-d", "-c"],
-}
+# What set-up makes: a machine that is made from this one needs no network if it takes them along.
+MADE = ("roots", "images", "layers", "made")
 
 
 def fail(message: str) -> None:
@@ -63,40 +56,20 @@ def packages(name: str = "PACKAGES") -> list[str]:
     return found[1].split() if found else []
 
 
-def dependency(package: str) -> str:
-    """The package that a package without content stands for: linux-image-amd64 is linux-image-6.1.0-56-amd64 today."""
-    found = re.search(r"Depends: (linux-image-\S+)", run("apt-cache", "depends", package))
-    return found[1] if found else package
+def kernel() -> tuple[Path, Path]:
+    """Debian's kernel for virtual machines, as set-up unpacked it: the image for QEMU, the directory of its modules."""
+    image, modules = HOME / "guest/vmlinux", list(HOME.glob("guest/modules/*"))
+    if not image.exists() or len(modules) != 1:
+        fail(f"there is no kernel in {image.parent}: run sh vagrant/provision.sh")
+    return image, modules[0]
 
 
-def kernel(flavour: str, place: Path) -> tuple[Path, Path]:
-    """Unpack Debian's kernel (`cloud-amd64`) below `place`: the image for QEMU, and the directory of its modules."""
-    with tempfile.TemporaryDirectory(dir=place, prefix="deb-") as directory:
-        os.chmod(directory, 0o777)  # apt downloads as its own user
-        run("apt-get", "download", "-q", dependency(f"linux-image-{flavour}"), cwd=Path(directory))
-        (package,) = Path(directory).glob("*.deb")
-        run("dpkg-deb", "-x", package, place / "kernel")
-    (image,) = Path(place, "kernel/boot").glob("vmlinuz-*")
-    (modules,) = (path for path in Path(place, "kernel").glob("**/lib/modules/*") if path.is_dir())
-    return uncompressed(image, place / "vmlinux"), modules
-
-
-def uncompressed(image: Path, target: Path) -> Path:
-    """The ELF file inside of vmlinuz, which QEMU starts at once: unpacking it in an emulated guest would take a second.
-
-    Its header says where that is (Linux documentation, "The Linux/x86 Boot Protocol": setup_sects, payload_offset,
-    payload_length). The kernel of arm64 is not wrapped so: it is copied.
-    """
-    data = image.read_bytes()
-    if data[0x202:0x206] != b"HdrS":
-        return shutil.copy(image, target)
-    offset, length = struct.unpack_from("<II", data, 0x248)
-    begin = (data[0x1F1] + 1) * 512 + offset
-    payload = data[begin : begin + length - 4]  # its last four bytes are its unpacked size
-    command = next(command for magic, command in PACKED.items() if payload.startswith(magic))
-    with target.open("wb") as file:
-        subprocess.run(command, input=payload, stdout=file, check=True)
-    return target
+def set_up(target: Path) -> None:
+    """Copy what set-up has made here into a directory that becomes another machine's MINIDOCKER_HOME."""
+    venv = Path(sys.prefix).resolve()
+    target.mkdir(parents=True)
+    run("cp", "-a", venv, *(HOME / name for name in MADE), target)
+    (target / f"venv-{sys.version_info[0]}.{sys.version_info[1]}").symlink_to(venv.name)
 
 
 def tree(place: Path, include: Iterable[str], line: str, options: Sequence[str | Path] = ()) -> Path:

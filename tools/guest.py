@@ -6,8 +6,8 @@
     python tools/guest.py --kit FOLDER                    the same without a network, from what `make kit` gathered
 
 The disks are made once, from the machine's own package mirror, and kept in MINIDOCKER_HOME/guest: a root file system,
-and this machine's virtual environment and roots. The repository comes on a third disk, made for each run. The guest
-works on copies that are thrown away (tools/qemu.py), so each run begins the same. Where KVM does not work the processor
+and this machine's virtual environment, roots and images. The repository comes on a third disk, made for each run. The
+guest works on copies that are thrown away (tools/qemu.py), so each run begins the same. Where KVM does not work the processor
 is emulated: Python then runs about fourteen times slower, and tests assert on the kernel's counters, not on seconds
 (MINIDOCKER_GUEST is set).
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import disk
 import qemu
-from disk import ARCHITECTURE, HOME, REPOSITORY, fail, run
+from disk import HOME, REPOSITORY, fail, run
 
 GUEST = HOME / "guest"
 PLACE = "/srv/minidocker"  # the repository in the guest
@@ -88,36 +88,29 @@ def digest(*parts: object) -> str:
 def system(name: str, packages: list[str]) -> tuple[Path, Path]:
     """The kernel, and the root file system `name` with these packages and that kernel's modules."""
     line = disk.source()
+    kernel, modules = disk.kernel()
 
     def root(place: Path, image: Path) -> Path:
-        kernel, modules = disk.kernel(f"cloud-{ARCHITECTURE}", place)
         tree = disk.tree(place / "root", SYSTEM + packages, line)
         disk.add_modules(modules, tree)
         disk.write(tree, FILES)
         Path(tree, "etc/machine-id").write_text("")  # the guest's own, at each boot
-        kernel.rename(GUEST / f"{name}.kernel")
         return disk.ext4(tree, image, "8G", "root")
 
-    image = make(GUEST / f"{name}.img", digest(line, packages, SYSTEM, FILES), root)
-    return GUEST / f"{name}.kernel", image
+    return kernel, make(GUEST / f"{name}.img", digest(line, packages, SYSTEM, FILES, modules.name), root)
 
 
 def environment() -> Path:
-    """A disk with what set-up made here: the virtual environment, and the root file systems."""
-    link = Path(sys.prefix)
+    """A disk with what set-up made here, but for the machines of chapter 8: this is one."""
     if not Path(sys.base_prefix).samefile("/usr"):
         fail(f"the guest has Debian's Python, not that of {sys.base_prefix}: run with PYTHON=/usr/bin/python3")
-    venv = link.resolve()
 
     def home(place: Path, image: Path) -> Path:
-        stage = place / "home"
-        stage.mkdir()
-        run("cp", "-al", venv, HOME / "roots", HOME / "made", stage)
-        (stage / f"venv-{sys.version_info[0]}.{sys.version_info[1]}").symlink_to(venv.name)
-        return disk.ext4(stage, image, "4G", "home")
+        disk.set_up(place / "home")
+        return disk.ext4(place / "home", image, "4G", "home")
 
     notes = [path.read_text() for path in sorted(HOME.glob("made/*"))]
-    return make(GUEST / "home.img", digest(venv.name, notes), home)
+    return make(GUEST / "home.img", digest(Path(sys.prefix).resolve().name, disk.MADE, notes), home)
 
 
 def job(place: Path, script: str, files: dict[str, Path]) -> Path:

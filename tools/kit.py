@@ -4,7 +4,8 @@
 
     debs/       the Debian packages with all that they depend on, and an index that apt reads
     wheels/     the Python packages of requirements.lock, for Python 3.11, 3.12 and 3.13
-    *.tar.gz    the root file systems
+    *.tar.gz    the root file systems, and the machines of chapter 8
+    images.tar  the images
     complete    written last
 
 `KIT=FOLDER sh vagrant/provision.sh` installs from it. A folder may hold the kits of several releases and architectures,
@@ -109,6 +110,9 @@ def main(arguments: list[str]) -> int:
         wheels(fresh / "wheels")
         for root in ("busybox", "debian"):
             run("tar", "-C", HOME / "roots" / root, "--numeric-owner", "-czf", fresh / f"{root}.tar.gz", ".")
+        guests = [name for name in ("vmlinux", "minimal.cpio", "debian.ext4") if (HOME / "guest" / name).exists()]
+        if guests:
+            run("tar", "-C", HOME / "guest", "--sparse", "-czf", fresh / "guest.tar.gz", *guests)
         words = ["save", "--output", fresh / "images.tar", "busybox", "debian", "web", "mail"]
         run(sys.executable, "-m", "minidocker", *words, cwd=REPOSITORY)
         (fresh / "complete").touch()

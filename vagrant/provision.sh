@@ -321,14 +321,20 @@ apt_source() {
 
 # --- guests of virtual machines --------------------------------------------------------------------------------
 
-# guest FILE RECIPE MAKER: makes guest/FILE by the function MAKER, which leaves it in the directory that it is given.
+# guest FILE RECIPE MAKER: makes guest/FILE by the function MAKER, which leaves it in the directory that it is given, or
+# takes it from the kit.
 guest() {
     made "$GUEST/$1" "guest-$1" "$2" && return
     say "making $GUEST/$1"
     discard "$GUEST/.$1.new"
     UNFINISHED=$GUEST/.$1.new
     mkdir -p "$UNFINISHED"
-    "$3" "$UNFINISHED"
+    if [ -n "$KIT" ]; then
+        quietly "unpacking $KIT/guest.tar.gz" "make the kit anew" \
+            tar -C "$UNFINISHED" --sparse -xzpf "$KIT/guest.tar.gz" "$1"
+    else
+        "$3" "$UNFINISHED"
+    fi
     discard "$GUEST/$1"
     mv -T "$UNFINISHED/$1" "$GUEST/$1"
     discard "$UNFINISHED"
@@ -352,7 +358,9 @@ make_kernel() {
         extract_vmlinux boot/vmlinuz-* vmlinux
     ) || exit 1
     discard "$GUEST/modules"
-    mv -T "$1/lib/modules" "$GUEST/modules"
+    for modules in "$1/lib/modules" "$1/usr/lib/modules"; do    # Debian 12, and 13
+        [ ! -d "$modules" ] || mv -T "$modules" "$GUEST/modules"
+    done
 }
 
 # extract_vmlinux FILE TARGET: a kernel that need not unpack itself, which costs an emulated machine a second.
@@ -433,9 +441,8 @@ EOF
 
 guests() {
     GUEST=$HOME_DIR/guest
-    [ -z "$KIT" ] || return 0    # a kit brings no kernel: chapter 8 shows recorded figures of virtual machines
     KERNEL=$(cloud_kernel)
-    if [ -z "$KERNEL" ]; then
+    if [ -z "$KERNEL" ] && [ ! -f "${KIT:-.}/guest.tar.gz" ]; then
         say "$CODENAME has no package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
         return
     fi
@@ -524,8 +531,8 @@ main() {
     root debian "$CODENAME $ROOT_PACKAGES 1"
     image busybox "$(cat "$HOME_DIR/made/busybox") 1"
     image debian "$(cat "$HOME_DIR/made/debian") 1"
-    [ -n "${MINIDOCKER_GUEST:-}" ] || servers    # a guest of make test-vm has no network to build them with
-    guests
+    servers
+    [ -n "${MINIDOCKER_GUEST:-}" ] || guests    # no machines inside of a machine
 }
 
 main

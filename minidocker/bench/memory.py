@@ -19,7 +19,7 @@ import time
 from minidocker.cgroups import Cgroup
 from minidocker.outcome import ContainerError
 
-DESCRIPTORS = 25  # open at once for one container: pipes, pidfd, locks and doors of its groups
+DESCRIPTORS = 18  # open at once for one container: pipes, pidfd, lock, and with version 1 two for each of five groups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,11 +89,20 @@ def used() -> int:
 
 
 def open_files(number: int) -> None:
-    """Let this process, and its launcher if it has one, have `number` files open, above the usual limit of 1024."""
+    """Let this process, and its launcher if it has one, have `number` files open, above the usual limit of 1024.
+
+    The hard limit, too, if this process has CAP_SYS_RESOURCE, as root usually has (setrlimit(2)).
+    """
     launcher = sys.modules.get("minidocker.launcher")
     pids = [0, launcher._Caller.pid] if launcher and launcher._Caller.socket else [0]
     for pid in pids:
-        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        if hard != resource.RLIM_INFINITY and number > hard:
-            raise ContainerError(f"{number} open files: this machine allows a process {hard}; see ulimit -Hn")
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(soft, number), hard))
+        soft, hard = (
+            number if limit == resource.RLIM_INFINITY else max(limit, number)
+            for limit in resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        )
+        try:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        except (OSError, ValueError) as error:
+            raise ContainerError(
+                f"{number} open files: {error}; a hard limit is raised with CAP_SYS_RESOURCE, up to fs.nr_open"
+            ) from None
