@@ -1,7 +1,7 @@
 """Disks for virtual machines, made from Debian's packages by a root process that mounts and installs nothing.
 
-mmdebstrap lays the packages out in a directory, and `mke2fs -d` writes that directory into an image; the kernel is that of
-chapter 8's machines. tools/guest.py and tools/box.py say what goes onto the disks.
+mmdebstrap lays the packages out in a directory, and `mke2fs -d` writes that directory into an image; the kernel is
+that of chapter 8's machines. tools/guest.py and tools/box.py say what goes onto the disks.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
 
 The disks are made once, from the machine's own package mirror, and kept in MINIDOCKER_HOME/guest: a root file system,
 and this machine's virtual environment, roots and images. The repository comes on a third disk, made for each run. The
-guest works on copies that are thrown away (tools/qemu.py), so each run begins the same. Where KVM does not work the processor
-is emulated: Python then runs about fourteen times slower, and tests assert on the kernel's counters, not on seconds
-(MINIDOCKER_GUEST is set).
+guest works on copies that are thrown away (tools/qemu.py), so each run begins the same. Where KVM does not work the
+processor is emulated: Python then runs about fourteen times slower, and tests assert on the kernel's counters, not on
+seconds (MINIDOCKER_GUEST is set).
 """
 
 from __future__ import annotations
