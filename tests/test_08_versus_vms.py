@@ -406,6 +406,15 @@ def test_real_web_and_mail_servers_answer_and_write_their_logs():
             assert Path(ground.path, f"overlay-{count}/var/log/exim4/mainlog").stat().st_size > 0
 
 
+def test_images_without_a_common_layer_share_the_files_of_their_base():
+    layers = [layer for name in ("web", "mail") for layer in storage.in_image(name)[0]]
+    common, twice = storage.usage(*layers), sum(map(storage.usage, layers))
+    with storage.Ground([]) as ground:
+        alone, shared = storage.squashed(ground.path, "web", "mail")
+    assert twice * 0.97 < alone < twice * 1.03
+    assert common < shared < common + (twice - common) * 0.5  # small files are not shared
+
+
 def test_a_server_that_does_not_serve_is_an_error_that_names_it():
     ground = storage.Ground([([BUSYBOX], ["sh", "-c", "exit 3"])])
     with pytest.raises(ContainerError, match="server 0 did not serve: .*exit_code=3"), ground:

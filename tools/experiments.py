@@ -173,11 +173,28 @@ def disks(bench: Bench) -> Outcome:
             measured[way] = [size and size + extra for size, extra in zip(plain, more, strict=True)]
             computed[way] = [at(count, servers, plain) + extra for count, extra in zip(servers, more, strict=True)]
             show(number + 1)
+        for way, sizes in apart(ground, servers, measured["layers"]).items():
+            measured[way] = computed[way] = sizes
     names = {"layers": SUBJECT, "disks": "vm_disks", "clones": "vm_linked_clones"}
     ten = {names.get(way, way): [sizes[list(servers).index(10)]] for way, sizes in computed.items()}
     records = [entry for name in ten for entry in bench.record("storage.ten_servers", name, ten, "B")]
     raw = {"storage.servers": {"servers": list(servers)}, "storage": measured, "storage.computed": computed}
     return records, raw
+
+
+def apart(ground: storage.Ground, servers: Sequence[int], sizes: Sequence[float]) -> dict[str, list[float]]:
+    """The same servers from images that have no layer in common, and these with their content shared.
+
+    One server needs one image, which is as large in one layer as in several.
+    """
+    try:
+        alone, shared = storage.squashed(ground.path, "web", "mail")
+    except ContainerError:
+        return {}
+    common = storage.usage(*{layer for layers, _ in ground.servers for layer in layers})
+    pairs = list(zip(servers, sizes, strict=True))
+    ways = {"layers_apart": alone, "layers_content": shared}
+    return {way: [size + (whole - common if n > 1 else 0) for n, size in pairs] for way, whole in ways.items()}
 
 
 def real_servers() -> list[Any]:

@@ -40,6 +40,8 @@ LABELS = {
     "clones": "VM disks, linked clones",
     "copies": "full copies",
     "layers": "layers",
+    "layers_apart": "without a common layer",
+    "layers_content": "the same, content shared",
     "overlay2": "Docker's overlay2",
     "podman_store": "Podman's store",
 }

@@ -12,6 +12,7 @@ it has. So a hole in a disk image costs nothing, and a file of one byte costs a 
 from __future__ import annotations
 
 import os
+import tempfile
 
 from minidocker import state
 from minidocker.bench.machine import boot, directory, link
@@ -119,6 +120,25 @@ def in_image(name: str) -> Server:
     settings = image.config["config"]
     port = next(iter(settings["ExposedPorts"])).partition("/")[0]
     return image.layers(), ["bash", "-c", ANSWER, port, *settings["Cmd"]]
+
+
+def squashed(place: str, *names: str) -> tuple[int, int]:
+    """Bytes of images whose layers are made one each, so that no digest of them is the same: without and with sharing.
+
+    That is what images look like that were built from a base of different days. The files that two of the layers have
+    in common are one file nevertheless, by the pool of chapter 5: `du` of one layer alone counts it, of both once.
+    """
+    from minidocker.images.flat import export, import_
+    from minidocker.images.image import find
+    from minidocker.images.store import Store
+
+    store, layers = Store(os.path.join(place, "squashed")), []
+    for name in names:
+        with tempfile.TemporaryFile(dir=place) as file:
+            export(find(Store(), name), file.fileno())
+            file.seek(0)
+            layers += import_(store, file, name).layers()
+    return sum(map(usage, layers)), usage(*layers)
 
 
 def original() -> str:
