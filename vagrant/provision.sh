@@ -455,12 +455,15 @@ guests() {
 
 ours() { (cd "$REPO" && PYTHONPATH=$REPO MINIDOCKER_HOME=$HOME_DIR "$HOME_DIR/venv-$XY/bin/python" -m minidocker "$@"); }
 
-# image NAME RECIPE: makes the image NAME by the function image_NAME, unless it is in the store, by today's recipe.
+# image NAME RECIPE: makes the image NAME by the function image_NAME, unless it is in the store, by today's recipe. A kit
+# brings all images at once.
+LOADED=
 image() {
     grep -qs "\"$1:latest\"" "$HOME_DIR/images/index.json" && made "$HOME_DIR/images" "image-$1" "$2" && return
     say "making the image $1"
-    if [ -n "$KIT" ] && [ -f "$KIT/images.tar" ]; then
-        quietly "loading the images of the kit" "make the kit anew" ours load --input "$KIT/images.tar"
+    if [ -n "$KIT" ]; then
+        [ -n "$LOADED" ] || quietly "loading the images of the kit" "make the kit anew" ours load --input "$KIT/images.tar"
+        LOADED=all
     else
         quietly "making the image $1" "see above; once made, it needs no network" "image_$1" "$1"
     fi

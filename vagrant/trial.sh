@@ -1,6 +1,8 @@
 #!/bin/sh
-# Tries set-up from nothing, as on a new user's machine, and then its removal: nothing may be left but Debian packages.
-# It is for a machine that is thrown away afterwards: `make test-vm BARE=1` runs it in one.
+# Tries set-up from nothing, as on a new user's machine, the first notebooks, and then its removal: nothing may be left
+# but Debian packages. It is for a machine that is thrown away afterwards: `make test-vm BARE=1` runs it in one.
+#
+#   NOTEBOOKS   those that are run (default: 00_process)
 set -u
 cd "$(dirname "$0")/.." || exit
 
@@ -11,15 +13,22 @@ list() {
         ! \( -path '/usr/local/*' -type d \) | LC_ALL=C sort >"/run/$1"
 }
 
+say() { echo "trial: $* $(($(date +%s) - BEGAN)) s after the beginning"; }
+BEGAN=$(date +%s)
 list before
-began=$(date +%s)
 sh vagrant/provision.sh || die "set-up failed"
-echo "trial: set-up took $(($(date +%s) - began)) s of this machine's clock"
+say "set-up is done"
 again=$(sh vagrant/provision.sh 2>&1) || die "the second set-up failed: $again"
 [ -z "$again" ] || die "the second set-up had something to do: $again"
 
 minidocker doctor || die "the doctor is not content"
 python3 chapters/03_cgroups/stage.py || die "the stage of chapter 3 failed"
+
+for name in ${NOTEBOOKS:-00_process}; do
+    PYTHONPATH=$PWD /var/lib/minidocker/venv-3*/bin/python -m pytest -q -p no:cacheprovider --nbval-cell-timeout=600 \
+        "notebooks/$name.ipynb" || die "the notebook $name failed"
+    say "the notebook $name has run"
+done
 
 sh vagrant/reset.sh || die "reset failed"
 list after

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Tries set-up from nothing on this machine's own kernel: a bare Debian in a directory, in namespaces of its own, runs
-# trial.sh there. As root.
+# Tries set-up from nothing on this machine's own kernel, and then every notebook: a bare Debian in a directory, in
+# namespaces of its own, runs trial.sh there. As root.
 #
 #   sh vagrant/try-setup.sh          with the network
 #   sh vagrant/try-setup.sh KIT      without one, from the folder that `make kit` filled
+#   NOTEBOOKS=00_process sh ...      only these
 #
 # `make test-vm BARE=1` does the same in a real machine with systemd, which takes a quarter of an hour if it is emulated.
 set -eu
@@ -29,6 +30,8 @@ elif [ -n "${PIP_CERT:-}" ]; then
     cp "$PIP_CERT" "$ROOT/srv/certificates"    # of the machine's own package index
     export PIP_CERT=/srv/certificates
 fi
+NOTEBOOKS=${NOTEBOOKS:-$(cd "$REPO/notebooks" && printf '%s ' [0-9]*.ipynb | sed 's/\.ipynb//g')}
+export NOTEBOOKS
 cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
 unset MINIDOCKER_HOME PYTHON MINIDOCKER_MUST_WORK CI PIP_FIND_LINKS REQUESTS_CA_BUNDLE CURL_CA_BUNDLE SSL_CERT_FILE
 # A changed root, and not only chroot: the kernel allows no user namespace behind that (user_namespaces(7), EPERM).
