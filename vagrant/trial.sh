@@ -25,7 +25,8 @@ minidocker doctor || die "the doctor is not content"
 python3 chapters/03_cgroups/stage.py || die "the stage of chapter 3 failed"
 
 for name in ${NOTEBOOKS:-00_process}; do
-    PYTHONPATH=$PWD /var/lib/minidocker/venv-3*/bin/python -m pytest -q -p no:cacheprovider --nbval-cell-timeout=600 \
+    set -- /var/lib/minidocker/venv-3*/bin/python
+    PYTHONPATH="$PWD" "$1" -m pytest -q -p no:cacheprovider --nbval-cell-timeout=600 \
         "notebooks/$name.ipynb" || die "the notebook $name failed"
     say "the notebook $name has run"
 done
