@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import HOME, need
+from conftest import GUEST, HOME, need
 from test_00_process import both_ways, python, until, way  # noqa: F401
 
 from minidocker.cgroups import Cgroup, prune
@@ -22,7 +22,6 @@ from minidocker.rootfs import PivotRoot
 pytestmark = pytest.mark.chapter(3)
 REPO = pathlib.Path(__file__).parent.parent
 ROOT = HOME / "roots" / "busybox"
-GUEST = os.environ.get("MINIDOCKER_GUEST")  # its clock is uneven: there counters are asserted, not seconds
 DISK = "/run/disk" if GUEST else "/var/tmp"  # on a disk of its own
 SPIN = "while :; do :; done"
 MEMORY_HOG = "a=xxxxxxxxxxxxxxxx; while :; do a=$a$a; done"

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import need
+from conftest import GUEST, need
 
 REPO = pathlib.Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium")
@@ -27,7 +27,7 @@ PATIENCE = 240  # seconds for a whole notebook on a busy machine
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root"),
-    pytest.mark.xfail(bool(os.environ.get("MINIDOCKER_GUEST")), reason="the guest has no browser", run=False),
+    pytest.mark.xfail(bool(GUEST), reason="the guest has no browser", run=False),
 ]
 
 

@@ -15,12 +15,10 @@ import desk
 import disk
 import pytest
 import yaml
-from conftest import MODULES, cgroups, need
+from conftest import GUEST, MODULES, cgroups, need
 
 REPO = pathlib.Path(__file__).parent.parent
-outside = pytest.mark.xfail(
-    bool(os.environ.get("MINIDOCKER_GUEST")), reason="the guest has neither Vagrant nor a network", run=False
-)
+outside = pytest.mark.xfail(bool(GUEST), reason="the guest has neither Vagrant nor a network", run=False)
 
 
 # Vagrant
