@@ -2,10 +2,10 @@
 
     python tools/box.py [PLACE]       minidocker-libvirt-amd64.box and minidocker-virtualbox-amd64.box into build/box
 
-A box holds Debian with its usual kernel, and all that set-up makes: packages, virtual environment, root file systems.
-So `vagrant up` with it needs no network. The same disk serves libvirt and QEMU (qcow2) and VirtualBox (VMDK). It is for
-this machine's architecture: a box for Apple's computers is built on an arm64 machine. Nothing is mounted here, and
-GRUB is written to the disk by hand, which its installer would do only on a mounted one.
+A box holds Debian with its usual kernel, and all that set-up makes: packages, virtual environment, roots,
+images. So `vagrant up` with it needs no network. The same disk serves libvirt and QEMU (qcow2) and VirtualBox (VMDK).
+It is for this machine's architecture: a box for Apple's computers is built on an arm64 machine. Nothing is mounted
+here, and GRUB is written to the disk by hand, which its installer would do only on a mounted one.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def tree(place: Path) -> Path:
     for key in root.glob("etc/ssh/ssh_host_*"):
         key.unlink()
     Path(root, "etc/machine-id").write_text("")
-    disk.set_up(root / "var/lib/minidocker")
+    disk.set_up(root / "var/lib/minidocker", machines=True)
     return root
 
 

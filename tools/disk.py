@@ -19,6 +19,7 @@ HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")).resolve()
 ARCHITECTURE = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
 # What set-up makes: a machine that is made from this one needs no network if it takes them along.
 MADE = ("roots", "images", "layers", "made")
+MACHINES = ("kernel", "minimal.cpio", "debian.ext4")  # of chapter 8, below guest/
 
 
 def fail(message: str) -> None:
@@ -58,18 +59,21 @@ def packages(name: str = "PACKAGES") -> list[str]:
 
 def kernel() -> tuple[Path, Path]:
     """Debian's kernel for virtual machines, as set-up unpacked it: the image for QEMU, the directory of its modules."""
-    image, modules = HOME / "guest/vmlinux", list(HOME.glob("guest/modules/*"))
+    image, modules = HOME / "guest/kernel/vmlinux", list(HOME.glob("guest/kernel/modules/*"))
     if not image.exists() or len(modules) != 1:
         fail(f"there is no kernel in {image.parent}: run sh vagrant/provision.sh")
     return image, modules[0]
 
 
-def set_up(target: Path) -> None:
+def set_up(target: Path, machines: bool = False) -> None:
     """Copy what set-up has made here into a directory that becomes another machine's MINIDOCKER_HOME."""
     venv = Path(sys.prefix).resolve()
     target.mkdir(parents=True)
     run("cp", "-a", venv, *(HOME / name for name in MADE), target)
     (target / f"venv-{sys.version_info[0]}.{sys.version_info[1]}").symlink_to(venv.name)
+    if machines:
+        (target / "guest").mkdir()
+        run("cp", "-a", *(HOME / "guest" / name for name in MACHINES), target / "guest")
 
 
 def tree(place: Path, include: Iterable[str], line: str, options: Sequence[str | Path] = ()) -> Path:

@@ -110,9 +110,8 @@ def main(arguments: list[str]) -> int:
         wheels(fresh / "wheels")
         for root in ("busybox", "debian"):
             run("tar", "-C", HOME / "roots" / root, "--numeric-owner", "-czf", fresh / f"{root}.tar.gz", ".")
-        guests = [name for name in ("vmlinux", "minimal.cpio", "debian.ext4") if (HOME / "guest" / name).exists()]
-        if guests:
-            run("tar", "-C", HOME / "guest", "--sparse", "-czf", fresh / "guest.tar.gz", *guests)
+        if Path(HOME, "guest/kernel").exists():
+            run("tar", "-C", HOME / "guest", "--sparse", "-czf", fresh / "guest.tar.gz", *disk.MACHINES)
         words = ["save", "--output", fresh / "images.tar", "busybox", "debian", "web", "mail"]
         run(sys.executable, "-m", "minidocker", *words, cwd=REPOSITORY)
         (fresh / "complete").touch()

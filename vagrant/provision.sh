@@ -348,19 +348,19 @@ cloud_kernel() {
 }
 
 # The distribution's own kernel for virtual machines, unpacked from its package. Nothing is installed, nothing in /boot.
-# Makes vmlinux, and beside it modules/VERSION.
+# Makes kernel/vmlinux and kernel/modules/VERSION.
 make_kernel() {
     (
         cd "$1"
+        mkdir kernel
         quietly "downloading the kernel $KERNEL" "is there a network? only set-up needs it" \
             apt-get download -q -o APT::Sandbox::User=root "$KERNEL"
         dpkg-deb -x ./*.deb .
-        extract_vmlinux boot/vmlinuz-* vmlinux
+        extract_vmlinux boot/vmlinuz-* kernel/vmlinux
+        for modules in lib/modules usr/lib/modules; do    # Debian 12, and 13
+            [ ! -d "$modules" ] || mv -T "$modules" kernel/modules
+        done
     ) || exit 1
-    discard "$GUEST/modules"
-    for modules in "$1/lib/modules" "$1/usr/lib/modules"; do    # Debian 12, and 13
-        [ ! -d "$modules" ] || mv -T "$modules" "$GUEST/modules"
-    done
 }
 
 # extract_vmlinux FILE TARGET: a kernel that need not unpack itself, which costs an emulated machine a second.
@@ -446,7 +446,7 @@ guests() {
         say "$CODENAME has no package linux-image-cloud: chapter 8 shows recorded figures of virtual machines"
         return
     fi
-    guest vmlinux "$CODENAME 1" make_kernel
+    guest kernel "$CODENAME 1" make_kernel
     guest minimal.cpio "$(cat "$HOME_DIR/made/busybox") 1" make_minimal
     guest debian.ext4 "$(cat "$HOME_DIR/made/debian") 1" make_usual
 }

@@ -54,7 +54,7 @@ def missing() -> str:
     program = HARDWARE[platform.machine()][0]
     if not shutil.which(program):
         return f"{program} is not installed: run sh vagrant/provision.sh"
-    for name in ("vmlinux", "minimal.cpio", "debian.ext4"):
+    for name in ("kernel/vmlinux", "minimal.cpio", "debian.ext4"):
         if not os.path.exists(os.path.join(directory(), name)):
             return f"there is no {os.path.join(directory(), name)}: run sh vagrant/provision.sh"
     return ""
@@ -93,7 +93,7 @@ def command(
     processor = ["-cpu", "host"] if accelerate == "kvm" else [*emulated]
     arguments = f'{ARGUMENTS} console={console} run="{run}"'
     argv = [program, *machine, "-accel", accelerate, *processor, *PLAIN, "-m", str(memory or MEMORY[guest])]
-    argv += ["-kernel", os.path.join(directory(), "vmlinux")]
+    argv += ["-kernel", os.path.join(directory(), "kernel/vmlinux")]
     if guest == "minimal":
         return [*argv, "-initrd", os.path.join(directory(), "minimal.cpio"), "-append", arguments]
     kind = "qcow2" if disk and disk.endswith(".qcow2") else "raw"
