@@ -244,8 +244,9 @@ def test_a_kernel_is_killed_half_way_and_the_next_notebook_works_and_cleans_up()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root")
-def test_the_same_notebook_twice_at_once():
-    for said, status in compare("01_chroot", "01_chroot"):
+@pytest.mark.parametrize("names", [("01_chroot", "01_chroot"), ("04_union_mounts", "07_ports")], ids=" and ".join)
+def test_two_notebooks_at_once(names):
+    for said, status in compare(*names):
         assert status == 0, said
 
 

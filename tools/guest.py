@@ -18,6 +18,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -169,6 +170,7 @@ def bare(kit: str = "") -> tuple[str, dict[str, Path]]:
 def main(arguments: list[str]) -> int:
     """Make what is missing, boot, and say how it went."""
     begin = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the directories below go away
     empty, kit = arguments[:1] in (["--bare"], ["--kit"]), (arguments[1:2] or [""])[0]
     kernel, root = system("bare", []) if empty else system("root", disk.packages())
     script, files = bare(kit) if empty else (tests(arguments), {})
