@@ -50,6 +50,7 @@ FILES = {
         "linux /vmlinuz root=LABEL=root rw quiet console=tty0 console=ttyS0\ninitrd /initrd.img\nboot\n"
     ),
 }
+LAB_SERVERS = ["nginx", "docker-registry"]  # what the labs start themselves, behind walls
 SERVICES = ["ssh", "ssh-keys", "systemd-networkd", "systemd-resolved"]
 VIRTUALBOX = 'Vagrant.configure("2") { |config| config.vm.base_mac = "080027D0C4E2" }\n'  # that of box.ovf
 OVF = Path(__file__).with_name("box.ovf")  # VirtualBox's description of the machine
@@ -57,13 +58,15 @@ OVF = Path(__file__).with_name("box.ovf")  # VirtualBox's description of the mac
 
 def tree(place: Path) -> Path:
     """The system, with all that set-up made on this machine."""
-    root = disk.tree(place / "root", SYSTEM + disk.packages(), disk.source())
+    always, extra = disk.packages()
+    root = disk.tree(place / "root", [*SYSTEM, *always, *disk.available(extra)], disk.source())
     run("chroot", root, "useradd", "-m", "-s", "/bin/bash", "vagrant")
     disk.write(root, FILES)
     for name, mode in (("etc/sudoers.d/vagrant", 0o440), ("home/vagrant/.ssh", 0o700)):
         (root / name).chmod(mode)
     run("chroot", root, "chown", "-R", "vagrant:vagrant", "/home/vagrant/.ssh")
     run("chroot", root, "systemctl", "--quiet", "enable", *SERVICES)
+    run("chroot", root, "systemctl", "--quiet", "disable", *LAB_SERVERS)
     for key in root.glob("etc/ssh/ssh_host_*"):
         key.unlink()
     Path(root, "etc/machine-id").write_text("")

@@ -50,11 +50,15 @@ def release(line: str) -> str:
     return re.sub(r"\[.*?\]", "", line).split()[2]
 
 
-def packages(name: str = "PACKAGES") -> list[str]:
-    """The words of a list in vagrant/provision.sh, the one place that names Debian packages."""
-    script = Path(REPOSITORY, "vagrant/provision.sh").read_text()
-    found = re.search(rf'^{name}="?([^"\n]*(?:\n[^"]*)?)"?$', script, re.MULTILINE)
-    return found[1].split() if found else []
+def packages() -> tuple[list[str], list[str]]:
+    """What set-up installs, and what else it installs where apt knows it: vagrant/provision.sh names all packages."""
+    always, extra = run("sh", REPOSITORY / "vagrant/provision.sh", "--packages").splitlines()
+    return always.split(), extra.split()
+
+
+def available(names: Iterable[str]) -> list[str]:
+    """Those that this machine's apt knows."""
+    return [name for name in names if not subprocess.run(["apt-cache", "show", name], capture_output=True).returncode]
 
 
 def kernel() -> tuple[Path, Path]:

@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> int:
     begin = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the directories below go away
     empty, kit = arguments[:1] in (["--bare"], ["--kit"]), (arguments[1:2] or [""])[0]
-    kernel, root = system("bare", []) if empty else system("root", disk.packages())
+    kernel, root = system("bare", []) if empty else system("root", disk.packages()[0])
     script, files = bare(kit) if empty else (tests(arguments), {})
     with tempfile.TemporaryDirectory(dir=GUEST, prefix=".run-") as directory:
         place = Path(directory)

@@ -65,7 +65,8 @@ def packages(place: Path) -> None:
         }
         apt = ["apt-get", "-q", "-y", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
         run(*apt, "update")
-        names = [*disk.packages(), *(name for name in disk.packages("EXTRA_PACKAGES") if known(name, apt))]
+        always, extra = disk.packages()
+        names = [*always, *(name for name in extra if known(name, apt))]
         run(*apt, "install", "--download-only", "--no-install-recommends", *names)
         place.mkdir()
         for package in Path(state, "archives").glob("*.deb"):

@@ -46,6 +46,9 @@ TEST_PACKAGES="chromium vagrant vagrant-libvirt"
 case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
+# For the tools that make a kit or a disk: what is always installed, and what else there is, a line each.
+# shellcheck disable=SC2086,SC2116  # one line of words
+[ "${1:-}" != --packages ] || { echo $PACKAGES; echo $EXTRA_PACKAGES; exit; }
 
 say() { printf 'provision: %s\n' "$*"; }
 die() { printf 'provision: %s\n' "$*" >&2; exit 1; }
