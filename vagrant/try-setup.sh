@@ -37,6 +37,7 @@ unset MINIDOCKER_HOME PYTHON MINIDOCKER_MUST_WORK CI PIP_FIND_LINKS REQUESTS_CA_
 # A changed root, and not only chroot: the kernel allows no user namespace behind that (user_namespaces(7), EPERM).
 # shellcheck disable=SC2016  # it expands in there
 unshare --mount --pid --fork --kill-child --propagation private $isolation sh -ec '
+    ip link set lo up    # with the cable out, a machine still reaches itself
     mount --bind "$1" "$1"
     cd "$1"
     mount -t proc proc proc
