@@ -469,9 +469,9 @@ def test_a_server_that_cannot_start_says_why(lower, monkeypatch, tmp_path):
 
 
 def test_what_the_container_leaves_running_does_not_keep_the_server(lower):
-    """A process in the background, without a PID namespace, holds the mount namespace."""
+    """A process that has left the process group, without a PID namespace, holds the mount namespace."""
     union = Union([lower], driver="aufs")
-    result = run(["sh", "-c", "sleep 100 >/dev/null 2>&1 & echo $!"], union)
+    result = run(["sh", "-c", "echo $(setsid sh -c 'echo $$; exec sleep 100 >/dev/null 2>&1' &)"], union)
     os.kill(int(result.stdout), signal.SIGKILL)
     assert union.server == -1
 

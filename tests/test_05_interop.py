@@ -37,6 +37,7 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 [containers]
+log_driver = "k8s-file"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 """
 # podman in mount and network namespaces of its own, where it changes nothing of the host; without cgroup2, which crun

@@ -52,8 +52,9 @@ FILES = {
         "-> /lib/systemd/system/systemd-networkd.service"
     ),
 }
-IDLE = """apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer dpkg-db-backup.timer podman.service
-    podman.socket docker-registry.service systemd-networkd-wait-online.service"""
+IDLE = """systemd-tmpfiles-clean.timer apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer
+    dpkg-db-backup.timer podman.service podman.socket docker-registry.service
+    systemd-networkd-wait-online.service"""
 FILES |= {f"etc/systemd/system/{unit}": "-> /dev/null" for unit in IDLE.split()}
 
 
