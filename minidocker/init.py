@@ -8,7 +8,6 @@ which that process has no handler; and when it ends, all others are killed: pid_
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from minidocker import syscalls
@@ -63,8 +62,8 @@ def _hide_the_host() -> None:
     except OSError:
         return  # a root without /proc
     start, end = int(fields[45]), int(fields[48])  # arg_start and env_end
-    ctypes.memset(start, 0, end - start)
-    ctypes.memmove(start, b"init", 4)
+    syscalls.call("memset", start, 0, end - start)
+    syscalls.call("memcpy", start, b"init", 4)
 
 
 def _take_terminal() -> None:

@@ -103,30 +103,27 @@ def prune() -> list[str]:
 def remove_tree(top: str) -> None:
     """Remove the directory `top` and everything in it, however deep: a container may nest until no path is long enough.
 
-    So each directory is first moved to just below `top`; no path gets longer and nothing recurses. Links are removed
-    and not followed. Raises OSError for what cannot be removed, e.g. after chattr +i.
+    So each directory that lies deeper is first moved up to `top`; no path gets longer and nothing recurses. Links are
+    removed and not followed. Raises OSError for what cannot be removed, e.g. after chattr +i.
     """
     if not os.path.isdir(top):
         return
-    yard = os.path.join(top, f".removing-{os.urandom(6).hex()}")
-    os.mkdir(yard)
+    moved = os.path.join(top, f".removing-{os.urandom(6).hex()}-")
     waiting, count = [top], 0
     while waiting:
         current = waiting.pop()
         with os.scandir(current) as entries:
             for entry in list(entries):
-                if entry.path == yard:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    count += 1
-                    waiting.append(os.path.join(yard, str(count)))
-                    _movable(entry.path)
-                    os.rename(entry.path, waiting[-1])
-                else:
+                if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.path)
+                    continue
+                _movable(entry.path)
+                count += 1
+                waiting.append(entry.path if current == top else f"{moved}{count}")
+                if current != top:
+                    os.rename(entry.path, waiting[-1])
         if current != top:
             os.rmdir(current)
-    os.rmdir(yard)
     os.rmdir(top)
 
 

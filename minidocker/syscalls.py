@@ -13,8 +13,9 @@ A failed call raises `OSError` as the functions of `os` do, and its attribute `s
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes  # the half of `ctypes` that is written in C: the other takes 2 ms to import, and we need 10 lines of it
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +23,33 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # the same functions, without the 5 ms it takes to give each number a name of an enum
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc_with_gil = ctypes.PyDLL(None, use_errno=True)
+
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    """The int of C, which almost all functions of libc return."""
+
+    _type_ = "i"
+
+
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    """The long of C, as wide as a register. Python's int would be passed as an int of C, and be cut to 32 bits."""
+
+    _type_ = "l"
+
+
+class _Function(_ctypes.CFuncPtr):
+    """A function of C. What it leaves in errno is kept before anything else can change it."""
+
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+class _FunctionWithGil(_Function):
+    """The same, and Python's global lock is not released meanwhile."""
+
+    _flags_ = _Function._flags_ | _ctypes.FUNCFLAG_PYTHONAPI
+
+
+_libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what is linked with this program already, and libc is
 
 # <linux/sched.h>: the eight namespaces, and a cgroup to be born in
 CLONE_NEWTIME = 0x00000080
@@ -51,17 +77,22 @@ def call(name: str, *arguments: object, path: object = None) -> int:
 
     Strings are encoded as file names, numbers passed as long, None as a null pointer. `path` is named in the error.
     """
-    result: int = getattr(_libc, name)(*map(_converted, arguments))
+    result: int = _Function(_ctypes.dlsym(_libc, name))(*map(_converted, arguments))
     if result == -1:
-        raise error(name, ctypes.get_errno(), path)
+        raise error(name, _ctypes.get_errno(), path)
     return result
 
 
 def _converted(argument: object) -> object:
-    """A Python value as ctypes passes it on; a bare int would be cut to 32 bits."""
+    """A Python value as it can be passed on."""
     if isinstance(argument, str):
         return os.fsencode(argument)
-    return ctypes.c_long(argument) if isinstance(argument, int) else argument
+    return _Long(argument) if isinstance(argument, int) else argument
+
+
+def structure(*numbers: int) -> bytes:
+    """A C structure of 64-bit numbers, as the younger system calls take their arguments, for a call that reads it."""
+    return b"".join(number.to_bytes(8, sys.byteorder) for number in numbers)
 
 
 def error(syscall: str, number: int, path: object = None) -> OSError:
@@ -118,8 +149,8 @@ def clone3(flags: int, cgroup: int = 0) -> int:
     Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child. It keeps
     Python's global lock, which a bare `CDLL` would release and the child would then wait for.
     """
-    clone_args = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
-    pid: int = _libc_with_gil.syscall(435, clone_args, ctypes.sizeof(clone_args))
+    clone_args = structure(flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    pid: int = _FunctionWithGil(_ctypes.dlsym(_libc, "syscall"))(435, clone_args, len(clone_args))
     if pid == -1:
-        raise error("clone3", ctypes.get_errno())
+        raise error("clone3", _ctypes.get_errno())
     return pid

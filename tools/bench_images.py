@@ -109,7 +109,7 @@ def ours(words: list[str], home: str) -> list[str]:
     import sysconfig
 
     places = [str(REPO), sysconfig.get_paths()["purelib"]]
-    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import command; command()"
     return ["/usr/bin/env", f"MINIDOCKER_HOME={home}", sys.executable, "-I", "-S", "-c", code, *words]
 
 

@@ -100,7 +100,7 @@ def run_command() -> Timed | None:
         print(f"bench: no figure of minidocker run: {(first.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
         return None
     places = [str(REPO), sysconfig.get_paths()["purelib"]]
-    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import command; command()"
     return command([sys.executable, "-I", "-S", "-c", code, *words], MINIDOCKER_HOME=state.home())
 
 

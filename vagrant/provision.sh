@@ -215,8 +215,8 @@ command_text() {
 #!$PYTHON -IS
 import sys
 sys.path += ["$REPO", "$HOME_DIR/venv-$XY/lib/python$XY/site-packages"]
-from minidocker.cli import main
-sys.exit(main(sys.argv[1:]))
+from minidocker.cli import command
+command()
 EOF
 }
 

@@ -45,7 +45,7 @@ def ready(name: str, home: str | None = None) -> Ready:
         status = os.stat(f"{home}/images/index.json")
         stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         with open(path, "rb") as file:
-            made_from, image = marshal.load(file)
+            made_from, image = marshal.loads(file.read())
         if made_from == stamp:
             return image  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, TypeError):

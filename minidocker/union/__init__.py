@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from importlib import import_module
 
 from minidocker import state
 from minidocker.outcome import ContainerError
@@ -45,7 +44,7 @@ class Union(Isolator):
         if cls is Union:
             if driver not in DRIVERS:
                 raise ContainerError(f"no union driver is called {driver!r}: there are {' '.join(DRIVERS)}")
-            cls = getattr(import_module(f"minidocker.union.{driver}"), DRIVERS[driver])
+            cls = getattr(__import__(f"minidocker.union.{driver}", fromlist=["_"]), DRIVERS[driver])
         return super().__new__(cls)
 
     def __init__(

@@ -12,12 +12,11 @@ in the user namespace that owns its mount namespace, before the root changes.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 
-from minidocker.syscalls import MS_BIND, MS_RDONLY, MS_REMOUNT, call, error, mount
+from minidocker.syscalls import MS_BIND, MS_RDONLY, MS_REMOUNT, call, error, mount, structure
 
 # <linux/openat2.h>; the call has no function in libc, and the same number on all architectures
 OPENAT2 = 437
@@ -39,10 +38,10 @@ def lookup(root: int, path: str) -> int:
 
     Links of /proc, which lead anywhere, are refused. EAGAIN says that a directory was moved while `..` was looked up.
     """
-    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    how = structure(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     for _ in range(TRIES):
         try:
-            return call("syscall", OPENAT2, root, path, how, ctypes.sizeof(how), path=path)
+            return call("syscall", OPENAT2, root, path, how, len(how), path=path)
         except OSError as refused:
             if refused.errno != errno.EAGAIN:
                 raise error("openat2", refused.errno or 0, path) from None
@@ -129,8 +128,8 @@ def read_only(tree: int) -> None:
 
     A read-only bind mount made by mount(2) leaves the mounts below it writable.
     """
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
-    call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
+    attributes = structure(MOUNT_ATTR_RDONLY, 0, 0, 0)
+    call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes, len(attributes))
 
 
 def read_only_one_by_one(place: str) -> None:
