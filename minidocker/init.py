@@ -38,12 +38,12 @@ def go_on_as_child() -> None:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: a change of user clears it
+    _hide_the_host()  # before the fork: the command may run, and look, before this process goes on
     command = os.fork()
     if command == 0:
         _take_terminal()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
-    _hide_the_host()
     syscalls.close_range(3)  # among them the report, which must not stay open when the command executes
     os._exit(_serve(command))
 

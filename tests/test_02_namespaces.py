@@ -469,14 +469,15 @@ HIDES = """
     if sys.argv[1] == "launcher":
         threading.Thread(target=lambda: time.sleep(60), daemon=True).start()
     script = "cat /proc/1/environ /proc/1/cmdline /proc/1/comm | tr '\\\\0' ' '"
-    print(run(["sh", "-c", script], Namespaces("pid mount"), PivotRoot(sys.argv[2]), Init()).stdout)
+    for _ in range(5):  # the first process and the command run at the same time, and either may be faster
+        print(run(["sh", "-c", script], Namespaces("pid mount"), PivotRoot(sys.argv[2]), Init()).stdout)
 """
 
 
 @pytest.mark.parametrize("path", ["fork", "launcher"])
 def test_init_does_not_tell_of_the_host(path):
     shown = python(HIDES, path, str(ROOT), "a-word-of-the-host", env={"TOKEN": "a-secret-of-the-host"}).stdout
-    assert shown.split() == ["init", "init"]
+    assert shown.split() == ["init", "init"] * 5
 
 
 def test_init_reports_a_command_that_is_not_there():
