@@ -13,7 +13,7 @@ A failed call raises `OSError` as the functions of `os` do, and its attribute `s
 
 from __future__ import annotations
 
-import _ctypes  # the half of `ctypes` that is written in C: the other takes 2 ms to import, and we need 10 lines of it
+import _ctypes  # the half of `ctypes` that is written in C: the other takes 1.5 ms to import
 import os
 import sys
 
@@ -23,33 +23,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # the same functions, without the 5 ms it takes to give each number a name of an enum
 
-
-class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    """The int of C, which almost all functions of libc return."""
-
-    _type_ = "i"
-
-
-class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    """The long of C, as wide as a register. Python's int would be passed as an int of C, and be cut to 32 bits."""
-
-    _type_ = "l"
-
-
-class _Function(_ctypes.CFuncPtr):
-    """A function of C. What it leaves in errno is kept before anything else can change it."""
-
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = _Int
-
-
-class _FunctionWithGil(_Function):
-    """The same, and Python's global lock is not released meanwhile."""
-
-    _flags_ = _Function._flags_ | _ctypes.FUNCFLAG_PYTHONAPI
-
-
-_libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what is linked with this program already, and libc is
+_libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what this program consists of, libc with it
 
 # <linux/sched.h>: the eight namespaces, and a cgroup to be born in
 CLONE_NEWTIME = 0x00000080
@@ -70,6 +44,31 @@ MNT_DETACH = 2
 
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
+
+
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    """The int of C, which the calls return."""
+
+    _type_ = "i"
+
+
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    """The long of C, as wide as a register; a bare number would be passed as an int, and be cut to 32 bits."""
+
+    _type_ = "l"
+
+
+class _Function(_ctypes.CFuncPtr):
+    """A function of libc. Its errno is kept before anything else changes it; other threads of Python run meanwhile."""
+
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+class _Fork(_Function):
+    """The same, and no other thread runs meanwhile, since Python's global lock is kept."""
+
+    _flags_ = _Function._flags_ | _ctypes.FUNCFLAG_PYTHONAPI
 
 
 def call(name: str, *arguments: object, path: object = None) -> int:
@@ -147,10 +146,10 @@ def clone3(flags: int, cgroup: int = 0) -> int:
     """clone3(2): fork, but into new namespaces, and (CLONE_INTO_CGROUP) into the cgroup v2 behind a descriptor.
 
     Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child. It keeps
-    Python's global lock, which a bare `CDLL` would release and the child would then wait for.
+    Python's global lock, which the child would else have to wait for.
     """
     clone_args = structure(flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
-    pid: int = _FunctionWithGil(_ctypes.dlsym(_libc, "syscall"))(435, clone_args, len(clone_args))
+    pid: int = _Fork(_ctypes.dlsym(_libc, "syscall"))(435, clone_args, len(clone_args))
     if pid == -1:
         raise error("clone3", _ctypes.get_errno())
     return pid

@@ -82,6 +82,28 @@ def test_every_verb_explains_itself(home):
         assert shown.startswith(f"usage: minidocker {verb}"), verb
 
 
+def test_what_cannot_be_written_is_an_exit_status_and_at_most_a_line(home):
+    def written_to(output, *words):
+        environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
+        argv = [sys.executable, "-m", "minidocker", *words]
+        return subprocess.run(argv, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
+
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open("/dev/full", "w") as full, open(theirs, "w") as nobody:
+        for verb in ("images", "help"):
+            refused = written_to(full, verb)
+            assert (refused.returncode, refused.stderr) == (1, f"minidocker: {verb}: No space left on device\n")
+            assert (written_to(nobody, verb).returncode, written_to(nobody, verb).stderr) == (141, "")
+        assert written_to(full, "nosuch").returncode == 1
+
+
+def test_what_was_written_before_a_failure_is_not_lost():
+    code = "import minidocker.cli as cli; print('so far'); cli.main = lambda _: 7; cli.command()"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (7, "so far\n", "")
+
+
 def test_the_config_is_used_as_docker_uses_it(here, tmp_path):
     store = new_store(here)
     root = tmp_path / "root"

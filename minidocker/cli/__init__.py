@@ -58,7 +58,11 @@ def command() -> NoReturn:
     kernel gives it back at once, and what is to outlive us, or must not, is the business of the verb.
     """
     status = main(sys.argv[1:])
-    print(end="", file=sys.stderr, flush=True)
+    try:
+        print(end="", file=sys.stderr, flush=True)
+        print(end="", flush=True)  # what was written before a failure
+    except OSError:
+        pass  # nobody is there to read it
     os._exit(status)
 
 
