@@ -158,7 +158,7 @@ def later_chapters() -> Iterator[Check]:
     yield tried("overlayfs", mount_overlay, "modprobe overlay", needed=False)
     yield tried("FUSE", partial(os.open, "/dev/fuse", os.O_RDWR), "modprobe fuse", needed=False)
     yield tried("nftables", add_table, "modprobe nf_tables", needed=False)
-    yield tried("KVM", ask_kvm, "virtual machines are emulated, and slow", needed=False)
+    yield tried("KVM's device", ask_kvm, "virtual machines are emulated, and slow", needed=False)
     disk = os.statvfs(HOME if HOME.exists() else "/")
     free = disk.f_bavail * disk.f_frsize / 1e9
     yield Check("free disk", f"{free:.0f} GB", "" if free >= 2 else f"2 GB are needed for {HOME}")
@@ -183,7 +183,10 @@ def add_table() -> None:
 
 
 def ask_kvm() -> None:
-    """In the child: KVM answers with its version, which has been 12 since Linux 2.6.22."""
+    """In the child: KVM answers with its version, which has been 12 since Linux 2.6.22.
+
+    Whether a guest then boots, only a boot can say: see chapter 8.
+    """
     fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR), KVM_GET_API_VERSION)
 
 
