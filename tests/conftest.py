@@ -26,9 +26,11 @@ MODULES = {
     2: "namespaces",
     3: "cgroups",
     4: "union",
+    5: "images.apply",
     6: "volumes",
     7: "network",
-}  # the module that a reader of a chapter may write
+    8: "bench.memory",
+}  # the module that a reader of a chapter may write; of a package, its `__init__`
 SETTLE = (
     2.0  # seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process
 )
@@ -128,11 +130,13 @@ def swap(files):
 
 
 def link(source, target, files):
-    """Links to all modules. Where a chapter is a package, the reader's file is its `__init__` and may use the rest."""
+    """Links to all modules. A package of which the reader has a module, or the `__init__`, keeps the rest of its own."""
     target.mkdir()
     for path in source.iterdir():
-        if path.is_dir() and path.name in files:
-            link(path, target / path.name, {"__init__": files[path.name]})
+        below = {name.partition(".")[2] or "__init__": file for name, file in files.items()
+                 if name.partition(".")[0] == path.name}
+        if path.is_dir() and below:
+            link(path, target / path.name, below)
         elif path.name != "__pycache__":
             (target / path.name).symlink_to(files.get(path.stem, path))
 
