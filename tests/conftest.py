@@ -130,11 +130,14 @@ def swap(files):
 
 
 def link(source, target, files):
-    """Links to all modules. A package of which the reader has a module, or the `__init__`, keeps the rest of its own."""
+    """Links to all modules. Where the reader's is one of a package, or its `__init__`, the others are the package's."""
     target.mkdir()
     for path in source.iterdir():
-        below = {name.partition(".")[2] or "__init__": file for name, file in files.items()
-                 if name.partition(".")[0] == path.name}
+        below = {
+            name.partition(".")[2] or "__init__": file
+            for name, file in files.items()
+            if name.partition(".")[0] == path.name
+        }
         if path.is_dir() and below:
             link(path, target / path.name, below)
         elif path.name != "__pycache__":

@@ -4,7 +4,8 @@
 
 The chapter's tests run with the file in the place of the package's module, also in the launcher, in kernels and in
 commands. For each test that fails, the answer is what was found and the fact behind it, of the kernel or of a
-specification, from chapters/NN_name/hints.txt. Of a chapter with many modules, only the tests of that one run. The exercises that are in work/NN_name are checked, too.
+specification, from chapters/NN_name/hints.txt. Of a chapter with many modules, only the tests of that one are run. The
+exercises that are in work/NN_name are checked, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 from conftest import MODULES  # noqa: E402  # its place is known only now
 
 SHOWN = 5  # failures that are told at once: the first ones are often the reason of the others
+EXAMPLES = "8"  # of each test that makes up its cases: fewer than for us, as somebody waits for the answer
 ELSEWHERE = "same_on_version_2_alone or exercises"  # what does not test the reader's module
 PARTS = {
     5: ("test_05_layers", "test_05_hostile"),
@@ -82,6 +84,7 @@ def grade(number: int, file: Path) -> int:
     """Run the chapter's tests against the file."""
     (chapter,) = REPOSITORY.glob(f"chapters/{number:02}_*")
     os.environ[f"MINIDOCKER_MODULE_{number:02}"] = str(file)
+    os.environ.setdefault("MINIDOCKER_EXAMPLES", EXAMPLES)
     report = Report(hints(chapter))
     options = ["-q", "-q", "--no-header", "--no-summary", "--tb=line", "-p", "no:cacheprovider", "--capture=fd"]
     options += ["--chapter", str(number), "-k", selection(number), str(REPOSITORY / "tests")]
