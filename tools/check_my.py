@@ -52,7 +52,7 @@ class Report:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             message = crash.message if crash else str(report.longrepr)
-            self.failed.setdefault(report.location[2], message.splitlines()[0] if message else "")
+            self.failed.setdefault(report.location[2], " ".join(message.split()))
         elif report.when == "call" and report.passed:
             self.passed += 1
 
