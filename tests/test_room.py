@@ -123,16 +123,20 @@ def grade(chapter, file, **variables):
     return subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=600)
 
 
-def test_a_module_that_is_not_right_gets_the_fact_of_the_kernel(tmp_path):
-    source = (REPO / "minidocker/rootfs.py").read_text()
-    mine = tmp_path / "rootfs.py"
-    mine.write_text(re.sub(r"MS_PRIVATE", "MS_SHARED", source))
+@pytest.mark.parametrize(
+    ("chapter", "name", "right", "wrong"),
+    [(1, "rootfs", "MS_PRIVATE", "MS_SHARED"), (8, "bench/memory", '"Pss:"', '"Rss:"')],
+)
+def test_a_module_that_is_not_right_gets_the_fact_behind_it(chapter, name, right, wrong, tmp_path):
+    source = (REPO / f"minidocker/{name}.py").read_text()
+    mine = tmp_path / "mine.py"
+    mine.write_text(source.replace(right, wrong))
     assert mine.read_text() != source
-    done = grade("01", mine)
+    done = grade(f"{chapter:02}", mine)
     assert done.returncode == 1
     assert "not yet: " in done.stdout
     assert "    the fact: " in done.stdout
-    assert re.search(r"chapter 1: \d+ tests pass with .*rootfs.py, [1-9]\d* do not", done.stdout)
+    assert re.search(rf"chapter {chapter}: [1-9]\d* tests pass with .*mine.py, [1-9]\d* do not", done.stdout)
 
 
 def test_a_module_that_is_right_passes(tmp_path):
