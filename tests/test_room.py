@@ -125,7 +125,7 @@ def grade(chapter, file, **variables):
 
 @pytest.mark.parametrize(
     ("chapter", "name", "right", "wrong"),
-    [(1, "rootfs", "MS_PRIVATE", "MS_SHARED"), (8, "bench/memory", '"Pss:"', '"Rss:"')],
+    [(1, "rootfs", 'umount(".", MNT_DETACH)', "pass"), (8, "bench/memory", '"Pss:"', '"Rss:"')],
 )
 def test_a_module_that_is_not_right_gets_the_fact_behind_it(chapter, name, right, wrong, tmp_path):
     source = (REPO / f"minidocker/{name}.py").read_text()
@@ -171,6 +171,7 @@ def test_each_hint_belongs_to_a_test_that_is_run(chapter):
         for file in REPO.glob(f"tests/test_{chapter:02}_*.py")
         for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
         if any(part in f"{file.stem} {name}" for part in parts)
+        and not any(part in name for part in check_my.ELSEWHERE + check_my.LONG)
     ]
     given = {next((piece for piece in hints if piece in name), "") for name in tests}
     assert hints and tests
