@@ -25,10 +25,7 @@ from conftest import MODULES  # noqa: E402  # its place is known only now
 
 SHOWN = 5  # failures that are told at once: the first ones are often the reason of the others
 EXAMPLES = "8"  # of each test that makes up its cases: fewer than for us, as somebody waits for the answer
-ELSEWHERE = (
-    "same_on_version_2_alone",
-    "exercises",
-)  # what does not test the reader's module, by pieces of tests' names
+ELSEWHERE = ("same_on_version_2_alone", "exercises")  # pieces of the names of tests that are not about the module
 LONG = ("host_side_is_killed", "thousand_starts")  # minutes of the same again: make test has them
 PARTS = {
     5: ("test_05_layers", "test_05_hostile"),
