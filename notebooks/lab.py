@@ -24,6 +24,7 @@ for place in (str(REPO), str(REPO / "tools")):
     if place not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
         sys.path.append(place)
 
+HERE = Path.cwd()  # where the notebook lies; some labs go elsewhere on their way
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
 BUSYBOX, DEBIAN = f"{HOME}/roots/busybox", f"{HOME}/roots/debian"
 ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'debian')}"
@@ -94,7 +95,7 @@ def check(chapter, number):
     Your file is NN_name/exercise_M.py beside this notebook, in work/; in notebooks/ it is the unsolved one.
     """
     (given,) = REPO.glob(f"chapters/{chapter:02}_*/exercises")
-    mine = Path(given.parent.name, f"exercise_{number}.py").absolute()
+    mine = HERE / given.parent.name / f"exercise_{number}.py"
     command = [sys.executable, given / "check.py", str(number), mine if mine.exists() else given / mine.name]
     done = subprocess.run(command, cwd=mine.parent if mine.exists() else given, capture_output=True, text=True)
     said = (done.stdout or done.stderr or "?").strip().splitlines()[-1]  # of a traceback, what went wrong

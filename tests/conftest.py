@@ -26,13 +26,16 @@ MODULES = {
     2: "namespaces",
     3: "cgroups",
     4: "union",
+    5: "images.apply",
     6: "volumes",
     7: "network",
-}  # the module that a reader of a chapter may write
+    8: "bench.memory",
+}  # the module that a reader of a chapter may write; of a package, its `__init__`
 GUEST = os.environ.get("MINIDOCKER_GUEST")  # "qemu" or "uml": a machine whose processor may be emulated
 # Seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process; and a
 # server of the union ends after its mount.
 SETTLE = 30.0 if GUEST else 2.0
+STATE = ("containers", "merged", "build", "tmp", "ready", "network", "volumes")  # made at first use, to stay
 
 sys.path.insert(0, str(REPO / "tools"))  # some tests are about them
 
@@ -129,11 +132,16 @@ def swap(files):
 
 
 def link(source, target, files):
-    """Links to all modules. Where a chapter is a package, the reader's file is its `__init__` and may use the rest."""
+    """Links to all modules. Where the reader's is one of a package, or its `__init__`, the others are the package's."""
     target.mkdir()
     for path in source.iterdir():
-        if path.is_dir() and path.name in files:
-            link(path, target / path.name, {"__init__": files[path.name]})
+        below = {
+            name.partition(".")[2] or "__init__": file
+            for name, file in files.items()
+            if name.partition(".")[0] == path.name
+        }
+        if path.is_dir() and below:
+            link(path, target / path.name, below)
         elif path.name != "__pycache__":
             (target / path.name).symlink_to(files.get(path.stem, path))
 
@@ -268,4 +276,4 @@ def files():
         *HOME.glob("roots/*/tmp"),
     ):
         if directory.is_dir():
-            yield from (str(path) for path in directory.iterdir() if path.name not in ("containers", "merged"))
+            yield from (str(path) for path in directory.iterdir() if path.name not in STATE)

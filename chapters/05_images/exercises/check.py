@@ -22,6 +22,7 @@ def check_1(module):
         with open(f"{scratch}/tree/etc/motd", "w") as file:
             file.write("by hand\n")
         module.image_by_hand(f"{scratch}/tree", f"{scratch}/images")
+        assert os.path.exists(f"{scratch}/images/index.json"), "no index.json in the layout: it is what names the image"
         shown = subprocess.run(
             ["skopeo", "inspect", f"oci:{scratch}/images:hand:latest"], capture_output=True, text=True
         )
