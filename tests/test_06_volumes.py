@@ -74,8 +74,9 @@ def program(code, *arguments):
 
 
 def elsewhere(code, propagation="private"):
-    """What the code prints that is run in a mount namespace that stands for the host."""
-    command = program(code, "unshare", "--mount", "--propagation", propagation)
+    """What the code prints in a mount namespace that stands for the host, and has no peers on the real one."""
+    first = ["sh", "-c", f'mount --make-r{propagation} / && exec "$@"', "sh"]
+    command = program(code, "unshare", "--mount", "--propagation", "private", *first)
     done = subprocess.run(**command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
