@@ -294,7 +294,7 @@ def test_a_request_is_answered_by_a_machine_that_is_booted_for_it(guests):
 
 
 def test_hard_halves_hold_back_what_nobody_else_wants_and_shares_do_not():
-    halves, shares = (sharing.together(kind, 15 if GUEST else 1.6) for kind in ("halves", "shares"))
+    halves, shares = (sharing.together(kind) for kind in ("halves", "shares"))
     assert all(work > 0 for work, _ in (*halves, *shares))
     assert all(held > 0 for _, held in halves)
     assert all(held == 0 for _, held in shares)

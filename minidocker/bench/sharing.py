@@ -21,12 +21,12 @@ from minidocker.syscalls import call
 HOST = 0.1  # CPUs
 TENANTS: dict[str, dict[str, Any]] = {"halves": {"cpus": HOST / 2}, "shares": {"cpu_weight": 100}}
 SLOT = 0.4  # seconds of a burst: some times the 100 ms in which the kernel counts a quota
-READY = 1.0  # seconds until both have started Python, with so little of a CPU
 
-# Busy in every second slot: the even ones, or the odd ones. It prints how many rounds of work it got done.
+# Told when, it is busy in every second slot, the even ones or the odd ones. It prints how many rounds of work it did.
 LOAD = """
 import sys, time
-begin, end, slot, turn = map(float, sys.argv[1:])
+print("ready", flush=True)
+begin, end, slot, turn = map(float, sys.stdin.readline().split())
 done = 0
 while (now := time.monotonic()) < end:
     number, rest = divmod(now - begin, slot)
@@ -97,14 +97,23 @@ def together(kind: str, seconds: float = 1.6, apart: bool = True) -> list[tuple[
     """
     host, pinned = Cgroup(cpus=HOST), Pinned(max(os.sched_getaffinity(0)))
     host.container = f"host-{os.urandom(6).hex()}"
-    begin = time.monotonic() + READY
-    argv = [sys.executable, "-I", "-S", "-c", LOAD, str(begin), str(begin + seconds), str(SLOT)]
-    with host:
-        tenants = [Tenant(host, **TENANTS[kind]) for _ in range(2)]
-        with (
-            start([*argv, "0"], tenants[0], pinned) as first,
-            start([*argv, "1" if apart else "0"], tenants[1], pinned) as second,
-        ):
-            done = [process.wait() for process in (first, second)]
+    argv, (one, first_line), (two, second_line) = [sys.executable, "-I", "-S", "-c", LOAD], os.pipe(), os.pipe()
+    try:
+        with host:
+            tenants = [Tenant(host, **TENANTS[kind]) for _ in range(2)]
+            with (
+                start(argv, tenants[0], pinned, stdin=one) as first,
+                start(argv, tenants[1], pinned, stdin=two) as second,
+            ):
+                for process in (first, second):
+                    next(process.lines())  # Python has started, which takes a while with so little of a CPU
+                begin = time.monotonic()
+                for line, turn in ((first_line, 0), (second_line, int(apart))):
+                    os.write(line, b"%f %f %f %d\n" % (begin, begin + seconds, SLOT, turn))
+                done = [process.wait() for process in (first, second)]
+    finally:
+        for descriptor in (one, first_line, two, second_line):
+            os.close(descriptor)
     assert not any(result.exit_code for result in done), done
-    return [(int(result.stdout), tenant.held_back or 0) for result, tenant in zip(done, tenants, strict=True)]
+    work = [int(result.stdout.split()[-1]) for result in done]
+    return [(rounds, tenant.held_back or 0) for rounds, tenant in zip(work, tenants, strict=True)]
