@@ -26,7 +26,7 @@ python3 chapters/03_cgroups/stage.py || die "the stage of chapter 3 failed"
 
 for name in ${NOTEBOOKS:-00_process}; do
     set -- /var/lib/minidocker/venv-3*/bin/python
-    PYTHONPATH="$PWD" "$1" -m pytest -q -p no:cacheprovider --nbval-cell-timeout=600 \
+    HOME=/run PYTHONPATH="$PWD" "$1" -m pytest -q -p no:cacheprovider --nbval-cell-timeout=600 \
         "notebooks/$name.ipynb" || die "the notebook $name failed"
     say "the notebook $name has run"
 done
