@@ -40,8 +40,8 @@ LABELS = {
     "clones": "VM disks, linked clones",
     "copies": "full copies",
     "layers": "layers",
-    "layers_apart": "without a common layer",
-    "layers_content": "the same, content shared",
+    "layers_apart": "no layer in common",
+    "layers_content": "no layer in common, content shared",
     "overlay2": "Docker's overlay2",
     "podman_store": "Podman's store",
 }
@@ -122,11 +122,14 @@ def storage(
         axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
         ends[name] = line[-1]
     floor = 0.0
-    for name, end in sorted(ends.items(), key=lambda item: item[1]):
-        text = f"{LABELS.get(name, name)}: {end:.2g} GB" + (" (recorded)" if name in recorded else "")
-        floor = max(end, floor * 1.13)  # so that no label lies on another
+    together: dict[tuple[str, bool], list[str]] = {}  # lines with the same end have one label
+    for name in sorted(ends, key=lambda name: (ends[name], not name.startswith("layers"))):
+        together.setdefault((f"{ends[name]:.2g}", name in recorded), []).append(name)
+    for (end, old), names in together.items():
+        text = f"{', '.join(LABELS.get(name, name) for name in names)}: {end} GB" + (" (recorded)" if old else "")
+        floor = max(ends[names[0]], floor * 1.22)  # so that no label lies on another
         axes.annotate(text, (counts[-1], floor), xytext=(8, -4), textcoords="offset points", fontsize=12)
-    axes.set_xlim(0, counts[-1] * 1.55)
+    axes.set_xlim(0, counts[-1] * 1.85)
     axes.set_xticks(servers[1:])
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
