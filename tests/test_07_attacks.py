@@ -238,7 +238,7 @@ def test_a_container_that_removes_its_limit_gains_nothing(host, lan):
                 before, begin = counters("eth0")[1], time.monotonic()
                 time.sleep(3)
                 rate = 8 * (counters("eth0")[1] - before) / (time.monotonic() - begin)
-                assert 1e6 < rate <= 1.15 * 10e6
+                assert 1e6 < rate < 2 * 10e6  # the bucket may be full at first; without a limit it would be gigabits
     finally:
         sink.kill()
         sink.communicate()
