@@ -13,7 +13,7 @@ A failed call raises `OSError` as the functions of `os` do, and its attribute `s
 
 from __future__ import annotations
 
-import _ctypes  # the half of `ctypes` that is written in C: the other takes 1.5 ms to import
+import _ctypes  # the half of `ctypes` that is written in C: the other is dear to import
 import os
 import sys
 

@@ -38,6 +38,9 @@ case $(uname -m) in
 x86_64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-x86" ;;
 aarch64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-arm" ;;
 esac
+# For the tools that make a kit or a disk: what is always installed, and what else there is, a line each.
+# shellcheck disable=SC2086,SC2116  # one line of words
+[ "${1:-}" != --packages ] || { echo $PACKAGES; echo $EXTRA_PACKAGES; exit; }
 # Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
@@ -46,9 +49,6 @@ TEST_PACKAGES="chromium vagrant vagrant-libvirt"
 case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
-# For the tools that make a kit or a disk: what is always installed, and what else there is, a line each.
-# shellcheck disable=SC2086,SC2116  # one line of words
-[ "${1:-}" != --packages ] || { echo $PACKAGES; echo $EXTRA_PACKAGES; exit; }
 
 say() { printf 'provision: %s\n' "$*"; }
 die() { printf 'provision: %s\n' "$*" >&2; exit 1; }

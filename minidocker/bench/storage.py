@@ -127,6 +127,7 @@ def squashed(place: str, *names: str) -> tuple[int, int]:
 
     That is what images look like that were built from a base of different days. The files that two of the layers have
     in common are one file nevertheless, by the pool of chapter 5: `du` of one layer alone counts it, of both once.
+    Needs root; `place` is on the disk that is measured. Raises `ContainerError` for an image that is not there.
     """
     from minidocker.images.flat import export, import_
     from minidocker.images.image import find
