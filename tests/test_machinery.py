@@ -135,6 +135,49 @@ def test_weave_finds_what_is_missing_doubled_or_in_the_wrong_chapter(house):
     assert "belongs to chapter 0" in "".join(weave.weave(repo))
 
 
+def test_weave_names_what_it_does_not_print(house):
+    repo, text = house
+    start = "<!-- source minidocker/one.py: one -->\n<!-- /source -->\n"
+    text.write_text(start + "<!-- see minidocker/one.py -->\n<!-- /see -->\n")
+    assert weave.weave(repo) == []
+    assert '<a href="../../minidocker/one.py">minidocker/one.py</a>: Chapter 0: one.</summary>' in text.read_text()
+    assert "- `NUMBER`: `NUMBER = 1`\n\n</details>" in text.read_text()
+    (repo / "minidocker/one.py").write_text(MODULE + "\n\ndef two(a):\n    pass\n")
+    assert "stale" in "".join(weave.weave(repo, check=True))
+    assert weave.weave(repo) == []
+    assert "- `two`: `(a)`\n" in text.read_text()
+    text.write_text(start + "<!-- see minidocker/one.py: NUMBER -->\n<!-- /see -->\n")
+    assert "<imports> (line 1) is explained in no chapter" in "".join(weave.weave(repo))
+
+
+def test_weave_counts_a_package_of_a_chapter(house):
+    repo, text = house
+    (text.parent / "part").mkdir()
+    (text.parent / "part/__init__.py").write_text('"""Chapter 0: a part."""\n')
+    assert "00_one/part/__init__.py: <imports> (line 1) is explained in no" in "".join(weave.weave(repo))
+
+
+def test_weave_finds_a_page_that_prints_or_says_too_much(house):
+    repo, text = house
+    long = '"""Chapter 0: long."""\n' + "".join(f"\n\ndef f{n}():\n" + "    pass\n" * 22 for n in range(16))
+    (repo / "minidocker/long.py").write_text(long)
+    names = [f"f{n}" for n in range(16)]
+    blocks = [f"<!-- source minidocker/long.py: {name} -->\n<!-- /source -->\n" for name in ("<imports>", *names)]
+    whole = text.read_text()
+    text.write_text(whole + "".join(blocks[:15]))
+    assert "lines of code" not in "".join(weave.weave(repo))
+    text.write_text(whole + "".join(blocks))
+    assert "prints 376 lines of code; 350 at most" in "".join(weave.weave(repo))
+    text.write_text(whole + "<!-- source minidocker/long.py: f0 f1 f2 -->\n<!-- /source -->\n")
+    assert "prints 73 lines of minidocker/long.py in one block" in "".join(weave.weave(repo))
+    text.write_text(whole + "<!-- see minidocker/long.py -->\n<!-- /see -->\n" + "word " * 2499)
+    assert weave.weave(repo) == []
+    text.write_text(text.read_text() + "more `word`s, <details> not these </details>\n\n    nor = these\n")
+    assert "has 2502 words; 2500 at most" in "".join(weave.weave(repo))
+    (repo / "pyproject.toml").write_text('[tool.minidocker.pages]\nover = ["chapters/00_one/README.md"]\n')
+    assert weave.weave(repo) == []
+
+
 TRACED = """
     import os, sys
     sys.path[:0] = [sys.argv[1], sys.argv[2]]

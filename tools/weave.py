@@ -1,27 +1,37 @@
-"""Copy the package's source into the chapters' text, and prove that each line of it is explained exactly once.
+"""Copy the package's source into the chapters' text, and prove that each symbol of it is explained exactly once.
 
-    weave.py           rewrite the code between the markers of chapters/*/*.md
-    weave.py --check   change nothing; list what is stale, unexplained, explained twice or in the wrong chapter
+    weave.py           rewrite what stands between the markers of chapters/*/*.md
+    weave.py --check   change nothing; list what is stale, too long, or explained twice, nowhere or in the wrong chapter
 
-A marker names a file and pieces of it, in the order in which the text wants them:
+A marker names a file and symbols of it, in the order in which the text wants them. `source` prints them (a block has at
+most 25 lines); `see` only names them, in a folded list with the first line of each docstring. Without symbols, `see`
+names all those of the file that no other marker prints or names:
 
     <!-- source minidocker/process.py: run Isolator.<head> -->
     <!-- /source -->
+    <!-- see minidocker/process.py -->
+    <!-- /see -->
 
-A piece is a function, a class (`Isolator`) or part of one (`Isolator.attach`; `Isolator.<head>`, up to its first
+A symbol is a function, a class (`Isolator`) or part of one (`Isolator.attach`; `Isolator.<head>`, up to its first
 method), a constant (`PIPE`), `<imports>` (docstring and imports), or `<head>` (all before the first function or class).
 A comment belongs to what follows it. A module whose docstring begins "Chapter N:" is explained in chapter N, any other
-in any one. (cog also fills markers, but with code that stands in the text, and cannot say what no text shows.)
+in any one. A page prints at most 350 lines, and has at most 2,500 words outside of code and folded parts. (cog also
+fills markers, but with code that stands in the text, and cannot say what no text shows.)
 """
 
 import ast
 import collections
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(<!-- source (\S+): ([^\n]+?) -->\n)((?:(?!<!-- source).)*?)(<!-- /source -->)", re.S)
+MARKER = re.compile(
+    r"(<!-- (source|see) (\S+?)(?:: ([^\n]+?))? -->\n)((?:(?!<!-- (?:source|see) ).)*?)(<!-- /\2 -->)", re.S
+)
+BLOCK_LINES, PAGE_LINES, PAGE_WORDS = 25, 350, 2500
+NO_PROSE = re.compile(r"<details>.*?</details>|^ *```.*?^ *```|<!--.*?-->|^    .*?$|(?<=\])\([^)\s]*\)", re.S | re.M)
 
 
 def leaves(body, lines, first, last, prefix=""):
@@ -43,7 +53,7 @@ def leaves(body, lines, first, last, prefix=""):
 
 
 def _name(node, inside):
-    """The name under which a statement begins a piece of its own; within a class only its methods do."""
+    """The name under which a statement begins a symbol of its own; within a class only its methods do."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return node.name
     target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -51,14 +61,16 @@ def _name(node, inside):
 
 
 class Module:
-    """A source file: its lines, its leaves, and the chapter that it belongs to (None: to any)."""
+    """A source file: its lines, its leaves, what it says of each, and the chapter that it belongs to (None: to any)."""
 
     def __init__(self, path):
         source = path.read_text()
         tree = ast.parse(source)
         self.lines = source.splitlines()
         self.leaves = list(leaves(tree.body, self.lines, 1, len(self.lines))) if self.lines else []
-        chapter = re.match(r"Chapter (\d+):", ast.get_docstring(tree) or "")
+        self.says = dict(_says(tree.body))
+        self.about = (ast.get_docstring(tree) or "").partition("\n")[0]
+        chapter = re.match(r"Chapter (\d+):", self.about)
         self.chapter = int(chapter[1]) if chapter else None
         defs = (node.lineno for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
         self.first_def = next(defs, len(self.lines) + 1)
@@ -79,48 +91,141 @@ class Module:
         return text.strip("\n")
 
 
+def _says(body, prefix=""):
+    """(symbol, what one line says of it) for functions, classes, methods: the docstring's first, or the signature."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            arguments = ast.unparse(node.args).removeprefix("self").removeprefix(", ")
+            signature = f"`({arguments})`" if arguments and node.name != "__exit__" else ""
+            yield prefix + node.name, (ast.get_docstring(node) or signature).partition("\n")[0]
+        elif isinstance(node, ast.ClassDef):
+            yield f"{node.name}.<head>", (ast.get_docstring(node) or "").partition("\n")[0]
+            yield from _says(node.body, f"{node.name}.")
+
+
+class Page:
+    """A page of a chapter: its text and its markers, each a kind, a file, the leaves that it names (None: the rest)."""
+
+    def __init__(self, path, where, modules, wrong):
+        self.path, self.where, self.text, self.markers = path, where, path.read_text(), []
+        for match in MARKER.finditer(self.text):
+            _, kind, file, names, _, _ = match.groups()
+            module, chosen = modules.get(file), None if kind == "see" and not names else []
+            for name in (names or "").split():
+                found = module.select(name) if module else []
+                wrong += [] if found else [f"{where}: there is no {name} in {file}"]
+                chosen += found
+            if module is None:
+                wrong.append(f"{where}: there is no {file}")
+            elif module.chapter is not None and not where.startswith(f"chapters/{module.chapter:02}_"):
+                wrong.append(f"{where}: explains {file}, which belongs to chapter {module.chapter}")
+            self.markers.append((kind, file, module, chosen))
+        if len(re.findall("<!-- (?:source|see) ", self.text)) != len(self.markers):
+            wrong.append(f"{where}: a marker is malformed, or not closed by its <!-- /source --> or <!-- /see -->")
+
+    def filled(self, rest, wrong):
+        """The text with its markers filled; `rest` is what a `see` without symbols names, by file."""
+        markers = iter(self.markers)
+
+        def fill(match):
+            kind, file, module, chosen = next(markers)
+            chosen = rest[file] if chosen is None else chosen
+            if not chosen:
+                wrong.append(f"{self.where}: nothing is left of {file} for a marker to name")
+            if not module or not chosen:
+                return match[0]
+            return (
+                match[1] + (named(file, module, chosen) if kind == "see" else printed(file, module, chosen)) + match[6]
+            )
+
+        return MARKER.sub(fill, self.text)
+
+    def too_long(self):
+        """What of it is longer than a page or a block may be."""
+        blocks = [
+            (file, len(module.code(chosen).splitlines()))
+            for kind, file, module, chosen in self.markers
+            if kind == "source" and module
+        ]
+        for file, lines in blocks:
+            if lines > BLOCK_LINES:
+                yield f"{self.where}: prints {lines} lines of {file} in one block; {BLOCK_LINES} at most"
+        lines, words = sum(lines for _, lines in blocks), len(NO_PROSE.sub(" ", self.text).split())
+        if lines > PAGE_LINES:
+            yield f"{self.where}: prints {lines} lines of code; {PAGE_LINES} at most"
+        if words > PAGE_WORDS:
+            yield f"{self.where}: has {words} words; {PAGE_WORDS} at most"
+
+
+def printed(file, module, chosen):
+    """Where the code is from, and the code."""
+    owner, _, method = chosen[0][0].partition(".")
+    link = f"[{file}](../../{file})" + (f", in class `{owner}`" if method not in ("", "<head>") else "")
+    return f"{link}\n\n```python\n{module.code(chosen)}\n```\n\n"
+
+
+def named(file, module, chosen):
+    """A folded list: a link to the file, and a line for each symbol."""
+    lines = []
+    for leaf in chosen:
+        if (name := leaf[0]) in ("<imports>", "<head>"):
+            continue
+        code = [line for line in module.code([leaf]).splitlines() if not line.startswith("#")]
+        says = module.says.get(name, f"`{code[0]}`" if len(code) == 1 else "")
+        if name.endswith("__") and not says:
+            continue
+        lines.append(f"- `{name.removesuffix('.<head>')}`" + f": {_escaped(says)}" * bool(says))
+    about = f": {_escaped(module.about)}" if chosen[0][0] == "<imports>" and module.about else ""
+    summary = f'<details><summary><a href="../../{file}">{file}</a>{about}</summary>'
+    return "\n".join([summary, "", *lines, *[""] * bool(lines), "</details>", ""])
+
+
+def _escaped(text):
+    """Text for a list of Markdown: what is no code must not look like a tag or like emphasis."""
+    return re.sub(r"`[^`]*`|[<*_]", lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}", text)
+
+
+def sources(repo):
+    """The files whose symbols are explained: the package, and the packages of chapters."""
+    inside = [path.parent.glob("**/*.py") for path in repo.glob("chapters/*/*/__init__.py")]
+    return sorted([*repo.glob("minidocker/**/*.py"), *(path for paths in inside for path in paths)])
+
+
 def weave(repo=REPO, check=False):
     """Fill the markers (or, to check, only compare); return what is wrong, one line each."""
-    modules = {str(path.relative_to(repo)): Module(path) for path in sorted(repo.glob("minidocker/**/*.py"))}
-    shown, wrong = collections.defaultdict(list), []
-    for text in sorted(repo.glob("chapters/*/*.md")):
-        old, where = text.read_text(), str(text.relative_to(repo))
-        new = BLOCK.sub(lambda match, where=where: _block(match, modules, where, shown, wrong), old)
-        if old.count("<!-- source") != len(BLOCK.findall(old)):
-            wrong.append(f"{where}: a source marker is malformed or has no <!-- /source -->")
-        if new != old and check:
-            wrong.append(f"{where}: stale; run make weave")
-        elif new != old:
-            text.write_text(new)
-    for file, module in modules.items():
-        for leaf in module.leaves:
-            places = shown[file, leaf]
-            if len(places) != 1:
-                times = f"{len(places)} times: {', '.join(places)}" if places else "in no chapter"
-                wrong.append(f"{file}: {leaf[0]} (line {leaf[1]}) is explained {times}")
-    return wrong
+    wrong, shown = [], collections.defaultdict(list)
+    modules = {str(path.relative_to(repo)): Module(path) for path in sources(repo)}
+    pages = [Page(path, str(path.relative_to(repo)), modules, wrong) for path in sorted(repo.glob("chapters/*/*.md"))]
+    for page in pages:
+        for _, file, _, chosen in page.markers:
+            for leaf in chosen or ():
+                shown[file, leaf].append(page.where)
+    rest = {file: [leaf for leaf in module.leaves if not shown[file, leaf]] for file, module in modules.items()}
+    for page in pages:
+        for _, file, _, chosen in page.markers:
+            for leaf in rest.get(file, ()) if chosen is None else ():
+                shown[file, leaf].append(page.where)
+        new = page.filled(rest, wrong)
+        if new != page.text and check:
+            wrong.append(f"{page.where}: stale; run make weave")
+        elif new != page.text:
+            page.path.write_text(new)
+    settings = repo / "pyproject.toml"
+    tools = tomllib.loads(settings.read_text()).get("tool", {}) if settings.exists() else {}
+    over = tools.get("minidocker", {}).get("pages", {}).get("over", [])
+    wrong += [problem for page in pages if page.where not in over for problem in page.too_long()]
+    return wrong + [problem for file, module in modules.items() for problem in _unexplained(file, module, shown)]
 
 
-def _block(match, modules, where, shown, wrong):
-    """The text between two markers: where it is from, and the code."""
-    start, file, names, _, end = match.groups()
-    module, leaves = modules.get(file), []
-    for name in names.split():
-        found = module.select(name) if module else []
-        if not found:
-            wrong.append(f"{where}: there is no {name} in {file}")
-            return match[0]
-        leaves += found
-    for leaf in leaves:
-        shown[file, leaf].append(where)
-    if module.chapter is not None and not where.startswith(f"chapters/{module.chapter:02}_"):
-        wrong.append(f"{where}: shows {file}, which belongs to chapter {module.chapter}")
-    owner, _, method = leaves[0][0].partition(".")
-    link = f"[{file}](../../{file})" + (f", in class `{owner}`" if method not in ("", "<head>") else "")
-    return f"{start}{link}\n\n```python\n{module.code(leaves)}\n```\n\n{end}"
+def _unexplained(file, module, shown):
+    """The leaves of a module that are explained in no place, or in more than one."""
+    for leaf in module.leaves:
+        if len(places := shown[file, leaf]) != 1:
+            times = f"{len(places)} times: {', '.join(places)}" if places else "in no chapter"
+            yield f"{file}: {leaf[0]} (line {leaf[1]}) is explained {times}"
 
 
 if __name__ == "__main__":
     found = weave(check="--check" in sys.argv)
-    print("\n".join(found) or "each line of the package is explained exactly once")
+    print("\n".join(found) or "each symbol of the package is explained exactly once")
     sys.exit(bool(found))
