@@ -2,7 +2,7 @@
 
 export MINIDOCKER_HOME ?= /var/lib/minidocker
 export PYTHON ?= /usr/bin/python3
-export PYTHONPATH := $(CURDIR)
+export PYTHONPATH := $(CURDIR):$(CURDIR)/chapters/08_versus_vms
 # In CI a test that cannot run is a failure, not a skip.
 export MINIDOCKER_MUST_WORK ?= $(if $(filter true,$(CI)),1)
 # Without byte code each start would take two to three times as long.
@@ -43,10 +43,10 @@ check: provision  ## style, format, types, layers, the chapters' quotations, the
 	shellcheck vagrant/*.sh
 
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
-	$(AS_ROOT) tools/bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
+	$(AS_ROOT) tools/run_bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
 
 bench-check: provision  ## measure quickly, and fail if a ratio has grown beyond what is recorded
-	$(AS_ROOT) tools/bench.py CHECK=1 QUICK=1 $(if $(ONLY),ONLY=$(ONLY))
+	$(AS_ROOT) tools/run_bench.py CHECK=1 QUICK=1 $(if $(ONLY),ONLY=$(ONLY))
 
 test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=..., BARE=1, KIT=...
 	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(if $(KIT),--kit $(KIT),$(TESTS)))

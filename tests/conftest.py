@@ -21,16 +21,17 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
 MODULES = {
-    0: "process",
-    1: "rootfs",
-    2: "namespaces",
-    3: "cgroups",
-    4: "union",
-    5: "images.apply",
-    6: "volumes",
-    7: "network",
+    0: "minidocker.process",
+    1: "minidocker.rootfs",
+    2: "minidocker.namespaces",
+    3: "minidocker.cgroups",
+    4: "minidocker.union",
+    5: "minidocker.images.apply",
+    6: "minidocker.volumes",
+    7: "minidocker.network",
     8: "bench.memory",
 }  # the module that a reader of a chapter may write; of a package, its `__init__`
+PACKAGES = {"minidocker": REPO, "bench": REPO / "chapters/08_versus_vms"}  # and where the package lies
 GUEST = os.environ.get("MINIDOCKER_GUEST")  # "qemu" or "uml": a machine whose processor may be emulated
 # Seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process; and a
 # server of the union ends after its mount.
@@ -38,6 +39,9 @@ SETTLE = 30.0 if GUEST else 2.0
 STATE = ("containers", "merged", "build", "tmp", "ready", "network", "volumes")  # made at first use, to stay
 
 sys.path.insert(0, str(REPO / "tools"))  # some tests are about them
+for _place in PACKAGES.values():
+    sys.path.append(str(_place))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(_place)]))
 
 swapped = pytest.StashKey[str]()
 
@@ -103,7 +107,7 @@ def pytest_configure(config):
 
 
 def module_of(variable):
-    """MINIDOCKER_MODULE_03 stands for `cgroups`."""
+    """MINIDOCKER_MODULE_03 stands for `minidocker.cgroups`."""
     number = variable.rpartition("_")[2]
     if not number.isdecimal() or int(number) not in MODULES:
         known = ", ".join(f"{chapter:02} ({name})" for chapter, name in MODULES.items())
@@ -120,15 +124,22 @@ def reader_file(variable, value):
 
 
 def swap(files):
-    """Make a directory in which `minidocker` is links to the package's modules, and to the reader's; put it first.
+    """Make a directory in which the packages are links to their modules, and to the reader's; put it first.
 
     Through sys.path and PYTHONPATH the launcher, kernels and other programs find the same modules as the tests.
     """
     directory = tempfile.mkdtemp(prefix="swapped-")
-    link(REPO / "minidocker", Path(directory, "minidocker"), files)
+    link_packages(directory, files)
     sys.path.insert(0, directory)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, os.environ.get("PYTHONPATH")]))
     return directory
+
+
+def link_packages(directory, files):
+    """Links to all packages; `files` are the reader's, by the names of their modules."""
+    for package, place in PACKAGES.items():
+        theirs = {name.partition(".")[2]: file for name, file in files.items() if name.partition(".")[0] == package}
+        link(place / package, Path(directory, package), theirs)
 
 
 def link(source, target, files):
@@ -156,7 +167,8 @@ def pytest_report_header(config):
     """Whose module is tested."""
     if directory := config.stash.get(swapped, None):
         links = [path for path in Path(directory).rglob("*.py") if path.is_symlink()]
-        theirs = [path for path in links if REPO / "minidocker" not in path.readlink().parents]
+        ours = {place / package for package, place in PACKAGES.items()}
+        theirs = [path for path in links if not ours & {*path.readlink().parents}]
         return [f"{path.relative_to(directory)}: {path.readlink()}" for path in theirs]
     return []
 

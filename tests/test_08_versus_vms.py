@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import GUEST, HOME, REPO, need
 
-from minidocker.bench import demand, laps, machine, memory, sharing, storage
+from bench import demand, laps, machine, memory, sharing, storage
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
@@ -75,7 +75,7 @@ def test_the_accelerator_is_one_with_which_a_guest_boots(guests):
 
 
 def test_a_guest_dies_with_its_caller(guests):
-    code = "from minidocker.bench import machine; import sys\n"
+    code = "from bench import machine; import sys\n"
     code += "guest = machine.boot('minimal', 'echo up; sleep 1000')\nprint(guest.pid, flush=True); guest.wait()"
     caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     with caller:
@@ -225,7 +225,7 @@ def test_the_kernels_part_grows_with_what_the_kernel_does_for_a_group():
 
 
 def test_the_limit_of_open_files_is_raised_and_the_hard_one_by_whoever_may():
-    code = "import os, resource; from minidocker.bench.memory import open_files; resource.setrlimit(7, (500, 2000))\n"
+    code = "import os, resource; from bench.memory import open_files; resource.setrlimit(7, (500, 2000))\n"
     code += "for n in (100, 1500, 2001, 1500): open_files(n); print(*resource.getrlimit(7))\n"
     code += "os.setuid(65534)\nopen_files(3000)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "tools"))
 
-import bench  # noqa: E402  # tools/ is no package
 import experiments  # noqa: E402
 import figures  # noqa: E402
 import gate  # noqa: E402
 import measure  # noqa: E402
 import peers  # noqa: E402
+import run_bench as bench  # noqa: E402  # tools/ is no package
 
 MACHINE = {"cpu": "one", "cpus": 1, "memory_gb": 2, "system": "Debian", "kernel": "6.1", "python": "3.11", "crun": "1"}
 
@@ -111,7 +111,7 @@ def test_a_text_without_the_markers_is_refused():
 
 def run_bench(tmp_path, *words):
     """The command, in a process of its own: it leaves the host's mounts and network for good."""
-    command = [sys.executable, REPO / "tools/bench.py", f"BUILD={tmp_path}", *words]
+    command = [sys.executable, REPO / "tools/run_bench.py", f"BUILD={tmp_path}", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 

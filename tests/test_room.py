@@ -15,7 +15,7 @@ import desk
 import disk
 import pytest
 import yaml
-from conftest import GUEST, MODULES, cgroups, link, need
+from conftest import GUEST, MODULES, PACKAGES, cgroups, link_packages, need
 
 REPO = pathlib.Path(__file__).parent.parent
 outside = pytest.mark.xfail(bool(GUEST), reason="the guest has neither Vagrant nor a network", run=False)
@@ -123,10 +123,13 @@ def grade(chapter, file, **variables):
 
 @pytest.mark.parametrize(
     ("chapter", "name", "right", "wrong"),
-    [(1, "rootfs", 'umount(".", MNT_DETACH)', "pass"), (8, "bench/memory", '"Pss:"', '"Rss:"')],
+    [
+        (1, "minidocker/rootfs", 'umount(".", MNT_DETACH)', "pass"),
+        (8, "chapters/08_versus_vms/bench/memory", '"Pss:"', '"Rss:"'),
+    ],
 )
 def test_a_module_that_is_not_right_gets_the_fact_behind_it(chapter, name, right, wrong, tmp_path):
-    source = (REPO / f"minidocker/{name}.py").read_text()
+    source = (REPO / f"{name}.py").read_text()
     mine = tmp_path / "mine.py"
     mine.write_text(source.replace(right, wrong))
     assert mine.read_text() != source
@@ -179,17 +182,18 @@ def test_each_hint_belongs_to_a_test_that_is_run(chapter):
 
 
 @pytest.mark.parametrize(
-    ("chapter", "importer"), [(3, "cgroups"), (4, "union.overlay"), (5, "images.unpack"), (8, "bench.memory")]
+    ("chapter", "importer"),
+    [(3, "minidocker.cgroups"), (4, "minidocker.union.overlay"), (5, "minidocker.images.unpack"), (8, "bench.memory")],
 )
 def test_every_importer_gets_the_readers_module_and_the_rest_is_ours(chapter, importer, tmp_path):
     name = MODULES[chapter]
-    source = REPO / "minidocker" / f"{name.replace('.', '/')}.py"
+    source = PACKAGES[name.partition(".")[0]] / f"{name.replace('.', '/')}.py"
     source = source if source.exists() else source.with_suffix("") / "__init__.py"
     (tmp_path / "mine.py").write_text(source.read_text() + "\nMINE = True\n")
-    link(REPO / "minidocker", tmp_path / "minidocker", {name: tmp_path / "mine.py"})
-    code = f"import sys, minidocker.{importer}; print([n for n, m in sys.modules.items() if hasattr(m, 'MINE')])"
+    link_packages(tmp_path, {name: tmp_path / "mine.py"})
+    code = f"import sys, {importer}; print([n for n, m in sys.modules.items() if hasattr(m, 'MINE')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True)
-    assert done.stdout == f"['minidocker.{name}']\n", done.stderr
+    assert done.stdout == f"['{name}']\n", done.stderr
 
 
 def test_a_check_cell_judges_the_file_beside_the_notebook(tmp_path, monkeypatch, capsys):

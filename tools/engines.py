@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lab_of_bench import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing, checked
 
+from bench.storage import usage
 from minidocker import state, syscalls
-from minidocker.bench.storage import usage
 
 
 @contextmanager

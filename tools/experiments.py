@@ -1,4 +1,4 @@
-"""The experiments of `make bench`: each returns records and every single value. They use the package minidocker.bench.
+"""The experiments of `make bench`: each returns records and every single value. They use chapter 8's package.
 
 How large they are is said by a `Size`: the default takes less than a quarter of an hour, QUICK about two minutes.
 """
@@ -19,7 +19,7 @@ import measure
 import peers
 import subjects
 
-from minidocker.bench import demand, laps, machine, memory, sharing, storage
+from bench import demand, laps, machine, memory, sharing, storage
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
@@ -28,7 +28,7 @@ from minidocker.rootfs import PivotRoot
 from minidocker.union import Union
 
 SUBJECT = "minidocker"
-PAUSE = 0.05  # seconds: see "What is equal" in bench.py
+PAUSE = 0.05  # seconds: see "What is equal" in run_bench.py
 ROUNDS_OF_RARE = {"uml": 2, "minimal": 2, "usual": 4}  # what takes seconds runs in every k-th round only
 Outcome = tuple[list[dict[str, Any]], dict[str, measure.Samples]]
 

@@ -2,7 +2,7 @@
 
 It is a mount namespace and a network namespace of its own, entered once, with a copy of the root in memory and a /run
 of its own. There a hybrid host has no /sys/fs/cgroup/unified, since crun refuses hybrid hosts; and the network has `lo`
-only. What is equal among the runtimes is said in tools/bench.py.
+only. What is equal among the runtimes is said in tools/run_bench.py.
 """
 
 from __future__ import annotations

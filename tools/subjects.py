@@ -19,8 +19,8 @@ from pathlib import Path
 
 from lab_of_bench import COMMAND, CPUS, MEMORY, PATH, PIDS, ROOT
 
+from bench import machine
 from minidocker import state
-from minidocker.bench import machine
 
 REPO = Path(__file__).resolve().parents[1]
 STAGE = REPO / "chapters/03_cgroups/stage.py"

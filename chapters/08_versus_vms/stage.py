@@ -7,9 +7,10 @@ import os
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "../.."), HERE]
 
-from minidocker.bench import machine
+from bench import machine
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError

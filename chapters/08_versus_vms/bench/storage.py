@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 import tempfile
 
+from bench.machine import boot, directory, link
 from minidocker import state
-from minidocker.bench.machine import boot, directory, link
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run

@@ -17,8 +17,8 @@ import threading
 import time
 from contextlib import contextmanager
 
+from bench.machine import boot
 from minidocker import state
-from minidocker.bench.machine import boot
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, run, start

@@ -33,8 +33,8 @@ pause, who starts just after somebody else who wrote to cgroup.procs does not ha
 one does on a machine at rest; then crun and runc are two to three times as fast in half of their runs.
 
 The virtual machines boot the distribution's kernel, not compressed, with nothing in them that is not needed: see
-minidocker/bench/machine.py. Where a machine can only be emulated, their figures say so. Where there are none, the
-pictures show recorded figures in grey, with the machine that they are from.
+chapters/08_versus_vms/bench/machine.py. Where a machine can only be emulated, their figures say so. Where there are
+none, the pictures show recorded figures in grey, with the machine that they are from.
 """
 
 from __future__ import annotations
