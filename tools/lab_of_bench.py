@@ -45,7 +45,7 @@ def lab() -> Iterator[Path]:
             yield Path(folder)
         finally:
             syscalls.umount(str(ROOT), syscalls.MNT_DETACH)
-            for place in (folder, "/run"):
+            for place in (folder, "/dev/shm", "/run"):
                 syscalls.umount(place, syscalls.MNT_DETACH)
             for path in cgroups():
                 if path not in before and (path.name in THEIRS or path.name.startswith((GROUP, "lxc."))):
@@ -53,15 +53,16 @@ def lab() -> Iterator[Path]:
 
 
 def leave_host(folder: str) -> None:
-    """Mount and network namespaces of one's own, /run and a folder in memory, and no hybrid cgroups: crun and podman
-    refuse those. Whoever calls it has one thread, is root, and cannot go back.
+    """Mount and network namespaces of one's own, /run, /dev/shm and a folder in memory, and no hybrid cgroups.
+
+    crun and podman refuse those. Whoever calls it has one thread, is root, and cannot go back.
     """
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
     make_mounts_private()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if os.path.ismount("/sys/fs/cgroup/unified"):
         syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
-    for place in ("/run", folder):
+    for place in ("/run", "/dev/shm", folder):
         syscalls.mount("tmpfs", place, "tmpfs")
 
 
