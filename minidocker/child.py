@@ -1,16 +1,15 @@
 """Chapter 0: the inside. What the new process does between its birth and the command.
 
-The host side and the new process share nothing but a few descriptors. The new process tidies them, waits at a
-gate until the host side has finished its part, walks the list of isolators and executes the command:
-
     spawn ──► arrange descriptors ──► wait at the gate ──► seal imports ──► inside() of each isolator ──► exec
 
-Whatever goes wrong on the way is sent to the host side through a pipe that a successful exec closes, and the
-process ends with `os._exit`: it is a copy of its parent, and must never run on in the parent's code.
+The host side and the new process share one socket, the channel. A message that comes through it opens the gate. Before
+the command begins, one goes back; so does whatever goes wrong. A successful exec closes it. The process ends with
+`os._exit`: it is a copy of its parent, and must never run on in the parent's code.
 """
 
 from __future__ import annotations
 
+import _socket as socket  # the half that is written in C: the other takes 5 ms to import
 import errno
 import marshal
 import os
@@ -25,44 +24,41 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, NoReturn
 
-    from minidocker.process import Isolator
+    from minidocker.isolator import Isolator
 
 
 class Order:
     """What the new process is to do: the command, its surroundings, and the list of isolators to walk."""
 
     def __init__(
-        self, argv: list[str], env: dict[str, str], cwd: str | None, isolators: Sequence[Isolator], terminal: bool
+        self,
+        command: list[str] | Callable[[], object],
+        env: dict[str, str],
+        cwd: str | None,
+        isolators: Sequence[Isolator],
+        terminal: bool,
     ) -> None:
-        self.argv, self.env, self.cwd, self.isolators, self.terminal = argv, env, cwd, isolators, terminal
+        self.command, self.env, self.cwd, self.isolators, self.terminal = command, env, cwd, isolators, terminal
 
 
 class Birth:
-    """What must be known before the process exists: namespaces, cgroup, descriptors. Numbers only.
+    """What must be known before the process exists: flags for clone3, where it is born, and its descriptors.
 
-    `streams` are (stdin, stdout, stderr, gate, report). `descriptors` maps the number that an isolator knows to the
-    number under which this process holds the same thing: in the launcher, which received copies, they differ.
+    `wanted`: number in the new process -> number here; in the launcher, which has received copies, they differ.
     """
 
-    def __init__(
-        self, flags: int, cgroup: int | None, pid_namespace: int | None, streams: list[int], descriptors: dict[int, int]
-    ) -> None:
-        self.flags, self.cgroup, self.pid_namespace = flags, cgroup, pid_namespace
-        self.streams, self.descriptors = streams, descriptors
-
-    @classmethod
-    def of(cls, isolators: Sequence[Isolator], streams: list[int]) -> Birth:
-        """What the isolators ask for together. One can be born in one cgroup and one PID namespace: the last wins."""
-        birth = cls(0, None, None, streams, {})
+    def __init__(self, isolators: Sequence[Isolator], channel: int, streams: list[int]) -> None:
+        """One can be born in one cgroup and in one PID namespace: the last in the list decides."""
+        self.flags, self.cgroup, self.pid_namespace, self.channel = 0, -1, -1, channel
+        self.wanted = dict(enumerate(streams))
         for isolator in isolators:
-            birth.flags |= isolator.clone_flags
-            birth.cgroup = isolator.cgroup if isolator.cgroup is not None else birth.cgroup
-            birth.pid_namespace = isolator.pid_namespace if isolator.pid_namespace is not None else birth.pid_namespace
-            birth.descriptors.update({number: number for number in isolator.descriptors})
-        return birth
+            self.flags |= isolator.clone_flags
+            self.cgroup = self.cgroup if isolator.cgroup is None else isolator.cgroup
+            self.pid_namespace = self.pid_namespace if isolator.pid_namespace is None else isolator.pid_namespace
+            self.wanted.update({number: number for number in isolator.descriptors})
 
 
 class Forked:
@@ -83,21 +79,21 @@ def spawn(birth: Birth, read_order: Callable[[], Order]) -> int:
     Nobody can change their own PID namespace: setns and unshare decide where the *next child* is born. So the caller
     turns to the other PID namespace for the moment of the birth, and back.
     """
-    flags = birth.flags | (syscalls.CLONE_INTO_CGROUP if birth.cgroup is not None else 0)
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC) if birth.pid_namespace is not None else -1
+    flags = birth.flags | (syscalls.CLONE_INTO_CGROUP if birth.cgroup >= 0 else 0)
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY) if birth.pid_namespace >= 0 else -1
     parent = os.pidfd_open(os.getpid())
     try:
-        if birth.pid_namespace is not None:
+        if home >= 0:
             syscalls.setns(birth.pid_namespace, syscalls.CLONE_NEWPID)
-        pid = syscalls.clone3(flags, birth.cgroup or 0)
+        pid = syscalls.clone3(flags, max(birth.cgroup, 0))
         if pid == 0:
             _live(birth, read_order, parent)
+        return pid
     finally:
         os.close(parent)
         if home >= 0:
             syscalls.setns(home, syscalls.CLONE_NEWPID)
             os.close(home)
-    return pid
 
 
 def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoReturn:
@@ -106,48 +102,46 @@ def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoRetur
     A parent that died before the wish was made sends no signal. Its number would not tell (getppid(2) is 0 for one in
     another PID namespace); its pidfd does, which is readable at its end.
     """
-    report = birth.streams[4]
+    channel = birth.channel
     isolator: Isolator | None = None
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _polled(parent, select.POLLIN):
+        if polled([parent], 0):
             os._exit(ENGINE_FAILED)
         order = read_order()
-        gate, report = _arrange(birth)
+        channel = _arrange(birth)
         _forget_the_parent(order.terminal)
-        if os.read(gate, 1) != b"x":
+        if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
         _seal_imports()
         for isolator in order.isolators:
             isolator.inside()
         isolator = None
-        _survive_nobody(report)
-        _execute(order)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: a change of user clears the wish
+        send(channel, True)  # which fails if nobody holds the other end any more
+        if callable(order.command):
+            _call(order)
+        else:
+            _execute(order, order.command)
     except BaseException as failure:
-        _send(report, isolator, failure)
+        send(channel, _described(isolator, failure))
     finally:
         os._exit(NOT_FOUND)
 
 
-def _arrange(birth: Birth) -> tuple[int, int]:
-    """Give each descriptor its number, close every other (CVE-2024-21626), and return those of the gate and the report.
+def _arrange(birth: Birth) -> int:
+    """Give each descriptor its number, close every other (CVE-2024-21626), and return the number of the channel.
 
     First all are lifted above every number in use, so that none is overwritten before it is copied.
     """
-    free = max([2, *birth.descriptors]) + 1
-    wanted = dict(zip([0, 1, 2, free, free + 1], birth.streams, strict=True)) | birth.descriptors
-    top = max([*wanted, *wanted.values()]) + 1
-    for offset, source in enumerate(wanted.values()):
-        os.dup2(source, top + offset, inheritable=False)
-    for offset, number in enumerate(wanted):
+    top = max([2, birth.channel, *birth.wanted, *birth.wanted.values()]) + 1
+    for offset, here in enumerate([birth.channel, *birth.wanted.values()]):
+        os.dup2(here, top + offset, inheritable=False)
+    syscalls.close_range(3, top - 1)
+    for offset, number in enumerate(birth.wanted, 1):
         os.dup2(top + offset, number, inheritable=number <= 2)
-    lowest = 3
-    for number in sorted(number for number in wanted if number > 2):
-        if number > lowest:
-            syscalls.close_range(lowest, number - 1)
-        lowest = number + 1
-    syscalls.close_range(lowest)
-    return free, free + 1
+    syscalls.close_range(top + 1)
+    return top
 
 
 def _forget_the_parent(terminal: bool) -> None:
@@ -177,31 +171,26 @@ def _seal_imports() -> None:
     sys.path_hooks.clear()
 
 
-def _survive_nobody(report: int) -> None:
-    """Ask again to die with the parent, since a change of user clears the wish (prctl(2)); see whether it is dead."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if _polled(report, 0):  # POLLERR: nobody holds the other end
-        os._exit(ENGINE_FAILED)
+def _call(order: Order) -> NoReturn:
+    """Our own code as the command. What it prints goes to the streams of the container, and not to the parent's."""
+    _enter(order.cwd)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+    order.command()  # type: ignore[operator]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
-def _polled(descriptor: int, events: int) -> bool:
-    """Whether one of these events, or an error, is there right now: poll(2)."""
-    poll = select.poll()
-    poll.register(descriptor, events)
-    return bool(poll.poll(0))
-
-
-def _execute(order: Order) -> NoReturn:
+def _execute(order: Order, argv: list[str]) -> NoReturn:
     """execve(2) the first match of argv[0] in PATH, as a shell would; what `env` holds is the whole environment."""
-    if order.cwd is not None:
-        syscalls.call("chdir", order.cwd, path=order.cwd)
-    program = order.argv[0]
-    directories = [""] if "/" in program else order.env.get("PATH", DEFAULT_PATH).split(":")
+    _enter(order.cwd)
+    program = argv[0]
     failure = syscalls.error("execve", errno.ENOENT, program)
-    for directory in directories:
+    for directory in [""] if "/" in program else order.env.get("PATH", DEFAULT_PATH).split(":"):
         candidate = os.path.join(directory, program)
         try:
-            os.execve(candidate, order.argv, order.env)
+            os.execve(candidate, argv, order.env)
         except OSError as refused:
             if refused.errno == errno.ENOENT and os.path.exists(candidate):
                 failure = syscalls.error("execve", errno.ELIBBAD, candidate)  # it is there; its interpreter is not
@@ -210,15 +199,18 @@ def _execute(order: Order) -> NoReturn:
     raise failure
 
 
-def _send(report: int, isolator: Isolator | None, failure: BaseException) -> None:
-    """Describe the failure to the host side: isolator, system call, errno, path, text. Plain values, never code."""
+def _enter(cwd: str | None) -> None:
+    if cwd is not None:
+        syscalls.call("chdir", cwd, path=cwd)
+
+
+def _described(isolator: Isolator | None, failure: BaseException) -> tuple[object, ...]:
+    """The failure for the host side: isolator, system call, errno, path, text. Plain values, never code."""
     name = type(isolator).__name__ if isolator is not None else None
     if isinstance(failure, OSError) and failure.strerror:
-        path = failure.filename and os.fsdecode(failure.filename)
-        fields = (name, getattr(failure, "syscall", None), failure.errno, path, failure.strerror)
-    else:
-        fields = (name, None, None, None, f"{type(failure).__name__}: {failure}{_place(failure)}")
-    os.write(report, marshal.dumps(fields))
+        path = os.fsdecode(failure.filename) if isinstance(failure.filename, str | bytes) else None
+        return name, getattr(failure, "syscall", None), failure.errno, path, failure.strerror
+    return name, None, None, None, f"{type(failure).__name__}: {failure}"[:4096] + _place(failure)
 
 
 def _place(failure: BaseException) -> str:
@@ -243,3 +235,55 @@ def reap(pid: int) -> int:
     except OSError:
         pass  # it never became the leader of a group
     return os.waitpid(pid, 0)[1]
+
+
+# Small things that all of the engine uses
+
+
+def send(channel: int, value: Any, *descriptors: int) -> None:
+    """One message through a socket: a plain value, with copies of descriptors (SCM_RIGHTS in unix(7))."""
+    numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in descriptors)
+    end = socket.socket(fileno=channel)
+    try:
+        end.sendmsg([marshal.dumps(value)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if descriptors else [])
+    finally:
+        end.detach()
+
+
+def receive(channel: int) -> tuple[Any, list[int]]:
+    """The next message, None at the end, and the descriptors in it, which no other program inherits."""
+    end = socket.socket(fileno=channel)
+    try:
+        text, extra, _, _ = end.recvmsg(1 << 16, socket.CMSG_SPACE(4 * 253), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # said once, when the other side ended without reading all; its messages come after
+        return receive(channel)
+    finally:
+        end.detach()
+    numbers = b"".join(data for _, _, data in extra)
+    copies = [int.from_bytes(numbers[place : place + 4], sys.byteorder) for place in range(0, len(numbers), 4)]
+    return marshal.loads(text) if text else None, copies
+
+
+def polled(descriptors: Iterable[int], timeout: float | None) -> list[int]:
+    """Those with something to read, or at their end, in `timeout` seconds. poll(2): select(2) stops at number 1024."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)]
+
+
+def read(descriptor: int) -> bytes:
+    """What is there, or nothing at the end; the end of a pseudo-terminal is an EIO."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
+
+
+def in_memory(content: str | bytes) -> int:
+    """A descriptor of a file in memory: nobody has to stand by and feed a pipe."""
+    text, file = content.encode() if isinstance(content, str) else content, os.memfd_create("minidocker")
+    while text:
+        text = text[os.write(file, text) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file

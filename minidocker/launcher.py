@@ -2,35 +2,43 @@
 
 A Jupyter kernel must not fork: a fork copies one thread and the locks that the others held, and costs 5 ms for each
 100 MB. So the first `run` in such a process starts a launcher, which waits for orders at a socket. With each order
-come copies of the descriptors (SCM_RIGHTS, unix(7)), and a channel of its own for the answer; so any number of threads
-may ask at once without a lock.
+come copies of the descriptors (SCM_RIGHTS, unix(7)), and an answering socket of its own; so any number of threads may
+ask at once without a lock.
 
     caller                                launcher                           new process
     order, descriptors  ── socket ──►     spawn                   ──►        arrange, wait at the gate
-    pid                 ◄── channel ──    its pid and a pidfd
-    attach, open the gate  ─────────────────── pipe ─────────────►           inside(), exec
-    wait status         ◄── channel ──    reap                    ◄──        end
+    pid, pidfd          ◄── answers ──
+    attach, open the gate  ─────────────────── the process's channel ──►     inside(), exec
+    wait status         ◄── answers ──    reap                    ◄──        end
 
-The launcher dies with its caller, and the containers with the launcher. This module is the caller's side of it;
-`launcher_main` is the other.
+The launcher dies with its caller, and the containers with the launcher. It imports little, so that it starts fast and
+each of its forks is cheap.
 """
 
 from __future__ import annotations
 
-import marshal
+import _socket as socket
 import os
 import pickle
-import socket
 import sys
 import threading
 
 from minidocker import child, syscalls
+from minidocker.child import receive, send
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
 
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
-BOOT = """import sys; sys.path.insert(0, {path!r})
-from minidocker.launcher_main import Launcher; Launcher({caller}, 3).serve()"""
+BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import serve; serve({caller}, 3)"
+
+
+def _pair() -> tuple[int, int]:
+    """Two connected sockets that keep the borders of messages."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ours.detach(), theirs.detach()
+
+
+# The caller's side
 
 
 class Launched:
@@ -38,63 +46,63 @@ class Launched:
 
     def __init__(self, birth: child.Birth, order: child.Order) -> None:
         """Ask the launcher; again, if it was dying when it was asked: what it may have made dies with it."""
-        for _ in range(3):
-            if self._ask(birth, order):
-                return
+        used = {type(isolator).__module__ for isolator in order.isolators}
+        modules = [name for name in used if name.partition(".")[0] == "minidocker"]
+        payload, here = child.in_memory(_pickled(order)), os.open("/proc/self/cwd", os.O_PATH)
+        try:
+            for _ in range(3):
+                if self._ask(birth, payload, here, modules):
+                    return
+        finally:
+            os.close(payload)
+            os.close(here)
         raise ContainerError("launcher: killed each time it was asked; see dmesg whether memory is short")
 
-    def _ask(self, birth: child.Birth, order: child.Order) -> bool:
+    def _ask(self, birth: child.Birth, payload: int, here: int, modules: list[str]) -> bool:
         """Its answer is the pid, with a pidfd, or the errno with which clone3 failed. False: there is no answer."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
-            _post(birth, order, theirs)
-            theirs.close()
-            answer, extra, _, _ = ours.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-            if not answer:
-                return False
-            pid, syscall, number = marshal.loads(answer)
-            if number:
-                raise syscalls.error(syscall, number)
-            self.pid, self.ended = pid, ours.detach()
-            self.pidfd = int.from_bytes(extra[0][2], sys.byteorder)  # recv_fds would let other programs inherit it
-            return True
+        self.ended, theirs = _pair()
+        self.pid = 0
+        places = [number for number in (birth.cgroup, birth.pid_namespace) if number >= 0]
+        order = (birth.flags, birth.cgroup >= 0, birth.pid_namespace >= 0, [*birth.wanted], sys.path, modules)
+        try:
+            try:
+                send(_launcher(), order, payload, here, theirs, birth.channel, *places, *birth.wanted.values())
+            finally:
+                os.close(theirs)
+            answer, descriptors = receive(self.ended)
+            if answer is not None and answer[2]:
+                raise syscalls.error(*answer[1:])
+            if answer is not None:
+                self.pid, self.pidfd = answer[0], *descriptors
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it is dead
+        finally:
+            if not self.pid:
+                os.close(self.ended)
+        if not self.pid:
+            _launcher(dead=True)
+        return self.pid > 0
 
     def collect(self) -> int:
         """Its wait status, once it has ended. If the launcher was killed, so was it."""
-        answer = os.read(self.ended, 64)
-        return int(marshal.loads(answer)) if answer else int(signal.SIGKILL)
+        status = receive(self.ended)[0]
+        return int(signal.SIGKILL) if status is None else int(status)
 
 
-def _post(birth: child.Birth, order: child.Order, channel: socket.socket) -> None:
-    """Send the order in a file in memory, which has no size limit; numbers and descriptors in one message."""
-    payload, here = os.memfd_create("order"), os.open("/proc/self/cwd", os.O_PATH | os.O_CLOEXEC)
+def _pickled(order: child.Order) -> bytes:
+    """The order as bytes. What is defined in a notebook's cells is in no module: cloudpickle sends its code along."""
     try:
-        modules = _write_order(payload, order)
-        asked = {"cgroup": birth.cgroup, "pid_namespace": birth.pid_namespace}
-        extra = {key: number for key, number in asked.items() if number is not None}
-        message = marshal.dumps((birth.flags, [*extra], [*birth.descriptors], sys.path, modules))
-        copies = [payload, here, channel.fileno(), *birth.streams, *extra.values(), *birth.descriptors]
-        _send(message, copies)
-    finally:
-        os.close(payload)
-        os.close(here)
-
-
-def _write_order(payload: int, order: child.Order) -> list[str]:
-    """Pickle the order; return the modules that it takes to unpickle it.
-
-    Classes of a notebook's cells are in no module: cloudpickle sends their code along.
-    """
-    modules = {type(isolator).__module__ for isolator in order.isolators}
-    pickler = __import__("cloudpickle" if "__main__" in modules else "pickle")
+        text = pickle.dumps(order)
+    except (TypeError, pickle.PicklingError, AttributeError):
+        text = b"__main__"
+    if b"__main__" not in text:
+        return text
     try:
-        text = pickler.dumps(order)
-    except (TypeError, pickle.PicklingError, AttributeError) as refused:
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(order))
+    except (TypeError, pickle.PicklingError, AttributeError, ImportError) as refused:
         raise ContainerError(f"an isolator holds what cannot be sent to another process: {refused}") from refused
-    while text:
-        text = text[os.write(payload, text) :]
-    os.lseek(payload, 0, os.SEEK_SET)  # the copy that the launcher gets shares the position
-    return [*modules - {"__main__"}, pickler.__name__]
 
 
 class _Caller:
@@ -102,45 +110,110 @@ class _Caller:
 
     lock = threading.Lock()
     owner = pid = 0
-    socket: socket.socket | None = None
+    socket = -1
 
 
-def _send(message: bytes, copies: list[int]) -> None:
-    """Give the launcher an order; start it first if there is none, and again if somebody killed it."""
-    launcher = _launcher(dead=None)
-    try:
-        socket.send_fds(launcher, [message], copies)
-    except (BrokenPipeError, ConnectionResetError):
-        socket.send_fds(_launcher(dead=launcher), [message], copies)
-
-
-def _launcher(dead: socket.socket | None) -> socket.socket:
-    """The socket of this process's launcher, but not that one."""
+def _launcher(dead: bool = False) -> int:
+    """The socket of this process's launcher, which is started if there is none, or if that one is dead."""
     with _Caller.lock:
-        if _Caller.socket is dead or _Caller.owner != os.getpid():
-            _Caller.socket = _start()
-        assert _Caller.socket is not None
+        mine = _Caller.owner == os.getpid()
+        if mine and dead and not child.polled([_Caller.socket], 0):
+            return _Caller.socket  # another thread has started the next one already
+        if mine and dead:
+            os.close(_Caller.socket)
+            try:
+                os.waitpid(_Caller.pid, 0)  # or it would stay in the caller's /proc as a zombie
+            except ChildProcessError:
+                pass  # the caller ignores SIGCHLD, or waits for all children itself
+        if dead or not mine:
+            _Caller.socket, _Caller.owner = _start(), os.getpid()
         return _Caller.socket
 
 
-def _start() -> socket.socket:
+def _start() -> int:
     """Start a launcher, in a session of its own so that Ctrl-C does not reach it. posix_spawn is safe among threads."""
-    if _Caller.owner == os.getpid():
-        _bury(_Caller.pid)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = _pair()
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     argv = [sys.executable, "-I", "-S", "-c", BOOT.format(path=package, caller=os.getpid())]
-    with theirs:
-        null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
-        actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3), *null]
+    null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, theirs, 3), *null]
         _Caller.pid = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
-    _Caller.owner = os.getpid()
+    finally:
+        os.close(theirs)
     return ours
 
 
-def _bury(pid: int) -> None:
-    """Reap a launcher that somebody killed, or it would stay in the caller's /proc as a zombie."""
+# The launcher itself
+
+
+def serve(caller: int, orders: int) -> None:
+    """Its whole life: wait for orders, for ends, and for the caller's own end, whichever way it comes."""
+    syscalls.close_range(orders + 1)
+    caller = os.pidfd_open(caller)
+    running: dict[int, tuple[int, int]] = {}  # pidfd -> its pid, and the socket for its status
     try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass  # the caller ignores SIGCHLD, or waits for all children itself
+        while caller not in (ready := child.polled([orders, caller, *running], None)):
+            for pidfd in running.keys() & {*ready}:
+                pid, answers = running.pop(pidfd)
+                os.close(pidfd)
+                _answer(answers, child.reap(pid))
+                os.close(answers)
+            if orders in ready and not _obey(orders, running):
+                return
+    finally:  # no container outlives the caller; if the launcher is killed, the parent-death signal does the same
+        for pidfd, (pid, _) in running.items():
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            child.reap(pid)
+        os._exit(0)
+
+
+def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
+    """Take one order and answer with the pid and a pidfd, or with an errno. False: there will be no more."""
+    order, copies = receive(orders)
+    if order is None:
+        return False
+    payload, here, answers, *rest = copies
+    try:
+        pid = child.spawn(_birth(order, rest), lambda: _order(payload, here))
+        pidfd = os.pidfd_open(pid)
+        running[pidfd] = pid, answers
+        _answer(answers, (pid, "", 0), pidfd)
+    except OSError as refused:
+        _answer(answers, (0, getattr(refused, "syscall", "clone3"), refused.errno))
+        os.close(answers)
+    for descriptor in (payload, here, *rest):
+        os.close(descriptor)
+    return True
+
+
+def _answer(answers: int, answer: object, *descriptors: int) -> None:
+    try:
+        send(answers, answer, *descriptors)
+    except OSError:
+        pass  # the caller does not want to know any more: somebody may have pressed Ctrl-C there
+
+
+def _birth(order: tuple[int, bool, bool, list[int], list[str], list[str]], copies: list[int]) -> child.Birth:
+    """The order's numbers, with those of the copies here. Our modules are imported here, once for all."""
+    flags, has_cgroup, has_namespace, numbers, path, modules = order
+    sys.path[:] = path
+    for name in modules:
+        try:
+            __import__(name)
+        except ImportError:
+            pass  # the new process will meet the same error, and can report it
+    rest = iter(copies)
+    birth = child.Birth((), next(rest), [])
+    birth.flags = flags
+    birth.cgroup = next(rest) if has_cgroup else -1
+    birth.pid_namespace = next(rest) if has_namespace else -1
+    birth.wanted = dict(zip(numbers, rest, strict=True))
+    return birth
+
+
+def _order(payload: int, here: int) -> child.Order:
+    """Unpickled by the new process, in the caller's working directory: what a learner's class does harms only it."""
+    syscalls.call("fchdir", here, path=".")
+    order: child.Order = pickle.loads(os.pread(payload, os.fstat(payload).st_size, 0))
+    return order

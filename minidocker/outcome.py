@@ -10,15 +10,7 @@ import errno
 import os
 
 ENGINE_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from minidocker.process import Isolator
-
-# What usually is behind a refusal of clone3(2) or setns(2), for the reader who meets it first here
-_REMEDIES = {
+REMEDIES = {  # what usually is behind a refusal, for the reader who meets it first here
     ("clone3", errno.EPERM): "new namespaces need root, or a user namespace beside them",
     ("clone3", errno.EACCES): "AppArmor may forbid user namespaces here: see minidocker doctor",
     ("clone3", errno.ENOSPC): "a limit in /proc/sys/user/max_*_namespaces is reached",
@@ -34,17 +26,15 @@ class Result:
     def __init__(self, status: int, stdout: bytes = b"", stderr: bytes = b"") -> None:
         """From a wait status (wait(2)) and what was captured. Bytes that are not UTF-8 become backslash escapes."""
         code = os.waitstatus_to_exitcode(status)
-        self.signal = max(-code, 0)
-        self.exit_code = 128 + self.signal if code < 0 else code
-        self.stdout = stdout.decode(errors="backslashreplace")
-        self.stderr = stderr.decode(errors="backslashreplace")
+        self.signal, self.exit_code = max(-code, 0), code if code >= 0 else 128 - code
+        self.stdout, self.stderr = (text.decode(errors="backslashreplace") for text in (stdout, stderr))
 
     def __repr__(self) -> str:
         return f"Result(exit_code={self.exit_code}, stdout={self.stdout!r}, stderr={self.stderr!r})"
 
 
 class ContainerError(Exception):
-    """The command was not executed: which isolator failed, in which system call, with which errno, on which path."""
+    """The command was not executed: which isolator failed, in which syscall, with which errno, on which path."""
 
     def __init__(
         self,
@@ -73,30 +63,24 @@ def failure(
     isolator: str | None, syscall: str | None, number: int | None, path: str | None, text: str
 ) -> ContainerError:
     """One line for a person: what failed, on what, and the remedy where one is known."""
-    if syscall == "execve":
-        return _cannot_execute(number, path, text)
-    place = f"{syscall}({path})" if syscall and path else syscall or path
-    where = f"{isolator or 'engine'}: {place}" if place else isolator or "engine"
-    remedy = _REMEDIES.get((syscall or "", number or 0))
-    message = f"{where}: {text}" + (f" ({remedy})" if remedy else "")
-    return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path)
-
-
-def _cannot_execute(number: int | None, path: str | None, text: str) -> ContainerError:
-    """execve(2) failed: 127 if there is no such program, 126 if there is and it may not or cannot be executed."""
-    if number == errno.ENOENT:
+    code = ENGINE_FAILED
+    if syscall == "execve" and number == errno.ENOENT:
         message, code = f"{path}: command not found in this root", NOT_FOUND
-    elif number == errno.ELIBBAD:
+    elif syscall == "execve" and number == errno.ELIBBAD:
         message, code = f"{path}: it is there, but its interpreter or dynamic loader is not in this root", NOT_FOUND
-    else:
+    elif syscall == "execve":
         message, code = f"{path}: cannot be executed: {text.lower()}", NOT_EXECUTABLE
-    return ContainerError(message, syscall="execve", errno=number, path=path, exit_code=code)
+    else:
+        place = f"{syscall}({path})" if syscall and path else syscall or path
+        remedy = REMEDIES.get((syscall or "", number or 0))
+        message = ": ".join(filter(None, [isolator or "engine", place, text])) + (f" ({remedy})" if remedy else "")
+    return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path, exit_code=code)
 
 
-def on_the_host(isolator: Isolator, moment: Callable[..., object], *arguments: object) -> None:
+def on_the_host(isolator: object, moment: str, *arguments: object) -> None:
     """Run one moment of an isolator; if the kernel refuses it something, say whose moment it was."""
     try:
-        moment(*arguments)
+        getattr(isolator, moment)(*arguments)
     except OSError as refused:
-        name, syscall = type(isolator).__name__, getattr(refused, "syscall", moment.__name__)
+        name, syscall = type(isolator).__name__, getattr(refused, "syscall", moment)
         raise failure(name, syscall, refused.errno, refused.filename, str(refused.strerror)) from refused

@@ -2,14 +2,7 @@
 
     run(["echo", "hello"])                                     # a process
     run(["sh"], Namespaces("pid mount"), PivotRoot(root))      # the same process, behind walls
-
-Each isolator has its say at four moments. The order of the list is the order in which walls go up:
-
-    moment                                             who runs it                    method
-    before the process exists                          the host side                  __enter__
-    the process exists, and waits at the gate          the host side                  attach(pid)
-    it is released, and has not executed the command   the new process, inside        inside()
-    after it ended, in reverse order                   the host side                  __exit__
+    run(function, PivotRoot(root))                             # our own code, behind the same walls
 
 `run` waits for the end and returns a `Result`; `start` returns a `Process` that runs meanwhile. What the process
 writes comes back through pipes. The host side may be killed at any moment: its processes die with it.
@@ -17,72 +10,46 @@ writes comes back through pipes. The host side may be killed at any moment: its 
 
 from __future__ import annotations
 
+import _socket as socket
 import os
+import time
 
 from minidocker import child
-from minidocker.outcome import ContainerError, ContainerTimeout, Result
-from minidocker.running import PIPE, Process
+from minidocker.isolator import Isolator
+from minidocker.outcome import ContainerError, ContainerTimeout, Result, failure, on_the_host
+from minidocker.syscalls import signal
 
 __all__ = ["PIPE", "ContainerError", "ContainerTimeout", "Isolator", "Process", "Result", "run", "start"]
 
+PIPE = -1  # for stdout and stderr: capture it
+AFTER_END = 64  # reads of 64 KiB that empty any pipe, after the end of the process; what it left running may write on
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from minidocker.launcher import Launched
 
-class Isolator:
-    """One wall around a process. Override what you need; the default of each moment does nothing.
+    Command = Sequence[str] | Callable[[], object]
 
-    An isolator is pickled when the caller has several threads (see `launcher`), so it holds plain values. What
-    `inside` needs is imported at the top of its module, since nothing can be imported inside.
+
+def run(command: Command, *isolators: Isolator, timeout: float | None = None, **options: Any) -> Result:
+    """Run `command` behind the isolators and wait for its end; takes the options of `start`, and a `timeout` in s.
+
+    A command that fails is a `Result`; one that never ran, a `ContainerError`; one that had to be killed because its
+    time was over, a `ContainerTimeout`.
     """
-
-    clone_flags = 0
-    """CLONE_NEW* of <linux/sched.h>: the namespaces that the process is born in."""
-    cgroup: int | None = None
-    """Descriptor of a cgroup v2 directory that the process is born in; `__enter__` may open it."""
-    pid_namespace: int | None = None
-    """Descriptor of a PID namespace, or a pidfd of one of its processes, that the process is born in."""
-    descriptors: tuple[int, ...] = ()
-    """Open descriptors that `inside` needs; there they have the same numbers. All others are closed before."""
-    container = ""
-    """The name of the container that this isolator serves; the engine sets it before `__enter__`."""
-
-    def __enter__(self) -> Isolator:
-        """Before the process exists. Host side, the caller's rights. If it raises, it must leave nothing."""
-        return self
-
-    def attach(self, pid: int) -> None:
-        """The process `pid` exists and waits. Host side, the caller's rights: write its uid map, move its veth."""
-
-    def inside(self) -> None:
-        """Run by the new process, with all rights it was born with, before the command replaces it."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """After the process has ended, or could not be started. Host side. Remove what `__enter__` made."""
-
-
-def run(argv: Sequence[str], *isolators: Isolator, timeout: float | None = None, **options: Any) -> Result:
-    """Run `argv` behind the isolators and wait for its end; takes the options of `start`, and a `timeout` in seconds.
-
-    A command that fails is a `Result`; a command that never ran is a `ContainerError`; one that had to be killed
-    because its time was over is a `ContainerTimeout`.
-    """
-    with start(argv, *isolators, **options) as process:
+    with start(command, *isolators, **options) as process:
         try:
             return process.wait(timeout)
-        except TimeoutError:
+        except TimeoutError as late:
             process.kill()
-            message = f"{argv[0]}: killed, since it had not ended after {timeout} s"
-            raise ContainerTimeout(message, process.wait()) from None
+            raise ContainerTimeout(f"{process.title}: killed, since it {late}", process.wait()) from None
 
 
 def start(
-    argv: Sequence[str],
+    command: Command,
     *isolators: Isolator,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
@@ -92,30 +59,32 @@ def start(
     terminal: bool = False,
     name: str | None = None,
 ) -> Process:
-    """Start `argv` behind the isolators, and return once it executes; use it as a context manager.
+    """Start `command` behind the isolators, and return once it executes; use it as a context manager.
 
-    `env` is the whole environment (default: a PATH). `stdin` is what it reads, or a descriptor. `stdout` and `stderr`:
-    PIPE captures, a descriptor streams to it. With `terminal` the three are one pseudo-terminal instead, whose other
-    end is `Process.terminal`. `name` names everything that is made for it on the host (default: 12 random hex digits).
+    It is a list of words, or a function without arguments, whose failure is a `ContainerError` of `wait`. `env` is the
+    whole environment (default: a PATH). `stdin` is what it reads, or a descriptor. `stdout` and `stderr`: PIPE
+    captures, a descriptor streams to it. With `terminal` the three are one pseudo-terminal instead, whose other end is
+    `Process.terminal`. `name` names everything that is made for it on the host (default: 12 random hex digits).
     Needs the rights that its isolators need; with none of them, those of any user. Raises `ContainerError`.
     """
     environment = {"PATH": child.DEFAULT_PATH} if env is None else dict(env)
-    order = child.Order(_checked(argv, environment), environment, cwd, isolators, terminal)
+    order = child.Order(_checked(command, environment), environment, cwd, isolators, terminal)
     process = Process(name or os.urandom(6).hex(), order)
     try:
-        process._enter()
-        process._give_birth(stdin, stdout, stderr)
+        process._begin(stdin, stdout, stderr)
     except BaseException:
         process._abandon()
         raise
     return process
 
 
-def _checked(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+def _checked(command: Command, env: Mapping[str, str]) -> list[str] | Callable[[], object]:
     """The command as a list of words; refused if the kernel could not take it, before anything is made."""
-    if isinstance(argv, str | bytes):
-        raise ContainerError(f"the command must be a list of words, not {argv!r}: write {argv.split()!r}")
-    words = [os.fsdecode(word) if isinstance(word, bytes | os.PathLike) else word for word in argv]
+    if callable(command):
+        return command
+    if isinstance(command, str | bytes):
+        raise ContainerError(f"the command must be a list of words, not {command!r}: write {command.split()!r}")
+    words = [os.fsdecode(word) if isinstance(word, bytes | os.PathLike) else word for word in command]
     if not words or not words[0]:
         raise ContainerError("the command is empty: give at least the name of a program")
     for text in (*words, *env.keys(), *env.values()):
@@ -124,3 +93,208 @@ def _checked(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
         if "\0" in text:
             raise ContainerError(f"a NUL byte in {text!r}: the kernel would end the text there")
     return words
+
+
+class Process:
+    """A running container: `name`, `pid`, `pidfd`, `terminal`, `result`, and what it writes.
+
+    `pid` is its number in the caller's PID namespace; `pidfd` (pidfd_open(2)) is right even when that is reused.
+    One thread uses a `Process` at a time; any number of threads may each have their own.
+    """
+
+    def __init__(self, name: str, order: child.Order) -> None:
+        self.name, self.order = name, order
+        self.title = getattr(order.command, "__name__", "function") if callable(order.command) else order.command[0]
+        self.pid = self.pidfd = self.terminal = self.channel = -1
+        self.result: Result | None = None
+        self._begun = False  # whether the command did
+        self._entered: list[Isolator] = []
+        self._parent: child.Forked | Launched | None = None
+        self._outputs: list[int] = []  # our ends of stdout and stderr, or a descriptor that we do not read
+        self._written: dict[int, list[bytes]] = {}  # our end of a pipe or terminal -> what came out of it so far
+        self._open: set[int] = set()  # descriptors to close at the end
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.result is None:
+            self.kill()
+            self.wait()
+
+    def alive(self) -> bool:
+        """Whether its first process still runs."""
+        return self.result is None and not child.polled([self.pidfd], 0)
+
+    def send_signal(self, number: int) -> None:
+        """pidfd_send_signal(2) to the first process: never to somebody else who got its number since."""
+        try:
+            if self.result is None:
+                signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            pass  # it has ended
+
+    def kill(self) -> None:
+        """SIGKILL, the one signal that neither a program nor the first process of a PID namespace can ignore."""
+        self.send_signal(signal.SIGKILL)
+
+    def stop(self, grace: float = 10) -> Result:
+        """Ask with SIGTERM, wait `grace` seconds, then kill: `docker stop`."""
+        self.send_signal(signal.SIGTERM)
+        try:
+            return self.wait(grace)
+        except TimeoutError:
+            self.kill()
+            return self.wait()
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Collect its output until it ends, and return the result; `TimeoutError` if it runs on after `timeout` s."""
+        for _ in self._chunks(timeout):
+            pass
+        return self.result or self._end()
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines that it writes to stdout (or its terminal) as they come, without line ends, until it ends."""
+        rest, end = b"", b"\r" if self.order.terminal else b""  # a terminal makes two characters of a line's end
+        for source, data in self._chunks(None):
+            if source == self._outputs[0]:
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    yield line.removesuffix(end).decode(errors="backslashreplace")
+        if rest:
+            yield rest.decode(errors="backslashreplace")
+
+    def _begin(self, stdin: str | bytes | int, stdout: int, stderr: int) -> None:
+        """The moments of the host side until the command begins."""
+        for isolator in self.order.isolators:
+            isolator.container = self.name
+            on_the_host(isolator, "__enter__")
+            self._entered.append(isolator)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel = ours.detach()
+        self._open.add(self.channel)
+        ends = [theirs.detach()]  # what belongs to the new process
+        try:
+            streams = self._terminal(ends) if self.order.terminal else self._streams(ends, stdin, stdout, stderr)
+            self._parent = _parent(child.Birth(self.order.isolators, ends[0], streams), self.order)
+        finally:
+            for end in ends:
+                os.close(end)
+        self.pid, self.pidfd = self._parent.pid, self._parent.pidfd
+        self._open |= {self._parent.pidfd, self._parent.ended}
+        self._hear(self._attach())
+
+    def _attach(self) -> Exception | None:
+        """The second moment, then open the gate. Returns what went wrong: a report of a dead process says more."""
+        try:
+            for isolator in self._entered:
+                on_the_host(isolator, "attach", self.pid)
+            child.send(self.channel, True)
+        except Exception as refused:
+            socket.socket(fileno=os.dup(self.channel)).shutdown(socket.SHUT_WR)
+            return refused
+        return None
+
+    def _hear(self, refused: Exception | None) -> None:
+        """Wait until the command begins. First comes a message that it is going to, then the end of the channel.
+
+        (Of a function the end comes when that ends.) A message about a failure may come in place of both.
+        """
+        told = child.receive(self.channel)[0]
+        while told is True:
+            self._begun = True
+            told = None if callable(self.order.command) else child.receive(self.channel)[0]
+        if told is not None:
+            raise failure(*told)
+        if refused is not None and not isinstance(refused, ConnectionError):
+            raise refused
+
+    def _streams(self, ends: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
+        """Descriptors 0, 1 and 2 of the new process."""
+        streams = [stdin if isinstance(stdin, int) else child.in_memory(stdin)]
+        ends += [] if streams[0] is stdin else streams
+        for output in outputs:
+            ours = theirs = output
+            if output == PIPE:
+                ours, theirs = os.pipe()
+                self._written[ours] = []
+                self._open.add(ours)
+                ends.append(theirs)
+            self._outputs.append(ours)
+            streams.append(theirs)
+        return streams
+
+    def _terminal(self, ends: list[int]) -> list[int]:
+        """A pseudo-terminal, pty(7): ours is the end where a person, or a test, types and reads."""
+        self.terminal, theirs = os.openpty()
+        self._open.add(self.terminal)
+        ends.append(theirs)
+        self._outputs, self._written = [self.terminal], {self.terminal: []}
+        return [theirs] * 3
+
+    def _chunks(self, timeout: float | None) -> Iterator[tuple[int, bytes]]:
+        """Yield (descriptor, bytes) as they come, until the first process has ended and what it wrote is read.
+
+        Its end counts, not the end of the pipes: something that it left running may hold those for ever.
+        """
+        if self.result is not None or self._parent is None:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ended, reads = self._parent.ended, AFTER_END
+        waiting, ready = {ended, *self._written}, list[int]()
+        while ready != [ended] and reads:
+            ready = child.polled(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"had not ended after {timeout} s")
+            reads -= ended in ready
+            for descriptor in {*ready} - {ended}:
+                data = child.read(descriptor)
+                self._written[descriptor].append(data)
+                waiting -= set() if data else {descriptor}
+                yield descriptor, data
+
+    def _end(self) -> Result:
+        """It has ended: take its status, let the isolators go in reverse order (fourth moment), close what is open."""
+        assert self._parent is not None
+        outputs = (b"".join(self._written.get(number, [])) for number in self._outputs)
+        self.result = Result(self._parent.collect(), *outputs)
+        told = child.receive(self.channel)[0] if child.polled([self.channel], 0) else None
+        self._leave()
+        if told is not None:  # the failure of a function
+            raise failure(*told)
+        if self.result.signal and not self._begun:
+            message = f"{self.title}: killed by signal {self.result.signal} before it began: is a limit too low for it?"
+            raise ContainerError(message)
+        return self.result
+
+    def _abandon(self) -> None:
+        """It could not be started: end it if it exists already, and undo what was done."""
+        if self._parent is not None:
+            self.kill()
+            self._parent.collect()
+        self._leave()
+
+    def _leave(self) -> None:
+        """`__exit__` of each isolator that was entered; of all of them, even if one raises."""
+        try:
+            if self._entered:
+                isolator = self._entered.pop()
+                on_the_host(isolator, "__exit__", None, None, None)
+        finally:
+            if self._entered:
+                self._leave()
+            while self._open:
+                os.close(self._open.pop())
+
+
+def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:
+    """A process with one thread is the parent itself. One with several must not fork: the launcher does it instead."""
+    try:
+        if len(os.listdir("/proc/self/task")) == 1:
+            return child.Forked(birth, order)
+        from minidocker.launcher import Launched  # pickle and threading are not on the way of a command line
+
+        return Launched(birth, order)
+    except OSError as refused:
+        syscall = getattr(refused, "syscall", None)
+        raise failure(None, syscall, refused.errno, None, str(refused.strerror)) from refused

@@ -16,8 +16,7 @@ import signal
 import termios
 import tty
 
-from minidocker.outcome import Result
-from minidocker.running import Process
+from minidocker.process import Process, Result
 
 
 def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:

@@ -261,7 +261,7 @@ def read(path):
 def descriptors():
     """Open descriptors of this process, but not the one with which it talks to its launcher."""
     launcher = sys.modules.get("minidocker.launcher")
-    own = launcher and launcher._Caller.socket and launcher._Caller.socket.fileno()
+    own = launcher and launcher._Caller.socket
     for number in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{number}")

@@ -1,6 +1,7 @@
 """Chapter 0: one process, started in both ways: by a fork of the caller, and by the launcher."""
 
 import errno
+import functools
 import os
 import pathlib
 import select
@@ -16,7 +17,8 @@ from conftest import need
 from isolators_00 import BadUnpickle, Diary, Imports, Kills, ListsDescriptors, Raises, ReadsDescriptor
 from nobody import PYTHON, as_nobody
 
-from minidocker import child, launcher, running, syscalls
+from minidocker import child, launcher, syscalls
+from minidocker import process as engine
 from minidocker.process import ContainerError, ContainerTimeout, Isolator, run, start
 
 pytestmark = pytest.mark.chapter(0)
@@ -29,7 +31,7 @@ def way(request, monkeypatch):
     """With a second thread alive the launcher is asked; without one the process forks. (Libraries may hold threads.)"""
     if request.param == "fork":
         if len(os.listdir("/proc/self/task")) > 1:
-            monkeypatch.setattr(running, "_parent", child.Forked)
+            monkeypatch.setattr(engine, "_parent", child.Forked)
         yield request.param
         return
     release = threading.Event()
@@ -389,7 +391,9 @@ def launchers():
 
 @both_ways
 def test_killed_before_the_command():
-    assert run(["echo", "hello"], Kills()).exit_code == 137
+    with pytest.raises(ContainerError, match="echo: killed by signal 9 before it began") as caught:
+        run(["echo", "hello"], Kills())
+    assert caught.value.exit_code == 125
 
 
 def test_an_isolator_that_the_launcher_cannot_rebuild(second_thread):
@@ -524,6 +528,64 @@ def test_too_many_words():
     with pytest.raises(ContainerError, match="argument list too long") as caught:
         run(["echo", *["x" * 100_000] * 100])
     assert caught.value.exit_code == 126
+
+
+# A function as the command
+
+
+def says(text):
+    print(text)
+    print("error", file=sys.stderr)
+
+
+def fails_in_a_call():
+    print("before")
+    syscalls.mount("proc", "/nowhere", "proc")
+
+
+def has_a_mistake():
+    return 1 // 0
+
+
+@both_ways
+def test_a_function_runs_inside_with_the_streams_of_the_container(tmp_path):
+    diary = tmp_path / "diary"
+    result = run(functools.partial(says, "hello"), Diary(diary), cwd="/usr")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "hello\n", "error\n")
+    assert [line.split()[1] for line in diary.read_text().splitlines()] == ["enter", "attach", "inside", "exit"]
+    assert run(lambda: print(os.getcwd(), os.read(0, 10)), cwd="/usr", stdin=b"abc").stdout == "/usr b'abc'\n"
+
+
+@both_ways
+def test_the_failure_of_a_function_reaches_the_caller_as_that_of_an_isolator_does():
+    before = descriptors()
+    with pytest.raises(ContainerError, match=r"mount\(/nowhere\): No such file") as caught:
+        run(fails_in_a_call)
+    error = caught.value
+    assert (error.syscall, error.errno, error.path, error.exit_code) == ("mount", errno.ENOENT, "/nowhere", 125)
+    with pytest.raises(ContainerError, match="ZeroDivisionError.*of has_a_mistake"):
+        run(has_a_mistake)
+    assert descriptors() == before
+
+
+@both_ways
+def test_two_functions_with_a_pipe_between_them():
+    """`start` returns when a function begins; a pipe of 64 KiB is full long before either ends."""
+    ours, theirs = os.pipe()
+    with start(lambda: os.write(1, b"x" * 1_000_000) and None, stdout=theirs) as writer:
+        os.close(theirs)
+        with start(lambda: print(len(open(0, "rb").read())), stdin=ours) as reader:
+            os.close(ours)
+            assert (writer.wait().exit_code, reader.wait().stdout) == (0, "1000000\n")
+
+
+@both_ways
+def test_a_function_imports_nothing_inside():
+    def late():
+        import sndhdr  # noqa: F401
+
+    with pytest.raises(ContainerError, match="import of 'sndhdr' inside the container"):
+        run(late)
 
 
 # Terminals

@@ -18,7 +18,8 @@ from isolators_02 import InGroup, TooLate
 from nobody import PYTHON, as_nobody
 from test_00_process import both_ways, python, until, way  # noqa: F401
 
-from minidocker import child, namespaces, running, syscalls
+from minidocker import child, namespaces, syscalls
+from minidocker import process as engine
 from minidocker.namespaces import KINDS, Init, Join, Namespaces, namespace_of
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
@@ -246,7 +247,7 @@ def test_user_a_machine_that_gives_no_rights_is_named_with_the_remedy(monkeypatc
         return real(option, *arguments)
 
     real = syscalls.prctl
-    monkeypatch.setattr(running, "_parent", child.Forked)  # the launcher would not know of our prctl
+    monkeypatch.setattr(engine, "_parent", child.Forked)  # the launcher would not know of our prctl
     monkeypatch.setattr(syscalls, "prctl", prctl)
     for switch, remedy in (("/nowhere", "gives no rights"), (str(tmp_path), "sysctl -w kernel.apparmor_restrict")):
         monkeypatch.setattr(namespaces, "APPARMOR", switch)

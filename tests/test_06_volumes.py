@@ -17,7 +17,8 @@ from conftest import HOME, need
 from isolators_06 import Memory, Naive, NothingOn
 from test_00_process import both_ways, until, way  # noqa: F401
 
-from minidocker import child, running, volumes
+from minidocker import child, volumes
+from minidocker import process as engine
 from minidocker.cgroups.hierarchy import locked
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
@@ -217,7 +218,7 @@ def test_read_only_on_a_kernel_without_mount_setattr(tmp_path, monkeypatch):
     def missing(_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(running, "_parent", child.Forked)
+    monkeypatch.setattr(engine, "_parent", child.Forked)
     monkeypatch.setattr(volumes, "read_only", missing)
     isolators = listed(lambda root: Bind(tmp_path / "src", "/b", root, readonly=True))
     isolators.insert(1, Memory(tmp_path / "src/a sub\\dir"))

@@ -272,9 +272,10 @@ def test_none_is_a_namespace_with_nothing_but_loopback(host):
 
 
 def test_host_is_the_hosts_own(host, monkeypatch):
-    from minidocker import child, running
+    from minidocker import child
+    from minidocker import process as engine
 
-    monkeypatch.setattr(running, "_parent", child.Forked)  # a launcher is where it was started
+    monkeypatch.setattr(engine, "_parent", child.Forked)  # a launcher is where it was started
     with start(["sleep", "60"], *walls(Network("host", root=ROOT))) as process:
         assert namespace_of(process.pid, "net") == namespace_of("thread-self", "net")
     assert not ours()
