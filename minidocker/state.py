@@ -1,22 +1,30 @@
 """Chapter 4: what a container owns on the host's disk, and how it is found again after its owner was killed.
 
-    lock = claim("web1")          # containers/web1 is made, and is this process's
+    lock = claim(directory("web1"))       # containers/web1 is made, and is this process's
     ...
-    release("web1", lock)         # and gone
-    prune()                       # removes those whose owners are dead
+    release(directory("web1"), lock)      # and gone
+    prune()                               # removes those whose owners are dead
 
 Mounts, processes and namespaces end by themselves. A directory does not: it is named after its container, and its
 owner holds a lock on it, flock(2), as long as it lives. The kernel lets go of a lock when the process that took it
-dies, however it dies; so a directory that can be locked belongs to nobody.
+dies, however it dies; so a directory that can be locked belongs to nobody. Control groups are kept in the same way.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 
+from minidocker.files import NotRemoved, remove
 from minidocker.outcome import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Remove = Callable[[str], object]
 
 
 def home() -> str:
@@ -35,99 +43,93 @@ def directory(name: str) -> str:
     return os.path.join(home(), "containers", name)
 
 
-def claim(name: str) -> int:
-    """Make the container's directory and return the descriptor that locks it. Host side, the owner.
+def hold(path: str, exclusive: bool = True, wait: bool = False) -> int | None:
+    """Lock a file or directory; the descriptor that holds the lock, or None if it is gone, or (without `wait`) taken.
 
-    Between the two steps a `prune` may take it for a dead one and remove it: then try again. What a dead owner of the
-    same name left is removed; while an owner lives, the name is refused.
+    Between open(2) and flock(2) it may be removed, and even made anew: then that is the one to lock.
     """
-    path = directory(name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    how = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        descriptor = -1
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.flock(descriptor, how)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                held, descriptor = descriptor, -1
+                return held
+        except (FileNotFoundError, BlockingIOError):
+            return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def claim(path: str, remove: Remove = remove, make: Callable[[str, int], object] = os.mkdir) -> int:
+    """Make the directory and return the descriptor that holds it: it is the caller's. Host side, the owner.
+
+    What a dead owner left there is removed; while one lives, the name is refused. Between the two steps a `prune` may
+    take the directory for a dead one's: then try again.
+    """
     for _ in range(100):
         try:
-            os.mkdir(path, 0o700)
+            make(path, 0o700)
+            lock = hold(path)
+            if lock is not None:
+                return lock
         except FileExistsError:
-            dead = _lock(path)
+            dead = hold(path)
             if dead is not None:
-                _remove_locked(path, dead)
+                release(path, dead, remove)
             else:
                 time.sleep(0.001)  # its owner lives, or a prune is about to remove it
-            continue
-        lock = _lock(path)
-        if lock is not None:
-            return lock
-    raise ContainerError(f"{name}: a container of this name is running, or is being removed: choose another", path=path)
+        except (OSError, ContainerError) as gone:
+            if gone.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: a control group that was removed meanwhile
+                raise
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # the first of all, or after a prune
+    raise ContainerError(f"{path}: a container of this name is running, or is being removed: choose another", path=path)
 
 
-def _lock(path: str) -> int | None:
-    """A descriptor that locks the directory; None if a living owner has it, or if it is not there any more."""
+def release(path: str, lock: int, remove: Remove = remove) -> None:
+    """Remove it with all that is in it. Whoever holds it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except OSError:
-        pass  # locked by another, or removed before we had the lock
-    os.close(descriptor)
-    return None
-
-
-def release(name: str, lock: int) -> None:
-    """Remove the container's directory with all that is in it. Host side, the owner."""
-    _remove_locked(directory(name), lock)
-
-
-def _remove_locked(path: str, lock: int) -> None:
-    try:
-        remove_tree(path)
+        remove(path)
     finally:
         os.close(lock)
 
 
-def prune() -> list[str]:
-    """Remove the directories of all dead owners; return their paths. Those of the living are locked, and left alone."""
-    parent = os.path.join(home(), "containers")
-    removed = []
+def prune(parent: str | None = None, remove: Remove = remove) -> list[str]:
+    """Remove the directories below `parent` (containers/) whose owners are dead; return their paths.
+
+    Those of the living are locked, and left alone. What resists does not keep the rest: `NotRemoved` at the end.
+    """
+    parent = parent or os.path.join(home(), "containers")
+    removed, failures = list[str](), list[Exception]()
     for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
         path = os.path.join(parent, name)
-        lock = _lock(path)
-        if lock is not None:
-            _remove_locked(path, lock)
+        lock = hold(path) if os.path.isdir(path) else None
+        if lock is None:
+            continue
+        try:
+            release(path, lock, remove)
             removed.append(path)
+        except (OSError, ContainerError) as refused:
+            failures.append(refused)
+    if failures:
+        raise NotRemoved(failures, removed)
     return removed
 
 
-def remove_tree(top: str) -> None:
-    """Remove the directory `top` and everything in it, however deep: a container may nest until no path is long enough.
-
-    So each directory that lies deeper is first moved up to `top`; no path gets longer and nothing recurses. Links are
-    removed and not followed. Raises OSError for what cannot be removed, e.g. after chattr +i.
-    """
-    if not os.path.isdir(top):
-        return
-    moved = os.path.join(top, f".removing-{os.urandom(6).hex()}-")
-    waiting, count = [top], 0
-    while waiting:
-        current = waiting.pop()
-        with os.scandir(current) as entries:
-            for entry in list(entries):
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry.path)
-                    continue
-                _movable(entry.path)
-                count += 1
-                waiting.append(entry.path if current == top else f"{moved}{count}")
-                if current != top:
-                    os.rename(entry.path, waiting[-1])
-        if current != top:
-            os.rmdir(current)
-    os.rmdir(top)
+remove_tree = remove  # the name that other chapters still use
 
 
-def _movable(path: str) -> None:
-    """To move or read a directory needs rights in it, and OverlayFS leaves one without any; root does not mind."""
-    if os.geteuid() != 0:
-        os.chmod(path, 0o700)
+def replace(path: str, data: bytes) -> None:
+    """Write a file so that everybody sees the old content or the new one: the disk may be full, or we be killed."""
+    new = f"{path}.{os.urandom(6).hex()}.new"
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb", 0) as file:
+            file.write(data)
+        os.rename(new, path)
+    except BaseException:
+        if os.path.exists(new):
+            os.unlink(new)
+        raise

@@ -2,8 +2,8 @@
 
 Every isolator needs a few calls that the `os` module does not have (in Python 3.11: `mount`, `umount2`,
 `pivot_root`, `unshare`, `setns`, `prctl`, `sethostname`). glibc exports each of them under its own name,
-so nothing here depends on the architecture. Only `clone3` has no wrapper; its number, 435, is the same
-everywhere, because calls younger than Linux 5.0 are numbered alike on all architectures.
+so nothing here depends on the architecture. Only `clone3` and `openat2` have no wrapper; their numbers, 435 and 437,
+are the same everywhere, because calls younger than Linux 5.0 are numbered alike on all architectures.
 
 A failed call raises `OSError` as the functions of `os` do, and its attribute `syscall` says which call it was:
 
@@ -153,3 +153,12 @@ def clone3(flags: int, cgroup: int = 0) -> int:
     if pid == -1:
         raise error("clone3", _ctypes.get_errno())
     return pid
+
+
+def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
+    """openat2(2), Linux 5.6: open(2) below an open directory; `resolve` judges the whole way, and not only its end."""
+    how = structure(flags, 0, resolve)
+    try:
+        return call("syscall", 437, directory, path, how, len(how), path=path)
+    except OSError as refused:
+        raise error("openat2", refused.errno or 0, path) from None

@@ -303,7 +303,7 @@ def test_the_same_object_fences_one_container_at_a_time():
 
 def test_the_name_of_a_living_container_is_taken():
     with start(["sleep", "60"], Cgroup(), name="twice") as process:
-        with pytest.raises(ContainerError, match="runs already"):
+        with pytest.raises(ContainerError, match="of this name is running"):
             run(["true"], Cgroup(), name="twice")
         assert process.alive()
         assert groups("twice")

@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from nobody import NOBODY, PYTHON, as_nobody
 from union_model import Model, Real, outcome
 
+from minidocker import files as trees
 from minidocker import state
+from minidocker.files import NotRemoved, copy, remove, usage, walk
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
@@ -551,14 +553,15 @@ def test_a_copy_up_that_is_killed_has_not_happened(step, lower, tmp_path):
 
 
 def test_a_name_is_taken_while_its_owner_lives(tmp_path):
-    lock = state.claim("web")
+    path = state.directory("web")
+    lock = state.claim(path)
     with pytest.raises(ContainerError, match="web: a container of this name is running"):
-        state.claim("web")
+        state.claim(path)
     assert state.prune() == []
-    state.release("web", lock)
+    state.release(path, lock)
     for name in ("", ".", "..", "a/b"):
         with pytest.raises(ContainerError, match="cannot be called"):
-            state.claim(name)
+            state.directory(name)
 
 
 def test_claims_and_prunes_at_the_same_time(tmp_path):
@@ -568,9 +571,10 @@ def test_claims_and_prunes_at_the_same_time(tmp_path):
     def owner(name):
         try:
             for _ in range(50):
-                lock = state.claim(name)
-                assert os.path.samestat(os.fstat(lock), os.stat(state.directory(name)))
-                state.release(name, lock)
+                path = state.directory(name)
+                lock = state.claim(path)
+                assert os.path.samestat(os.fstat(lock), os.stat(path))
+                state.release(path, lock)
         except Exception as problem:
             problems.append(problem)
 
@@ -596,6 +600,203 @@ def test_a_tree_of_any_depth_is_removed_and_links_are_not_followed(tmp_path):
         os.close(here)
         here = below
     os.close(here)
-    state.remove_tree(str(top))
+    assert usage([str(top)]) >= 3000 * 4096
+    assert remove(str(top)) >= 3000 * 4096
     assert os.listdir(tmp_path) == ["outside"] or sorted(os.listdir(tmp_path)) == ["home", "outside"]
     assert (outside / "precious").exists()
+
+
+# Trees of files
+
+
+@pytest.fixture
+def stubborn():
+    """Make a file or directory immutable, and take that back at the end."""
+    made = []
+
+    def make(path):
+        subprocess.run(["chattr", "+i", path], check=True)
+        made.append(path)
+        return str(path)
+
+    yield make
+    subprocess.run(["chattr", "-i", *filter(os.path.exists, made)])
+
+
+def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path, stubborn):
+    for path in ("top/a/file", "top/b/file", "top/c/deep/file"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(b"x" * 5000)
+    kept = [stubborn(tmp_path / "top/a/file"), stubborn(tmp_path / "top/b")]
+    with pytest.raises(NotRemoved, match="not removed: .*/top/a/file: Operation not permitted; .*lsattr") as left:
+        remove(str(tmp_path / "top"))
+    assert {os.fsdecode(failed.filename) for failed in left.value.failures} == {*kept, f"{kept[1]}/file"}
+    assert left.value.freed >= 8192 + 2 * 4096
+    assert tree(tmp_path / "top") == ["a", "a/file", "b", "b/file"]
+
+
+def test_prune_goes_on_past_a_stubborn_directory(tmp_path, stubborn):
+    for name in ("a", "b", "c"):
+        os.makedirs(state.directory(name))
+    file = f"{state.directory('b')}/file"
+    open(file, "w").close()
+    stubborn(file)
+    for removed in (["a", "c"], []):
+        with pytest.raises(NotRemoved, match="/b/file: Operation not permitted") as left:
+            state.prune()
+        assert left.value.removed == [state.directory(name) for name in removed]
+    subprocess.run(["chattr", "-i", file], check=True)
+    assert state.prune() == [state.directory("b")]
+
+
+def test_nothing_is_removed_through_a_mount(tmp_path):
+    """Neither of another file system, nor of the same one: what is mounted in a tree belongs to somebody else."""
+    for name in ("top/other", "top/same", "precious"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "precious/file").touch()
+    (tmp_path / "top/file").touch()
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "top/other"], check=True)
+    subprocess.run(["mount", "--bind", tmp_path / "precious", tmp_path / "top/same"], check=True)
+    try:
+        (tmp_path / "top/other/file").touch()
+        with pytest.raises(NotRemoved, match="findmnt"):
+            remove(str(tmp_path / "top"))
+        assert tree(tmp_path / "top") == ["other", "other/file", "same", "same/file"]
+    finally:
+        subprocess.run(["umount", tmp_path / "top/other", tmp_path / "top/same"], check=True)
+    remove(str(tmp_path / "top"))
+    assert os.listdir(tmp_path / "precious") == ["file"]
+
+
+def test_a_full_disk_can_be_emptied_and_keeps_what_was_to_be_replaced(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+    try:
+        os.makedirs(disk / "a/b/c")
+        state.replace(str(disk / "index"), b"old")
+        with pytest.raises(OSError), open(disk / "a/b/c/fill", "wb", 0) as file:
+            while file.write(b"x" * 65536):
+                pass
+        with pytest.raises(OSError) as refused:
+            state.replace(str(disk / "index"), b"x" * 65536)
+        assert refused.value.errno == errno.ENOSPC
+        assert (disk / "index").read_bytes() == b"old" and sorted(os.listdir(disk)) == ["a", "index"]
+        assert remove(str(disk / "a")) > 900_000
+        state.replace(str(disk / "index"), b"new")
+        assert (disk / "index").read_bytes() == b"new" and os.listdir(disk) == ["index"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_what_removing_frees_is_what_the_disk_gets_back(tmp_path):
+    """A hole takes nothing, and a file that has a name elsewhere is not freed."""
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "file").write_bytes(b"x" * 100_000)
+    os.link(top / "file", top / "again")
+    (top / "shared").write_bytes(b"x" * 100_000)
+    os.link(top / "shared", tmp_path / "elsewhere")
+    with open(top / "hole", "wb") as file:
+        file.truncate(1 << 30)
+    du = subprocess.run(["du", "-x", "--block-size=1", "-s", top], capture_output=True, text=True, check=True)
+    assert usage([str(top)]) == int(du.stdout.split()[0])
+    assert remove(str(top)) == usage([]) + int(du.stdout.split()[0]) - os.stat(tmp_path / "elsewhere").st_blocks * 512
+    assert remove(str(top)) == 0  # it is not there any more
+
+
+def test_a_copy_is_faithful(lower, tmp_path):
+    """Owner, mode with setuid, attributes with capabilities, times, holes, hard links, kinds: also of the top."""
+    os.link(lower / "sub/file", lower / "again")
+    os.chmod(lower / "sub/file", 0o4755)
+    os.setxattr(lower / "sub/file", "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
+    os.chown(lower / "sub", 12, 34)
+    os.chmod(lower / "sub", 0o2750)
+    os.symlink("nowhere", lower / "sub/dangling")
+    os.setxattr(lower / "sub/dangling", "trusted.x", b"of a link", follow_symlinks=False)
+    os.mknod(lower / "sub/socket", stat.S_IFSOCK | 0o664)
+    os.utime(lower / "sub", ns=(1, 2))
+    os.utime(lower, ns=(3, 4))
+    (tmp_path / "copy").mkdir()
+    source, target = (os.open(path, os.O_RDONLY) for path in (lower, tmp_path / "copy"))
+    umask = os.umask(0o077)
+    copy(source, target)
+    assert os.umask(umask) == 0o077
+    for path in tree(lower):
+        assert facts(lower / path) == facts(tmp_path / "copy" / path), path
+    copied = [(path, status) for path, _, _, status in walk(target)]
+    assert [path for path, _ in copied] == [path for path, *_ in walk(source)]
+    assert len({status.st_ino for path, status in copied if path in (b"again", b"sub/file")}) == 1
+    copy(source, target, "sub/file", "one")
+    assert facts(tmp_path / "copy/one") == facts(lower / "sub/file")
+    for descriptor in (source, target):
+        os.close(descriptor)
+
+
+def test_a_copy_of_any_depth_needs_few_descriptors(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    here = None
+    for path in (source, target):
+        path.mkdir()
+    here = os.open(source, os.O_RDONLY)
+    for _ in range(2500):
+        os.mkdir("deeper", dir_fd=here)
+        below = os.open("deeper", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.link("file", "again", src_dir_fd=here, dst_dir_fd=here)
+    pair = [os.open(path, os.O_RDONLY) for path in (source, target)]
+    copy(*pair)
+    assert sum(1 for _ in walk(pair[0])) == sum(1 for _ in walk(pair[1])) == 2503
+    for descriptor in (here, *pair):
+        os.close(descriptor)
+    remove(str(source))
+    remove(str(target))
+
+
+def test_a_copy_is_not_led_astray(tmp_path):
+    """Whoever shares the target exchanges our copy for the host's file, between its first and second name."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for path in (source / "a", target):
+        path.mkdir(parents=True)
+    (tmp_path / "secret").write_text("of the host")
+    (source / "a/file").touch()
+    os.link(source / "a/file", source / "b")
+    pair = [os.open(path, os.O_RDONLY) for path in (source, target)]
+    made = trees.attributes
+
+    def exchange(*arguments):
+        made(*arguments)
+        if os.path.exists(target / "a/file") and not os.path.islink(target / "a"):
+            os.rename(target / "a", tmp_path / "moved")
+            (tmp_path / "host").mkdir()
+            os.link(tmp_path / "secret", tmp_path / "host/file")
+            os.symlink(tmp_path / "host", target / "a")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "attributes", exchange)
+        with pytest.raises(OSError):
+            copy(*pair)
+    assert os.stat(tmp_path / "secret").st_nlink == 2
+    for descriptor in pair:
+        os.close(descriptor)
+
+
+def test_a_lock_is_of_the_file_that_has_the_name_now(tmp_path):
+    path = str(tmp_path / "lock")
+    assert state.hold(path) is None  # there is none
+    os.mkdir(path)
+    shared = state.hold(path, exclusive=False)
+    again = state.hold(path, exclusive=False)
+    assert state.hold(path) is None
+    os.close(shared)
+    waiting = []
+    thread = threading.Thread(target=lambda: waiting.append(state.hold(path, wait=True)))
+    thread.start()
+    os.rename(path, f"{path}.old")
+    os.mkdir(path)
+    os.close(again)  # now the waiting one gets the old directory, and must look at what has the name
+    thread.join()
+    assert os.path.samestat(os.fstat(waiting[0]), os.stat(path))
+    os.close(waiting[0])

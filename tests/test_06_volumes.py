@@ -19,10 +19,10 @@ from test_00_process import both_ways, until, way  # noqa: F401
 
 from minidocker import child, volumes
 from minidocker import process as engine
-from minidocker.cgroups.hierarchy import locked
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+from minidocker.state import hold
 from minidocker.union import DRIVERS, Union
 from minidocker.volumes import Bind, Named, Tmpfs, ordered, store
 from minidocker.volumes.mounts import landing, name_of, unescaped
@@ -45,7 +45,7 @@ def home(tmp_path, monkeypatch):
 def keeper_of(name):
     """Whether a process keeps the mounts of this volume."""
     path = f"{store.directory(name)}/keeper"
-    lock = locked(path, 2) if os.path.exists(path) else None
+    lock = hold(path) if os.path.exists(path) else None
     if lock is not None:
         os.close(lock)
     return os.path.exists(path) and lock is None
@@ -613,7 +613,7 @@ def test_prune_removes_what_was_being_made_or_removed(home):
     for name in (".new-dead", ".gone-dead"):
         (home / "volumes" / name / "_data").mkdir(parents=True)
     (home / "volumes/.new-alive").mkdir()
-    lock = locked(str(home / "volumes/.new-alive"), 1)
+    lock = hold(str(home / "volumes/.new-alive"), exclusive=False)
     assert store.prune() == []
     assert os.listdir(home / "volumes") == [".new-alive"]
     os.close(lock)

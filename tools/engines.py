@@ -21,12 +21,12 @@ from minidocker import state, syscalls
 def on_disk() -> Iterator[Path]:
     """A directory among those of the containers: if we are killed, `minidocker prune` removes it."""
     name = f"bench-{os.urandom(6).hex()}"
-    lock = state.claim(name)
+    lock = state.claim(state.directory(name))
     try:
         yield Path(state.directory(name))
     finally:
         detach(state.directory(name))
-        state.release(name, lock)
+        state.release(state.directory(name), lock)
 
 
 def detach(place: str) -> None:

@@ -13,10 +13,11 @@ without controllers, and does it better than version 1; so where it is mounted i
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 
+from minidocker import state
+from minidocker.files import NotRemoved
 from minidocker.outcome import ContainerError, failure
 from minidocker.syscalls import signal
 
@@ -31,6 +32,12 @@ class Hierarchy:
 
     def __init__(self, version: int, path: str, controllers: set[str]) -> None:
         self.version, self.path, self.controllers = version, path, controllers
+
+    def make(self, path: str, _: int) -> None:
+        """mkdir(2) of a container's group, with all controllers."""
+        if self.version == 2:
+            self.enable()
+        os.mkdir(path)
 
     def enable(self) -> None:
         """Version 2: let the children of our parent group use the controllers. Inner groups may hold no process."""
@@ -90,35 +97,13 @@ def write(path: str, text: str) -> None:
 
 
 class Group:
-    """The directory of one container in one hierarchy. A shared flock(2) on it says that its owner lives.
-
-    The kernel drops the lock with its holder, however that ends; so whoever gets it alone has found litter.
-    """
+    """The directory of one container in one hierarchy, which its owner holds as long as it lives: see `state`."""
 
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
         if "/" in name or name in (".", ".."):
             raise ContainerError(f"Cgroup: {name!r} cannot be the name of a directory: leave out the /")
         self.version, self.path = hierarchy.version, f"{hierarchy.path}/{PARENT}/{name}"
-        self.lock = self._make(hierarchy)
-
-    def _make(self, hierarchy: Hierarchy) -> int:
-        """Make and lock the directory; return the descriptor that holds the lock."""
-        for _ in range(100):
-            try:
-                if self.version == 2:
-                    hierarchy.enable()
-                os.mkdir(self.path)
-                lock = locked(self.path, fcntl.LOCK_SH)
-                if lock is not None:
-                    return lock
-            except FileExistsError:
-                if not remove_dead(self.path):
-                    time.sleep(0.001)  # its owner lives, or prune is about to remove it
-            except (OSError, ContainerError) as gone:
-                if gone.errno not in (errno.ENOENT, errno.ENODEV):  # ENODEV: removed after we opened its file
-                    raise
-                os.makedirs(os.path.dirname(self.path), exist_ok=True)  # the first of all, or after a prune
-        raise ContainerError(f"Cgroup: a container with this name runs already: {self.path}")
+        self.lock = state.claim(self.path, remove, hierarchy.make)
 
     def read(self, file: str) -> str:
         """The text of one of its files; empty if the kernel has none of this name."""
@@ -138,24 +123,6 @@ class Group:
             remove(self.path)
         finally:
             os.close(self.lock)
-
-
-def locked(path: str, how: int) -> int | None:
-    """Lock a directory without waiting: the descriptor that holds the lock, or None if somebody else has it.
-
-    Between open(2) and flock(2) the directory may be removed, and even made anew: then it is the wrong one.
-    """
-    descriptor = -1
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (FileNotFoundError, BlockingIOError):
-        pass
-    if descriptor >= 0:
-        os.close(descriptor)
-    return None
 
 
 def processes(path: str) -> list[int]:
@@ -212,32 +179,25 @@ def remove(path: str) -> None:
         pause = min(2 * pause, 0.1)
 
 
-def remove_dead(path: str) -> bool:
-    """Remove the group if its owner is dead; say whether it was."""
-    lock = locked(path, fcntl.LOCK_EX)
-    if lock is None:
-        return not os.path.exists(path)
-    try:
-        remove(path)
-    finally:
-        os.close(lock)
-    return True
-
-
 def prune() -> list[str]:
     """Remove the groups that dead owners left, with all processes in them; return their paths. As root.
 
     Groups of living owners stay, and so does every group that is not below ours.
     """
-    removed = []
+    removed, failures = list[str](), list[Exception]()
     for hierarchy in hierarchies():
         parent = f"{hierarchy.path}/{PARENT}"
         try:
-            removed += [entry.path for entry in os.scandir(parent) if entry.is_dir() and remove_dead(entry.path)]
+            removed += state.prune(parent, remove)
             os.rmdir(parent)
+        except NotRemoved as left:
+            removed += left.removed
+            failures += left.failures
         except FileNotFoundError:
             pass  # nobody was here, or another prune
         except OSError as busy:
             if busy.errno != errno.EBUSY:
                 raise  # a living owner's group is in there: that is no error
+    if failures:
+        raise NotRemoved(failures, removed)
     return removed

@@ -10,7 +10,6 @@ OverlayFS; `aufs`, our own, in Python over FUSE; `copy`, no union at all but a f
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from minidocker import state
@@ -62,7 +61,8 @@ class Union(Isolator):
         """Claim the container's directory, and let the driver prepare. Host side, the caller's rights."""
         self._check()
         os.makedirs(self.root, exist_ok=True)
-        self._locks = [state.claim(self.container)]
+        self.own = state.directory(self.container)
+        self._locks = [state.claim(self.own)]
         try:
             self._prepare_upper()
             self.prepare()
@@ -84,7 +84,6 @@ class Union(Isolator):
 
     def _prepare_upper(self) -> None:
         """The writable directory: a new one with the owner and mode of the root it covers, or the kept one, locked."""
-        self.own = state.directory(self.container)
         self.upper = self.kept or os.path.join(self.own, "upper")
         if self.kept is None:
             top = os.stat(self.lowers[0])
@@ -92,12 +91,11 @@ class Union(Isolator):
             os.chmod(self.upper, top.st_mode & 0o7777)
             os.chown(self.upper, top.st_uid, top.st_gid) if os.geteuid() == 0 else None
             return
-        self._locks.append(os.open(self.kept, os.O_RDONLY | os.O_DIRECTORY))
-        try:
-            fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        lock = state.hold(self.kept)
+        if lock is None:
             name = type(self).__name__
-            raise ContainerError(f"{name}: {self.kept} is in use by another container", isolator=name) from None
+            raise ContainerError(f"{name}: {self.kept} is in use by another container", isolator=name)
+        self._locks.append(lock)
 
     def prepare(self) -> None:
         """What a driver does on the host before the process exists."""
@@ -107,4 +105,4 @@ class Union(Isolator):
         *kept, own = reversed(self._locks)
         for lock in kept:
             os.close(lock)
-        state.release(self.container, own)
+        state.release(self.own, own)

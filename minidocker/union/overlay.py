@@ -72,8 +72,8 @@ class Overlay(Union):
 
     def __exit__(self, *_: object) -> None:
         """The work directory of a kept upper one is not in the container's directory."""
-        from minidocker.state import remove_tree
+        from minidocker.files import remove
 
         if self.kept and self.work:
-            remove_tree(self.work)
+            remove(self.work)
         super().__exit__()

@@ -13,13 +13,12 @@ also if that was killed; then it ends, and the kernel unmounts and ends what bel
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import time
 
-from minidocker.cgroups.hierarchy import locked
 from minidocker.outcome import ContainerError
+from minidocker.state import hold
 from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
@@ -48,9 +47,9 @@ def mounted(name: str, directory: str, options: Mapping[str, str]) -> int:
     holds a shared lock on `directory`. Raises `ContainerError` with the words of mount(8).
     """
     os.close(os.open(f"{directory}/keeper", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    turn = os.open(f"{directory}/config", os.O_RDONLY | os.O_CLOEXEC)
+    turn = hold(f"{directory}/config", wait=True)  # of several users that come at once, one starts it
+    assert turn is not None  # the file stays as long as the volume has users
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # of several users that come at once, one starts it
         if _absent(directory):
             _start(name, directory, options)
         return os.open(f"/proc/{_pid(directory)}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -60,7 +59,7 @@ def mounted(name: str, directory: str, options: Mapping[str, str]) -> int:
 
 def _absent(directory: str) -> bool:
     """Whether there is no keeper: its lock is free."""
-    lock = locked(f"{directory}/keeper", fcntl.LOCK_EX)
+    lock = hold(f"{directory}/keeper")
     if lock is not None:
         os.close(lock)
     return lock is not None

@@ -9,13 +9,12 @@ drops locks with their holders, so a volume is in use exactly as long as somebod
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 
 from minidocker import state
-from minidocker.cgroups.hierarchy import locked
 from minidocker.outcome import ContainerError
+from minidocker.state import hold
 
 ANONYMOUS = "com.docker.volume.anonymous"  # Docker's label of those that were made without a name
 OPTIONS = ("type", "o", "device")  # of the driver `local`; Docker has `size`, too, for file systems with quotas
@@ -53,7 +52,7 @@ def create(name: str = "", options: Mapping[str, str] | None = None, labels: Map
     os.makedirs(parent(), 0o700, exist_ok=True)
     new = os.path.join(parent(), f".new-{os.urandom(6).hex()}")
     os.mkdir(new, 0o700)
-    lock = locked(new, fcntl.LOCK_SH)  # prune leaves it alone while we live
+    lock = hold(new, exclusive=False)  # prune leaves it alone while we live
     if lock is None:
         return create(name, options, labels)  # prune was faster
     try:
@@ -108,7 +107,7 @@ def use(name: str) -> int:
     """Hold the volume: the descriptor of a shared lock; it is made if it is not there, as Docker does."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        lock = locked(directory(name), fcntl.LOCK_SH)
+        lock = hold(directory(name), exclusive=False)
         if lock is not None:
             return lock
         if not os.path.exists(directory(name)):
@@ -176,7 +175,7 @@ def _alone(name: str) -> int:
     """The exclusive lock. If only the keeper of its mounts has it, who leaves with the last user, wait for that."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        lock = locked(directory(name), fcntl.LOCK_EX)
+        lock = hold(directory(name))
         if lock is not None:
             return lock
         using = users(name) if os.path.exists(directory(name)) else []
@@ -193,7 +192,7 @@ def prune(everything: bool = False) -> list[str]:
     """
     for name in os.listdir(parent()) if os.path.isdir(parent()) else []:
         litter = os.path.join(parent(), name)
-        lock = locked(litter, fcntl.LOCK_EX) if name.startswith(".") else None
+        lock = hold(litter) if name.startswith(".") else None
         if lock is not None:
             state.remove_tree(litter)
             os.close(lock)

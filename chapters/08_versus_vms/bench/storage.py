@@ -57,12 +57,12 @@ class Ground:
 
     def __enter__(self) -> Ground:
         self.name = f"ground-{os.urandom(6).hex()}"
-        self.lock = state.claim(self.name)
         self.path = state.directory(self.name)
+        self.lock = state.claim(self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
-        state.release(self.name, self.lock)
+        state.release(self.path, self.lock)
 
     def layers(self, number: int) -> int:
         """Containers above the layers: each layer once, and for each server what it changed."""
