@@ -19,43 +19,43 @@ AS_ROOT = $(SUDO) $(PY)
 .PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
-	$(AS_ROOT) tools/run_all.py
+	$(AS_ROOT) -m tools.learner.run_all
 
 test: provision $(if $(CHAPTER),,check)  ## set up, then all checks, tests and notebooks; CHAPTER=3: that chapter's tests
 	$(AS_ROOT) -m pytest $(if $(CHAPTER),--chapter $(CHAPTER)) tests
 	$(if $(CHAPTER),,$(AS_ROOT) -m pytest --nbval --nbval-cell-timeout=120 notebooks)
-	$(if $(CHAPTER),,$(AS_ROOT) tools/linetrace.py)
+	$(if $(CHAPTER),,$(AS_ROOT) -m tools.book.linetrace)
 
 lab: provision  ## set up and open JupyterLab on 127.0.0.1, on your copies in work/; it prints a link with the token
-	$(AS_ROOT) tools/desk.py
+	$(AS_ROOT) -m tools.learner.desk
 
 check-my: provision  ## grade your own module: CHAPTER=03, and MY=FILE if it is not in work/
-	$(AS_ROOT) tools/check_my.py $(CHAPTER) $(MY)
+	$(AS_ROOT) -m tools.learner.check_my $(CHAPTER) $(MY)
 
 check: provision  ## style, format, types, layers, the chapters' quotations, the notebooks, the shell scripts
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(PY) tools/weave.py --check
-	$(PY) tools/figures.py --check
-	$(PY) tools/notebooks.py --check
+	$(PY) -m tools.book.weave --check
+	$(PY) -m tools.book.figures --check
+	$(PY) -m tools.book.notebooks --check
 	shellcheck vagrant/*.sh
 
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
-	$(AS_ROOT) tools/run_bench.py $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
+	$(AS_ROOT) -m tools.bench.run_bench $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
 
 bench-check: provision  ## measure quickly, and fail if a ratio has grown beyond what is recorded
-	$(AS_ROOT) tools/run_bench.py CHECK=1 QUICK=1 $(if $(ONLY),ONLY=$(ONLY))
+	$(AS_ROOT) -m tools.bench.run_bench CHECK=1 QUICK=1 $(if $(ONLY),ONLY=$(ONLY))
 
 test-vm: provision  ## all tests and notebooks in a virtual machine with cgroup v2 alone; TESTS=..., BARE=1, KIT=...
-	$(AS_ROOT) tools/guest.py $(if $(BARE),--bare,$(if $(KIT),--kit $(KIT),$(TESTS)))
+	$(AS_ROOT) -m tools.machines.guest $(if $(BARE),--bare,$(if $(KIT),--kit $(KIT),$(TESTS)))
 
 box: provision  ## build Vagrant boxes with everything in them, of this machine's architecture, into build/box
-	$(AS_ROOT) tools/box.py
+	$(AS_ROOT) -m tools.machines.box
 
 kit: provision  ## gather all that set-up needs into one folder, for machines without a network; KIT=PLACE
-	$(AS_ROOT) tools/kit.py $(or $(KIT),kit)
+	$(AS_ROOT) -m tools.machines.kit $(or $(KIT),kit)
 
 test-setup: provision  ## set-up from nothing in a bare Debian, and reset; KIT=... without a network
 	$(SUDO) sh vagrant/try-setup.sh $(KIT)
@@ -64,7 +64,7 @@ test-vagrant: provision  ## build a box, and try `vagrant up` with it for real (
 	$(SUDO) sh vagrant/try-vagrant.sh
 
 weave: provision  ## write the package's code into the chapters' text again
-	$(PY) tools/weave.py
+	$(PY) -m tools.book.weave
 
 reset:  ## remove every trace of minidocker from this machine, however broken it is
 	@$(if $(SUDO),sudo env 'MINIDOCKER_HOME=$(MINIDOCKER_HOME)') sh vagrant/reset.sh

@@ -1,11 +1,10 @@
 """`pytest notebooks` runs every notebook and compares each output with the stored one: strict nbval, no options needed.
 
 nbval executes a cell a little differently from JupyterLab, and overlooks two kinds of failure. Here that is mended; a
-test in tests/test_machinery.py for each shows that it is still needed, and that it works.
+test in tests/house/test_machinery.py for each shows that it is still needed, and that it works.
 """
 
 import functools
-import sys
 import time
 from pathlib import Path
 from queue import Empty
@@ -14,9 +13,7 @@ import nbval.kernel
 import nbval.plugin
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tools"))
-
-from notebooks import environment
+from tools.book.notebooks import environment
 
 NBVAL_TIMEOUT = 2000  # nbval's default, in seconds
 

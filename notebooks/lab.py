@@ -20,9 +20,8 @@ import matplotlib
 from IPython.display import display
 
 REPO = Path(__file__).resolve().parent.parent
-for place in (str(REPO), str(REPO / "tools")):
-    if place not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
-        sys.path.append(place)
+if str(REPO) not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
+    sys.path.append(str(REPO))
 
 HERE = Path.cwd()  # where the notebook lies; some labs go elsewhere on their way
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
@@ -58,8 +57,8 @@ def setup():
         if not os.path.isdir(root):
             raise FileNotFoundError(f"no root file system at {root}: run sh vagrant/provision.sh")
     matplotlib.rcParams.update(STYLE)
-    if log := os.environ.get("MINIDOCKER_LINES"):  # tools/linetrace.py wants to know which lines the labs run
-        import linetrace
+    if log := os.environ.get("MINIDOCKER_LINES"):  # tools/book/linetrace.py wants to know which lines the labs run
+        from tools.book import linetrace
 
         linetrace.start(log)
         from minidocker import launcher

@@ -5,60 +5,30 @@ MINIDOCKER_MODULE_03=my_cgroups.py pytest --chapter 3  the same, against a reade
 MINIDOCKER_MUST_WORK=1 pytest                          a skip is a failure
 """
 
-import contextlib
 import gc
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parent.parent
-HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
-MODULES = {
-    0: "minidocker.process",
-    1: "minidocker.rootfs",
-    2: "minidocker.namespaces",
-    3: "minidocker.cgroups",
-    4: "minidocker.union",
-    5: "minidocker.images.apply",
-    6: "minidocker.volumes",
-    7: "minidocker.network",
-    8: "bench.memory",
-}  # the module that a reader of a chapter may write; of a package, its `__init__`
-PACKAGES = {"minidocker": REPO, "bench": REPO / "chapters/08_versus_vms"}  # and where the package lies
-GUEST = os.environ.get("MINIDOCKER_GUEST")  # "qemu" or "uml": a machine whose processor may be emulated
+from tests.helpers import GUEST, must_work, need
+from tests.helpers.swap import PACKAGES, module_of, reader_file, swap
+from tests.helpers.traces import traces
+
 # Seconds: the kernel removes a network namespace, and systemd a cgroup, some time after their last process; and a
 # server of the union ends after its mount.
 SETTLE = 30.0 if GUEST else 2.0
-STATE = ("containers", "merged", "build", "tmp", "ready", "network", "volumes")  # made at first use, to stay
 
-sys.path.insert(0, str(REPO / "tools"))  # some tests are about them
-for _place in PACKAGES.values():
-    sys.path.append(str(_place))
+for _place in PACKAGES.values():  # for the processes that tests start; pyproject.toml has it for this one
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(_place)]))
 
 swapped = pytest.StashKey[str]()
 
 
 # What may be skipped
-
-
-def must_work():
-    """Whether this machine must be able to run everything, as CI's must."""
-    return os.environ.get("MINIDOCKER_MUST_WORK", "") not in ("", "0")
-
-
-def need(condition, reason):
-    """Skip the test unless the condition holds; where everything must work, fail it."""
-    __tracebackhide__ = True
-    if not condition:
-        (pytest.fail if must_work() else pytest.skip)(reason)
 
 
 def fail_if_skipped(report):
@@ -106,57 +76,6 @@ def pytest_configure(config):
         config.stash[swapped] = swap({module_of(name): reader_file(name, value) for name, value in theirs.items()})
 
 
-def module_of(variable):
-    """MINIDOCKER_MODULE_03 stands for `minidocker.cgroups`."""
-    number = variable.rpartition("_")[2]
-    if not number.isdecimal() or int(number) not in MODULES:
-        known = ", ".join(f"{chapter:02} ({name})" for chapter, name in MODULES.items())
-        raise pytest.UsageError(f"{variable}: there is no module to swap for {number!r}; known are {known}")
-    return MODULES[int(number)]
-
-
-def reader_file(variable, value):
-    """The reader's file, which must exist."""
-    path = Path(value).absolute()
-    if not path.is_file():
-        raise pytest.UsageError(f"{variable}={value}: there is no such file (looked for {path})")
-    return path
-
-
-def swap(files):
-    """Make a directory in which the packages are links to their modules, and to the reader's; put it first.
-
-    Through sys.path and PYTHONPATH the launcher, kernels and other programs find the same modules as the tests.
-    """
-    directory = tempfile.mkdtemp(prefix="swapped-")
-    link_packages(directory, files)
-    sys.path.insert(0, directory)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [directory, os.environ.get("PYTHONPATH")]))
-    return directory
-
-
-def link_packages(directory, files):
-    """Links to all packages; `files` are the reader's, by the names of their modules."""
-    for package, place in PACKAGES.items():
-        theirs = {name.partition(".")[2]: file for name, file in files.items() if name.partition(".")[0] == package}
-        link(place / package, Path(directory, package), theirs)
-
-
-def link(source, target, files):
-    """Links to all modules. Where the reader's is one of a package, or its `__init__`, the others are the package's."""
-    target.mkdir()
-    for path in source.iterdir():
-        below = {
-            name.partition(".")[2] or "__init__": file
-            for name, file in files.items()
-            if name.partition(".")[0] == path.name
-        }
-        if path.is_dir() and below:
-            link(path, target / path.name, below)
-        elif path.name != "__pycache__":
-            (target / path.name).symlink_to(files.get(path.stem, path))
-
-
 def pytest_unconfigure(config):
     """Remove the links."""
     if directory := config.stash.get(swapped, None):
@@ -191,101 +110,41 @@ def nothing_left():
         pytest.fail("\n".join(["this test left behind:", *sorted(left), *(f"lost: {line}" for line in sorted(lost))]))
 
 
-def traces():
-    """Everything that a container could leave on this machine, one line of text each."""
-    kinds = {
-        "mount": Path("/proc/self/mountinfo").read_text().splitlines(),
-        "cgroup": cgroups(),
-        "network link": (name for _, name in socket.if_nameindex()),
-        "firewall": firewall(),
-        "process": descendants(os.getpid()),
-        "descriptor": descriptors(),
-        "union server": servers(),
-        "directory without an owner": ownerless(),
-        "this process:": (f"{name} {os.readlink(f'/proc/self/{name}')}" for name in ("root", "cwd", *namespaces())),
-        "file": files(),
-    }
-    return {f"{kind} {text}" for kind, texts in kinds.items() for text in texts}
+# Ways to start, and places to be
 
 
-def cgroups():
-    """The cgroups of containers: what lies below a directory `minidocker` or is named minidocker-something."""
-    for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        for name in names:
-            if name.startswith("minidocker-") or "/minidocker" in directory:
-                yield f"{directory}/{name}"
+@pytest.fixture(params=["fork", "launcher"])
+def way(request, monkeypatch):
+    """With a second thread alive the launcher is asked; without one the process forks. (Libraries may hold threads.)"""
+    from minidocker import child
+    from minidocker import process as engine
+
+    if request.param == "fork":
+        if len(os.listdir("/proc/self/task")) > 1:
+            monkeypatch.setattr(engine, "_parent", child.Forked)
+        yield request.param
+        return
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    yield request.param
+    release.set()
+    thread.join()
 
 
-def firewall():
-    """The tables of nft."""
-    if not shutil.which("nft"):
-        return []
-    return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout.splitlines()
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """This thread is on a host of its own meanwhile, which keeps its files in a directory of its own."""
+    from hosts import two_hosts
+
+    need(os.geteuid() == 0, "networks need root")
+    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
+    with two_hosts() as (here, lan), here.entered():
+        here.lan = lan
+        yield here
 
 
-def descendants(pid):
-    """Children, and theirs: "pid command line"; but not the launcher, which lives as long as its caller."""
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in read(children).split():
-            command = read(Path(f"/proc/{child}/cmdline")).replace("\0", " ")
-            if "minidocker.launcher" not in command:
-                yield f"{child} {command or read(Path(f'/proc/{child}/stat'))[:40]}"
-            yield from descendants(child)
-
-
-def servers():
-    """Those of the driver aufs that this clone started, also if their owner is dead: they end with their mount."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        command = read(path)
-        if "minidocker.union.server" in command and str(REPO) in command:
-            yield f"{path.parent.name} {command}"
-
-
-def ownerless():
-    """Directories of containers that nobody has locked: what `minidocker prune` would remove. proc(5), /proc/locks."""
-    locked = {line.split()[5].rpartition(":")[2] for line in read(Path("/proc/locks")).splitlines() if "FLOCK" in line}
-    for path in (HOME / "containers").glob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            if str(path.stat().st_ino) not in locked:
-                yield path.name
-
-
-def read(path):
-    """Its text, or nothing if it is gone meanwhile."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def descriptors():
-    """Open descriptors of this process, but not the one with which it talks to its launcher."""
-    launcher = sys.modules.get("minidocker.launcher")
-    own = launcher and launcher._Caller.socket
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
-            continue  # the directory that listdir had open
-        if int(number) != own:
-            yield f"{number} {target}"
-
-
-def namespaces():
-    """The names of this process's own namespaces."""
-    return (f"ns/{name}" for name in os.listdir("/proc/self/ns") if not name.endswith("_for_children"))
-
-
-def files():
-    """Directories that an engine writes to: its state, /tmp and shared memory, the top of the roots."""
-    temporary = Path(tempfile.gettempdir())
-    yield from (str(path) for path in temporary.iterdir() if "minidocker" in path.name)
-    for directory in (
-        Path("/dev/shm"),
-        Path("/run/minidocker"),
-        HOME,
-        *HOME.glob("roots/*"),
-        *HOME.glob("roots/*/tmp"),
-    ):
-        if directory.is_dir():
-            yield from (str(path) for path in directory.iterdir() if path.name not in STATE)
+@pytest.fixture
+def lan(host):
+    """The other host."""
+    return host.lan

@@ -13,67 +13,14 @@ import threading
 import time
 
 import pytest
-from conftest import need
-from isolators_00 import BadUnpickle, Diary, Imports, Kills, ListsDescriptors, Raises, ReadsDescriptor
-from nobody import PYTHON, as_nobody
 
 from minidocker import child, launcher, syscalls
-from minidocker import process as engine
 from minidocker.process import ContainerError, ContainerTimeout, Isolator, run, start
+from tests.helpers import REPO, both_ways, children, need, python, runs, until
+from tests.helpers.isolators import BadUnpickle, Diary, Imports, Kills, ListsDescriptors, Raises, ReadsDescriptor
+from tools.learner.nobody import PYTHON, as_nobody
 
 pytestmark = pytest.mark.chapter(0)
-ROOT = pathlib.Path(__file__).parent.parent
-both_ways = pytest.mark.usefixtures("way")
-
-
-@pytest.fixture(params=["fork", "launcher"])
-def way(request, monkeypatch):
-    """With a second thread alive the launcher is asked; without one the process forks. (Libraries may hold threads.)"""
-    if request.param == "fork":
-        if len(os.listdir("/proc/self/task")) > 1:
-            monkeypatch.setattr(engine, "_parent", child.Forked)
-        yield request.param
-        return
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait)
-    thread.start()
-    yield request.param
-    release.set()
-    thread.join()
-
-
-def python(code, *arguments, **options):
-    """Run Python code in a fresh interpreter, which has one thread; fail the test if it fails."""
-    options = {"check": True, "capture_output": True, "text": True, "timeout": 60, "cwd": ROOT} | options
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)} | options.pop("env", {})
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments], env=env, **options)
-
-
-def children(pid="self"):
-    """The pids of the children of all threads of a process."""
-    found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += map(int, task.read_text().split())
-        except OSError:
-            pass  # a thread that has ended since
-    return sorted(found)
-
-
-def until(condition, seconds=10):
-    """Wait for something that happens soon; its last answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return answer
-
-
-def runs(pid):
-    """Whether it still runs. (A zombie does not: the machine's first process may take its time to reap.)"""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def descriptors():
@@ -923,7 +870,7 @@ def test_a_system_call_that_fails_says_which_it_was():
 # The stage and the exercises
 
 
-CHAPTER = ROOT / "chapters" / "00_process"
+CHAPTER = REPO / "chapters" / "00_process"
 
 
 def stage(*command, **options):

@@ -7,14 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import HOME, need
-from test_00_process import both_ways, python, way  # noqa: F401
 
 from minidocker.process import ContainerError, Isolator, run
 from minidocker.rootfs import Chroot, PivotRoot, copy_program
+from tests.helpers import HOME, REPO, both_ways, need, python
 
 pytestmark = pytest.mark.chapter(1)
-REPO = pathlib.Path(__file__).parent.parent
 CHAPTER = REPO / "chapters/01_chroot"
 BUSYBOX, DEBIAN = HOME / "roots/busybox", HOME / "roots/debian"
 PERL = 'mkdir "x"; chroot "x"; chdir ".." for 1..50; chroot "."; exec "cat", $ARGV[0]'

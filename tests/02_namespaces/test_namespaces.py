@@ -13,19 +13,17 @@ import threading
 import time
 
 import pytest
-from conftest import HOME, need
-from isolators_02 import InGroup, TooLate
-from nobody import PYTHON, as_nobody
-from test_00_process import both_ways, python, until, way  # noqa: F401
 
 from minidocker import child, namespaces, syscalls
 from minidocker import process as engine
 from minidocker.namespaces import KINDS, Init, Join, Namespaces, namespace_of
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+from tests.helpers import HOME, REPO, both_ways, need, python, until
+from tests.helpers.joining import InGroup, TooLate
+from tools.learner.nobody import PYTHON, as_nobody
 
 pytestmark = pytest.mark.chapter(2)
-REPO = pathlib.Path(__file__).parent.parent
 CHAPTER = REPO / "chapters/02_namespaces"
 ROOT = HOME / "roots/busybox"
 MAPPED = {"uid_map": "0 100000 65536", "gid_map": "0 100000 65536"}

@@ -9,8 +9,6 @@ import threading
 import time
 
 import pytest
-from conftest import GUEST, HOME, need
-from test_00_process import both_ways, python, until, way  # noqa: F401
 
 from minidocker.cgroups import Cgroup, prune
 from minidocker.cgroups.hierarchy import PARENT, Hierarchy, hierarchies, parse, write
@@ -18,9 +16,9 @@ from minidocker.cgroups.limits import device, size
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+from tests.helpers import GUEST, HOME, REPO, both_ways, need, python, until
 
 pytestmark = pytest.mark.chapter(3)
-REPO = pathlib.Path(__file__).parent.parent
 ROOT = HOME / "roots" / "busybox"
 DISK = "/run/disk" if GUEST else "/var/tmp"  # on a disk of its own
 SPIN = "while :; do :; done"
@@ -491,8 +489,8 @@ def test_the_same_on_version_2_alone():
     same_anyway = (
         "launcher or refused_before or sizes or mounts_of or missing or nothing_to or rights or 00 or 01 or 02"
     )
-    files = ["tests/test_03_cgroups.py", "tests/test_exercises.py"]
-    command = [sys.executable, "tools/uml.py", *files, "--chapter", "3", "-k", f"not ({same_anyway})"]
+    files = ["tests/03_cgroups", "tests/house/test_exercises.py"]
+    command = [sys.executable, "-m", "tools.machines.uml", *files, "--chapter", "3", "-k", f"not ({same_anyway})"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-5000:]
     assert " passed" in done.stdout

@@ -16,11 +16,8 @@ import threading
 import time
 
 import pytest
-from conftest import HOME
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nobody import NOBODY, PYTHON, as_nobody
-from union_model import Model, Real, outcome
 
 from minidocker import files as trees
 from minidocker import state
@@ -30,6 +27,9 @@ from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from minidocker.union import DRIVERS, Union
 from minidocker.union.changes import Writable
+from tests.helpers import HOME
+from tests.helpers.union_model import Model, Real, outcome
+from tools.learner.nobody import NOBODY, PYTHON, as_nobody
 
 pytestmark = pytest.mark.chapter(4)
 drivers = pytest.mark.parametrize("driver", DRIVERS)

@@ -13,10 +13,6 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import REPO
-from images_05 import minidocker
-from layers_05 import archive, entry, snapshot
-from registries_05 import contents, image, tree
 
 from minidocker.images import manifest as media
 from minidocker.images import members, tar
@@ -26,6 +22,10 @@ from minidocker.images.garbage import collect
 from minidocker.images.image import find
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
+from tests.helpers import REPO
+from tests.helpers.images import minidocker
+from tests.helpers.layers import archive, entry, snapshot
+from tests.helpers.registries import contents, image, tree
 
 pytestmark = [
     pytest.mark.chapter(5),

@@ -24,11 +24,8 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from conftest import need
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images_05 import HOME, REPO, add_image, minidocker, new_store
-from registries_05 import Registry
 
 from minidocker import cgroups, state
 from minidocker.images import cache, image
@@ -44,6 +41,9 @@ from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.union import Union
+from tests.helpers import need
+from tests.helpers.images import HOME, REPO, add_image, minidocker, new_store
+from tests.helpers.registries import Registry
 
 pytestmark = pytest.mark.chapter(5)
 

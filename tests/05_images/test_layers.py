@@ -13,13 +13,19 @@ import subprocess
 import tarfile
 import threading
 
-import layers_05 as trees
 import pytest
 import zstandard
-from conftest import need
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from layers_05 import (
+
+from minidocker.images import tar
+from minidocker.images.diff import write_layer
+from minidocker.outcome import ContainerError
+from minidocker.process import start
+from minidocker.union import Union
+from tests.helpers import layers as trees
+from tests.helpers import need
+from tests.helpers.layers import (
     archive,
     build,
     differences,
@@ -33,12 +39,6 @@ from layers_05 import (
     unpacked,
     whiteout,
 )
-
-from minidocker.images import tar
-from minidocker.images.diff import write_layer
-from minidocker.outcome import ContainerError
-from minidocker.process import start
-from minidocker.union import Union
 
 pytestmark = [
     pytest.mark.chapter(5),

@@ -18,8 +18,18 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, need
-from registries_05 import (
+
+from minidocker.images import connection, registry, transfer
+from minidocker.images import manifest as media
+from minidocker.images.connection import Connection, Unreachable, may_ask, url_of
+from minidocker.images.garbage import collect
+from minidocker.images.image import find, make
+from minidocker.images.progress import Progress
+from minidocker.images.store import Store
+from minidocker.images.transfer import pull, push
+from minidocker.outcome import ContainerError
+from tests.helpers import REPO, need
+from tests.helpers.registries import (
     CONFIG,
     HTPASSWD,
     Registry,
@@ -31,16 +41,6 @@ from registries_05 import (
     tls,
     tree,
 )
-
-from minidocker.images import connection, registry, transfer
-from minidocker.images import manifest as media
-from minidocker.images.connection import Connection, Unreachable, may_ask, url_of
-from minidocker.images.garbage import collect
-from minidocker.images.image import find, make
-from minidocker.images.progress import Progress
-from minidocker.images.store import Store
-from minidocker.images.transfer import pull, push
-from minidocker.outcome import ContainerError
 
 pytestmark = [
     pytest.mark.chapter(5),
@@ -728,7 +728,7 @@ def test_a_connection_that_is_cut_each_time(server, there, app, monkeypatch):
 
 
 def test_nobody_there(there):
-    from registries_05 import free_port
+    from tests.helpers.registries import free_port
 
     text = refused(pull, there, f"localhost:{free_port()}/app", kind=Unreachable)
     assert "no connection" in text and "Connection refused" in text

@@ -10,13 +10,13 @@ import sys
 import time
 
 import pytest
-from images_05 import HOME, REPO, add_image, minidocker, new_store
 
 from minidocker.images import image
 from minidocker.images.container import container, ready
 from minidocker.images.inside import resolve
 from minidocker.outcome import ContainerError
 from minidocker.process import run
+from tests.helpers.images import HOME, REPO, add_image, minidocker, new_store
 
 pytestmark = pytest.mark.chapter(5)
 

@@ -6,13 +6,13 @@ import random
 import shutil
 import subprocess
 
-import layers_05 as trees
 import pytest
-from conftest import need
-from layers_05 import archive, differences, entry, regular, snapshot, unpacked
 
 from minidocker.images import share
 from minidocker.images.tar import DIRECTORY, HARDLINK, SYMLINK
+from tests.helpers import layers as trees
+from tests.helpers import need
+from tests.helpers.layers import archive, differences, entry, regular, snapshot, unpacked
 
 pytestmark = [
     pytest.mark.chapter(5),

@@ -10,12 +10,12 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from images_05 import REPO, add_image, new_store
 
 from minidocker.images import cache, garbage, image, reference
 from minidocker.images import manifest as media
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
+from tests.helpers.images import REPO, add_image, new_store
 
 pytestmark = pytest.mark.chapter(5)
 
@@ -265,7 +265,7 @@ def test_many_threads_tag_at_once_and_no_name_is_lost(store):
 
 MAKER = """
 import sys
-from images_05 import add_image
+from tests.helpers.images import add_image
 from minidocker.images.store import Store
 store = Store(sys.argv[1])
 print("begun", flush=True)

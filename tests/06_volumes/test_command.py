@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from images_05 import HOME, add_image, minidocker, new_store
+
+from tests.helpers.images import HOME, add_image, minidocker, new_store
 
 pytestmark = pytest.mark.chapter(6)
 

@@ -4,20 +4,15 @@ import collections
 import os
 import pathlib
 import shutil
-import sys
 
+import cluster
 import pytest
-from conftest import HOME, REPO, need
-from test_00_process import until
+import servers
 
 from minidocker.namespaces import Join
 from minidocker.process import run, start
 from minidocker.volumes import store
-
-sys.path.insert(0, str(REPO / "chapters/06_volumes"))
-
-import cluster
-import servers
+from tests.helpers import HOME, need, until
 
 pytestmark = pytest.mark.chapter(6)
 assert str(HOME) in servers.BUSYBOX  # the roots of this machine, read before a test names another home

@@ -13,9 +13,6 @@ import threading
 import time
 
 import pytest
-from conftest import HOME, need
-from isolators_06 import Memory, Naive, NothingOn
-from test_00_process import both_ways, until, way  # noqa: F401
 
 from minidocker import child, volumes
 from minidocker import process as engine
@@ -27,9 +24,10 @@ from minidocker.union import DRIVERS, Union
 from minidocker.volumes import Bind, Named, Tmpfs, ordered, store
 from minidocker.volumes.mounts import landing, name_of, unescaped
 from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
+from tests.helpers import HOME, REPO, both_ways, need, until
+from tests.helpers.mounting import Memory, Naive, NothingOn
 
 pytestmark = pytest.mark.chapter(6)
-REPO = pathlib.Path(__file__).parent.parent
 BUSYBOX = str(HOME / "roots" / "busybox")
 
 
@@ -69,7 +67,8 @@ def spelled(text):
 def program(code, *arguments):
     """The command line of Python code that finds this module, and the environment for it."""
     here = os.environ["MINIDOCKER_HOME"]
-    imports = f"import subprocess\nfrom test_06_volumes import *\nos.environ['MINIDOCKER_HOME'] = {here!r}\n"
+    imports = f"import importlib, subprocess\nglobals().update(vars(importlib.import_module({__name__!r})))\n"
+    imports += f"os.environ['MINIDOCKER_HOME'] = {here!r}\n"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "MINIDOCKER_HOME": str(HOME)}
     return {"args": [*arguments, sys.executable, "-c", imports + textwrap.dedent(code)], "env": env}
 

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from images_05 import REPO, new_store
+
+from tests.helpers.images import REPO, new_store
 
 pytestmark = pytest.mark.chapter(7)
 

@@ -13,74 +13,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import HOME, REPO, need
-from test_00_process import both_ways, way  # noqa: F401
+from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, until
 
 from minidocker import network
-from minidocker.namespaces import Join, Namespaces, namespace_of
+from minidocker.namespaces import Join, namespace_of
 from minidocker.network import Network, bandwidth, firewall, parse_port
 from minidocker.network.netlink import Netlink, delete
 from minidocker.network.pool import Subnet, link_local_of, mac_of
 from minidocker.process import ContainerError, run, start
-from minidocker.rootfs import PivotRoot
-
-sys.path.insert(0, str(REPO / "chapters/07_ports"))
-from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, two_hosts, until
+from tests.helpers import HOME, REPO, both_ways, need
+from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
 
 pytestmark = pytest.mark.chapter(7)
-ROOT = str(HOME / "roots/busybox")
-
-# Two servers of busybox, one for each family: they answer with the container's name, or whatever is in /srv
-SERVE = "echo $(hostname) > /tmp/$(hostname); httpd -p 80 -h /tmp; httpd -p [::]:80 -h /tmp; echo ready; sleep 1000"
-
-
-@pytest.fixture
-def host(tmp_path, monkeypatch):
-    """This thread is on a host of its own meanwhile, which keeps its files in a directory of its own."""
-    need(os.geteuid() == 0, "networks need root")
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
-    with two_hosts() as (here, lan), here.entered():
-        here.lan = lan
-        yield here
-
-
-@pytest.fixture
-def lan(host):
-    """The other host."""
-    return host.lan
-
-
-def walls(net, kinds="pid mount uts ipc"):
-    """The list of stage 7. A tmpfs on /tmp, since all containers share the root."""
-    return [Namespaces(kinds), net, PivotRoot(ROOT)]
-
-
-@contextlib.contextmanager
-def serving(net, name="web"):
-    """A container with the two servers, when they are there."""
-    script = f"mount -t tmpfs none /tmp; {SERVE}"
-    with start(["sh", "-c", script], *walls(net), name=name) as process:
-        assert next(process.lines()) == "ready"
-        yield process
-
-
-@contextlib.contextmanager
-def idle(net, name="idle"):
-    """A container that does nothing."""
-    with start(["sh", "-c", "echo ready; sleep 1000"], *walls(net), name=name) as process:
-        assert next(process.lines()) == "ready"
-        yield process
-
-
-def inside(process, *argv):
-    """Run a program of this machine in the network namespace of a container."""
-    return run([*argv], Join(process.pid, "net"), env=dict(os.environ), timeout=60)
-
-
-def get_inside(process, url, patience=5):
-    """What curl gets in there."""
-    result = inside(process, "curl", "-s", "--noproxy", "*", "-m", str(patience), url)
-    return result.stdout.strip() if result.exit_code == 0 else result.exit_code
 
 
 # What is written: ports, subnets, rates

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import GUEST, HOME, REPO, need
 
 from bench import demand, laps, machine, memory, sharing, storage
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+from tests.helpers import GUEST, HOME, REPO, need
 
 pytestmark = pytest.mark.chapter(8)
 

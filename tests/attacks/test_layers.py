@@ -12,10 +12,8 @@ import subprocess
 import sys
 import time
 
-import layers_05 as trees
 import pytest
 import zstandard
-from layers_05 import archive, differences, entry, header, packed, pax, regular, sha256, snapshot, unpacked, whiteout
 
 from minidocker.images import apply, share, tar
 from minidocker.images import unpack as jail
@@ -24,6 +22,20 @@ from minidocker.images.garbage import disk_usage
 from minidocker.images.unpack import unpack
 from minidocker.outcome import ContainerError
 from minidocker.state import remove_tree
+from tests.helpers import layers as trees
+from tests.helpers.layers import (
+    archive,
+    differences,
+    entry,
+    header,
+    packed,
+    pax,
+    regular,
+    sha256,
+    snapshot,
+    unpacked,
+    whiteout,
+)
 
 pytestmark = [
     pytest.mark.chapter(5),

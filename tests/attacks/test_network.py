@@ -1,5 +1,4 @@
 """Chapter 7: what a hostile container or image tries on the network, and what stays when the host side is killed."""
-# ruff: noqa: F811 - the fixtures of test_07_ports are imported
 
 import contextlib
 import os
@@ -12,7 +11,7 @@ import sys
 import time
 
 import pytest
-from test_07_ports import ROOT, get_inside, host, idle, inside, lan, serving, walls  # noqa: F401
+from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, two_hosts, until
 
 from minidocker import network
 from minidocker.namespaces import Join, Namespaces
@@ -20,8 +19,7 @@ from minidocker.network import Network, bridge, firewall, networks
 from minidocker.network.pool import Pool
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
-
-from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, two_hosts, until  # isort: skip  # test_07_ports knows where
+from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
 
 pytestmark = pytest.mark.chapter(7)
 
@@ -359,7 +357,7 @@ def test_a_step_that_fails_leaves_nothing(host, monkeypatch, place, name, kept):
 
 HOST_SIDE = """
 import os, sys, threading, time
-from isolators_00 import Pauses
+from tests.helpers.isolators import Pauses
 from minidocker.namespaces import Namespaces
 from minidocker.network import Network
 from minidocker.process import start

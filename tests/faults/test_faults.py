@@ -12,12 +12,13 @@ import threading
 import time
 
 import pytest
-from conftest import cgroups, need
-from isolators_00 import whole_list
 
 from minidocker.cgroups import prune
 from minidocker.namespaces import namespace_of
 from minidocker.process import run
+from tests.helpers import need
+from tests.helpers.isolators import whole_list
+from tests.helpers.traces import cgroups
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the whole list of isolators needs root")
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the whole list of iso
 # that waits in that moment, a fifo to say so, a name.
 HOST = """
 import os, sys, threading, time
-from isolators_00 import Pauses, whole_list
+from tests.helpers.isolators import Pauses, whole_list
 from minidocker.process import start
 
 how, moment, place, fifo, name = sys.argv[1:]
@@ -42,7 +43,7 @@ with start(["sleep", "60"], *isolators, name=name) as process:
 # A host side that starts and ends containers as fast as it can, to be killed at any moment.
 BUSY = """
 import sys, threading
-from isolators_00 import whole_list
+from tests.helpers.isolators import whole_list
 from minidocker.process import run
 
 if sys.argv[1] == "launcher":

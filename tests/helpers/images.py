@@ -3,14 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from minidocker.images import manifest as media
 from minidocker.images.image import make
 from minidocker.images.store import Store
-
-HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker"))
-REPO = Path(__file__).resolve().parent.parent
+from tests.helpers import HOME, REPO
 
 
 def add_image(store, name, root, **config):

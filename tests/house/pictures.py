@@ -1,14 +1,8 @@
 """The pictures of the bench, on values that are known. test_bench.py runs this in a process of its own."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-
-import measure  # tools/ is no package
-import pictures
+from tools.bench import measure, pictures
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,22 +6,15 @@ import shutil
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import need
 from hypothesis import given
 from hypothesis import strategies as st
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "tools"))
-
-import experiments  # noqa: E402
-import figures  # noqa: E402
-import gate  # noqa: E402
-import measure  # noqa: E402
-import peers  # noqa: E402
-import run_bench as bench  # noqa: E402  # tools/ is no package
+from tests.helpers import REPO, need
+from tools.bench import experiments, measure, peers, regression
+from tools.bench import run_bench as bench
+from tools.book import figures
 
 MACHINE = {"cpu": "one", "cpus": 1, "memory_gb": 2, "system": "Debian", "kernel": "6.1", "python": "3.11", "crun": "1"}
 
@@ -111,7 +104,7 @@ def test_a_text_without_the_markers_is_refused():
 
 def run_bench(tmp_path, *words):
     """The command, in a process of its own: it leaves the host's mounts and network for good."""
-    command = [sys.executable, REPO / "tools/run_bench.py", f"BUILD={tmp_path}", *words]
+    command = [sys.executable, "-m", "tools.bench.run_bench", f"BUILD={tmp_path}", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -162,7 +155,7 @@ def test_a_line_through_what_was_measured_gives_what_was_not():
     assert experiments.at(10, (1, 10), (7, None)) == 70
 
 
-# The gate
+# Has it become slower?
 
 
 def recorded_values(ours, theirs=(1.0,) * 41):
@@ -177,16 +170,16 @@ def test_the_gate_lets_noise_pass_and_stops_what_has_become_slower():
     dice = random.Random(2)
     values = recorded_values(dice.lognormvariate(-1, 0.1) for _ in range(41))
     old = entry_of(0.37, 0.35, 0.39, 41)
-    assert gate.verdict(entry_of(0.4, 0.3, 0.5), old, values)[0] == "ok"
-    assert gate.verdict(entry_of(0.8, 0.7, 0.9), old, values)[0] == "slower"
-    assert gate.main([entry_of(0.8, 0.7, 0.9)], [old], values) == 1
-    assert gate.main([entry_of(0.4, 0.3, 0.5)], [old], values) == 0
+    assert regression.verdict(entry_of(0.4, 0.3, 0.5), old, values)[0] == "ok"
+    assert regression.verdict(entry_of(0.8, 0.7, 0.9), old, values)[0] == "slower"
+    assert regression.main([entry_of(0.8, 0.7, 0.9)], [old], values) == 1
+    assert regression.main([entry_of(0.4, 0.3, 0.5)], [old], values) == 0
 
 
 def test_the_gate_says_when_the_noise_is_wider_than_its_margin():
     dice = random.Random(3)
     values = recorded_values(dice.lognormvariate(-1, 3) for _ in range(41))
-    assert gate.verdict(entry_of(0.4, 0.01, 9), entry_of(0.37, 0.1, 2, 41), values)[0] == "noisy"
+    assert regression.verdict(entry_of(0.4, 0.01, 9), entry_of(0.37, 0.1, 2, 41), values)[0] == "noisy"
 
 
 def test_quick_runs_of_unchanged_code_pass_the_gate():
@@ -201,7 +194,7 @@ def test_quick_runs_of_unchanged_code_pass_the_gate():
     values, failed = recorded_values(recorded), 0
     for _ in range(1000):
         new = measure.record("start.library", "m", "c", {"m": draw(11), "c": [1.0] * 11}, unit="s", machine={})
-        failed += gate.verdict(new, old, values)[0] == "slower"
+        failed += regression.verdict(new, old, values)[0] == "slower"
     assert failed == 0
 
 
@@ -239,7 +232,7 @@ def test_a_number_that_no_command_has_made_is_found():
 
 
 def test_the_texts_show_recorded_figures_and_no_others():
-    done = subprocess.run([sys.executable, REPO / "tools/figures.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tools.book.figures", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -269,7 +262,7 @@ def test_the_start_of_a_command_imports_nothing_slow():
 
 def test_the_pictures():
     """In a process of their own: matplotlib brings threads and keeps fonts open, and other tests want to fork."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", REPO / "tests/pictures_08.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", REPO / "tests/house/pictures.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import shutil
 import socket
 import subprocess
@@ -14,9 +13,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import GUEST, need
 
-REPO = pathlib.Path(__file__).parent.parent
+from tests.helpers import GUEST, REPO, need
+
 CHROMIUM = shutil.which("chromium")
 SWITCHES = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -51,7 +50,7 @@ def lab(tmp_path):
         port = probe.getsockname()[1]
     env = {**os.environ, "HOME": str(tmp_path), "JUPYTER_RUNTIME_DIR": runtime, "JUPYTER_TOKEN": TOKEN}
     env["MINIDOCKER_WORK"] = str(work)
-    command = [sys.executable, "tools/desk.py", f"--port={port}", "--ServerApp.port_retries=0"]
+    command = [sys.executable, "-m", "tools.learner.desk", f"--port={port}", "--ServerApp.port_retries=0"]
     command += ["--LabApp.expose_app_in_browser=True"]
     with (
         open(tmp_path / "log", "wb") as log,

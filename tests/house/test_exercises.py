@@ -1,12 +1,13 @@
 """Every exercise is solved by its solution, and not by its skeleton."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-CHAPTERS = pathlib.Path(__file__).parent.parent / "chapters"
+from tests.helpers import REPO
+
+CHAPTERS = REPO / "chapters"
 
 
 def parameter(path):
@@ -17,7 +18,7 @@ def parameter(path):
 EXERCISES = [
     parameter(path)
     for path in sorted(CHAPTERS.glob("*/solutions/exercise_*.py"))
-    if path.parts[-3] != "00_process"  # chapter 0 has its own, in test_00_process.py
+    if path.parts[-3] != "00_process"  # chapter 0 has its own, in tests/00_process
 ]
 
 

@@ -4,13 +4,11 @@ import re
 import subprocess
 import sys
 
-import linetrace
 import nbformat
 import pytest
-import weave
-from conftest import HOME, REPO
 
-import notebooks
+from tests.helpers import HOME, REPO, python
+from tools.book import linetrace, notebooks, weave
 
 SANITIZE = (REPO / "notebooks/sanitize.cfg").read_text()
 
@@ -179,22 +177,19 @@ def test_weave_finds_a_page_that_prints_or_says_too_much(house):
 
 
 TRACED = """
-    import os, sys
-    sys.path[:0] = [sys.argv[1], sys.argv[2]]
-    import linetrace
-    linetrace.start(sys.argv[3])
+    import sys
+    from tools.book import linetrace
+    linetrace.start(sys.argv[1])
     from minidocker import rootfs
     from minidocker.process import run
-    print(run(["true"], rootfs.PivotRoot(sys.argv[4])).exit_code)
+    print(run(["true"], rootfs.PivotRoot(sys.argv[2])).exit_code)
 """
 
 
 def test_the_tracer_follows_a_process_into_another_root(tmp_path):
-    from test_00_process import python
-
     log, root = tmp_path / "lines", HOME / "roots/busybox"
     log.write_bytes(bytes(len(linetrace.FILES) * linetrace.LINES))
-    assert python(TRACED, str(REPO / "tools"), str(REPO), str(log), str(root)).stdout == "0\n"
+    assert python(TRACED, str(log), str(root)).stdout == "0\n"
     number = linetrace.FILES.index(REPO / "minidocker/rootfs.py")
     marks = log.read_bytes()[number * linetrace.LINES :]
     lines = (REPO / "minidocker/rootfs.py").read_text().splitlines()

@@ -2,22 +2,21 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 from xml.etree import ElementTree
 
-import box
-import check_my
-import desk
-import disk
 import pytest
 import yaml
-from conftest import GUEST, MODULES, PACKAGES, cgroups, link_packages, need
 
-REPO = pathlib.Path(__file__).parent.parent
+from tests.helpers import GUEST, REPO, need
+from tests.helpers.swap import MODULES, PACKAGES, link_packages
+from tests.helpers.traces import cgroups
+from tools.learner import check_my, desk
+from tools.machines import box, disk
+
 outside = pytest.mark.xfail(bool(GUEST), reason="the guest has neither Vagrant nor a network", run=False)
 
 
@@ -116,7 +115,7 @@ def test_git_does_not_see_the_copies():
 
 
 def grade(chapter, file, **variables):
-    command = [sys.executable, "tools/check_my.py", chapter, str(file)]
+    command = [sys.executable, "-m", "tools.learner.check_my", chapter, str(file)]
     env = {**os.environ, "MINIDOCKER_WORK": str(file.parent), **variables}
     return subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=600)
 
@@ -169,7 +168,9 @@ def test_each_hint_belongs_to_a_test_that_is_run(chapter):
     parts = check_my.PARTS.get(chapter, ("",))
     tests = [
         name
-        for file in REPO.glob(f"tests/test_{chapter:02}_*.py")
+        for place in check_my.tests(chapter)
+        for file in place.glob("test_*.py")
+        if f"chapter({chapter})" in file.read_text()
         for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
         if any(part in f"{file.stem} {name}" for part in parts)
         and not any(part in name for part in check_my.ELSEWHERE + check_my.LONG)

@@ -5,9 +5,8 @@ import pathlib
 import subprocess
 import sys
 
-from conftest import HOME
+from tests.helpers import HOME, REPO
 
-REPO = pathlib.Path(__file__).parent.parent
 COMMAND = "/usr/local/bin/minidocker"
 
 
@@ -56,7 +55,7 @@ def test_the_roots_are_whole():
 def test_a_readers_module_takes_the_place_of_a_chapters(tmp_path):
     mine = tmp_path / "my_cgroups.py"
     mine.write_text("from minidocker.cgroups.hierarchy import prune\nclass Cgroup: pass\n")
-    command = [sys.executable, "-m", "pytest", "--chapter", "3", "--collect-only", "-q", "tests/test_03_cgroups.py"]
+    command = [sys.executable, "-m", "pytest", "--chapter", "3", "--collect-only", "-q", "tests/03_cgroups"]
     env = {**os.environ, "MINIDOCKER_MODULE_03": str(mine)}
     done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout

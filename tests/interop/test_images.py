@@ -12,10 +12,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 import referencing.jsonschema
-from conftest import REPO, need
-from images_05 import add_image, minidocker
-from layers_05 import differences, snapshot
-from registries_05 import debian_registry, image, tree
 
 from minidocker.images.archive import load, save
 from minidocker.images.flat import import_
@@ -24,6 +20,10 @@ from minidocker.images.store import Store
 from minidocker.images.transfer import pull, push
 from minidocker.process import start
 from minidocker.union import Union
+from tests.helpers import REPO, need
+from tests.helpers.images import add_image, minidocker
+from tests.helpers.layers import differences, snapshot
+from tests.helpers.registries import debian_registry, image, tree
 
 pytestmark = [
     pytest.mark.chapter(5),

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lab_of_bench import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing, checked
-
 from bench.storage import usage
 from minidocker import state, syscalls
+from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing, checked
 
 
 @contextmanager

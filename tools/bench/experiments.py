@@ -13,12 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import engines
-import lab_of_bench
-import measure
-import peers
-import subjects
-
 from bench import demand, laps, machine, memory, sharing, storage
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
@@ -26,6 +20,8 @@ from minidocker.outcome import ContainerError
 from minidocker.process import Process, start
 from minidocker.rootfs import PivotRoot
 from minidocker.union import Union
+from tools import REPO
+from tools.bench import engines, measure, peers, sandbox, subjects
 
 SUBJECT = "minidocker"
 PAUSE = 0.05  # seconds: see "What is equal" in run_bench.py
@@ -138,7 +134,7 @@ def steps(bench: Bench) -> Outcome:
     for _ in range(bench.size.runs):
         walls = {
             "Namespaces": Namespaces("pid mount uts ipc net"),
-            "Cgroup": Cgroup(memory=lab_of_bench.MEMORY, cpus=lab_of_bench.CPUS, pids=lab_of_bench.PIDS),
+            "Cgroup": Cgroup(memory=sandbox.MEMORY, cpus=sandbox.CPUS, pids=sandbox.PIDS),
             "cgroup namespace": Namespaces("cgroup"),
             "PivotRoot": PivotRoot(subjects.ROOT),
         }
@@ -302,13 +298,13 @@ def loads(bench: Bench) -> Outcome:
 
 
 def program(name: str, rounds: int) -> Callable[[Bench], Outcome]:
-    """The experiments of tools/NAME.py, a program with a lab of its own; one round for so many rounds of starts."""
+    """The experiments of tools.bench.NAME, a program with a lab of its own; one round for so many rounds of starts."""
 
     def measured(bench: Bench) -> Outcome:
         out = bench.scratch / f"{name}.json"
-        argv = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
+        argv = [sys.executable, "-m", f"tools.bench.{name}"]
         bench.progress(name, 1)
-        subprocess.run([*argv, f"RUNS={max(3, bench.size.runs // rounds)}", f"OUT={out}"], check=True)
+        subprocess.run([*argv, f"RUNS={max(3, bench.size.runs // rounds)}", f"OUT={out}"], cwd=REPO, check=True)
         raw = json.loads(out.read_text())
         pairs = [(key, peer) for key, samples in raw.items() for peer in samples]
         return [entry for key, peer in pairs for entry in bench.record(key, peer, raw[key], "s")], raw
@@ -325,7 +321,7 @@ EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     density: ("density.memory",),
     on_demand: ("demand.latency", "demand.time"),
     loads: ("sharing.work",),
-    program("bench_images", 4): ("unpack.gzip", "unpack.shared", "unpack.found", "build.cached"),
-    program("bench_network", 1): ("network.add", "port.latency", "port.throughput"),
+    program("images", 4): ("unpack.gzip", "unpack.shared", "unpack.found", "build.cached"),
+    program("network", 1): ("network.add", "port.latency", "port.throughput"),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]

@@ -1,4 +1,4 @@
-"""The part of `make bench` about chapter 5, and a program of its own: python tools/bench_images.py [RUNS=41].
+"""The part of `make bench` about chapter 5, and a program of its own: python -m tools.bench.images [RUNS=41].
 
     unpack.gzip     the Debian layer of set-up, unpacked with all checks; against tar -xzf and umoci raw unpack
     unpack.shared   the same with sharing by content, into a new pool
@@ -23,15 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lab_of_bench
-import measure
-
 from minidocker import state
 from minidocker.images.image import find
 from minidocker.images.store import Store
 from minidocker.images.unpack import unpack
+from tools import REPO
+from tools.bench import measure, sandbox
 
-REPO = Path(__file__).resolve().parents[1]
 SUBJECT = "minidocker"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 DOCKERFILE = """FROM busybox
@@ -146,4 +144,4 @@ def measured(runs: int, scratch: Path) -> dict[str, measure.Samples]:
 
 
 if __name__ == "__main__":
-    sys.exit(lab_of_bench.program(sys.argv[1:], SUBJECT, measured))
+    sys.exit(sandbox.program(sys.argv[1:], SUBJECT, measured))

@@ -1,4 +1,4 @@
-"""The part of `make bench` about chapter 7, and a program of its own: python tools/bench_network.py [RUNS=41].
+"""The part of `make bench` about chapter 7, and a program of its own: python -m tools.bench.network [RUNS=41].
 
     network.add       what a network adds to a start: cable, addresses, route; against ip(8), told all at once
     port.latency      a request and its answer through a published port; against the loopback interface, and podman's
@@ -25,14 +25,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import lab_of_bench
-import measure
-
 from minidocker import network, state
 from minidocker.namespaces import Namespaces
 from minidocker.network import Network
 from minidocker.process import run, start
 from minidocker.rootfs import PivotRoot
+from tools.bench import measure, sandbox
 
 SUBJECT = "minidocker"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
@@ -196,4 +194,4 @@ def measured(runs: int, scratch: Path) -> dict[str, measure.Samples]:
 
 
 if __name__ == "__main__":
-    sys.exit(lab_of_bench.program(sys.argv[1:], SUBJECT, measured))
+    sys.exit(sandbox.program(sys.argv[1:], SUBJECT, measured))

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from engines import docker, podman
-from lab_of_bench import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing
+from tools.bench.engines import docker, podman
+from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing
 
 
 def bundle(name: str) -> dict[str, Any]:

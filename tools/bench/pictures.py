@@ -1,25 +1,22 @@
 """The pictures of chapter 8. `make bench` draws them into build/, the notebook from its own values, by these functions.
 
 Each takes values and returns a figure. What is not measured in this run is grey and says so: figures that were recorded
-(on the machine that tools/recorded.json names), and what is computed from a line through measured points.
+(on the machine that tools/bench/recorded.json names), and what is computed from a line through measured points.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "notebooks"))
-
-import lab
 import matplotlib.pyplot as plt
-import measure
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from notebooks import lab
+from tools.bench import measure
 
 OURS, OTHERS, GUESTS, NOT_NOW = lab.COLORS[6], lab.COLORS[5], lab.COLORS[3], "#999999"
 LABELS = {
@@ -110,7 +107,7 @@ def storage(
     recorded: Sequence[str] = (),
 ) -> Figure:
     """Bytes on disk for n servers: dots are measured; dashed lines are `computed`, or go through the measured ones."""
-    from experiments import at
+    from tools.bench.experiments import at
 
     figure, axes = plt.subplots(figsize=(10, 5))
     counts, ends = range(1, max(servers) + 1), {}

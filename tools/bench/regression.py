@@ -1,11 +1,11 @@
-"""`make bench-check`: has something become slower than recorded? A quick run is compared with tools/recorded.json.
+"""`make bench-check`: has something become slower than recorded? A quick run is compared with recorded.json.
 
 A ratio that has grown fails if its whole interval lies above the recorded interval by more than MARGIN. The margin must
 be wider than the noise, and how large the noise is, is computed each time: quick runs are drawn at random from the
 recorded values (bootstrap), and their ratios compared with that of all of them; what 99 of 100 stay within is the noise
 of one session. If that is more than the margin, the id is said to be too noisy to judge, and does not pass for good.
-Two sessions may differ more than that: `python tools/gate.py A.json B.json...` prints by how much, for the records of
-several runs of unchanged code that were kept.
+Two sessions may differ more than that: `python -m tools.bench.regression A.json B.json...` prints by how much, for the
+records of several runs of unchanged code that were kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import measure
+from tools.bench import measure
 
 MARGIN = 1.5
 DRAWS = 500

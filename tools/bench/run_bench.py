@@ -4,7 +4,7 @@
     make bench QUICK=1            a first look in about two minutes, with wide intervals
     make bench ONLY=start         the ids that begin so
     make bench RUNS=101           more rounds of starts, a narrower interval
-    make bench RECORD=1           also into tools/recorded.json and .csv, the chapters' pictures and the texts' figures
+    make bench RECORD=1           also into recorded.json and .csv, the chapters' pictures and the texts' figures
     make bench-check              compare a quick run with what is recorded; fails if something has become slower
 
     start.library        `run` as a cell of a notebook calls it: in a Jupyter kernel with numpy and matplotlib
@@ -15,8 +15,8 @@
     density.memory       memory of one idle web server, against the same in the smallest machine
     demand.latency       a request that is served by a container made for it, against one that stands, and a machine
     demand.time          the time of one request when two clients ask all the time
-    unpack.gzip          a Debian layer unpacked with all checks; this and build.cached: see tools/bench_images.py
-    network.add          what a network adds to a start; this, port.latency, port.throughput: see tools/bench_network.py
+    unpack.gzip          a Debian layer unpacked with all checks; this and build.cached: see tools/bench/images.py
+    network.add          what a network adds to a start; this, port.latency, port.throughput: see tools/bench/network.py
     sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and
@@ -48,14 +48,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import experiments
-import figures
-import gate
-import lab_of_bench
-import measure
+from tools import REPO
+from tools.bench import experiments, measure, regression, sandbox
+from tools.book import figures
 
-REPO = Path(__file__).resolve().parents[1]
-README, RECORDED, VALUES = REPO / "README.md", REPO / "tools/recorded.json", REPO / "tools/recorded.csv"
+README, RECORDED, VALUES = REPO / "README.md", REPO / "tools/bench/recorded.json", REPO / "tools/bench/recorded.csv"
 
 
 def measured(ids: list[str], options: dict[str, str]) -> experiments.Outcome:
@@ -64,7 +61,7 @@ def measured(ids: list[str], options: dict[str, str]) -> experiments.Outcome:
     size = experiments.Size.quick(runs) if options.get("QUICK") or runs < 11 else experiments.Size(runs)
     records: list[dict[str, Any]] = []
     raw: dict[str, measure.Samples] = {}
-    with lab_of_bench.lab() as scratch:
+    with sandbox.lab() as scratch:
         bench = experiments.Bench(size, ids, scratch, measure.machine(**experiments.emulation(ids)))
         for experiment, names in experiments.EXPERIMENTS.items():
             if set(names) & set(ids):
@@ -124,12 +121,12 @@ def main(words: list[str]) -> int:
     records, raw = measured(ids, options)
     build = Path(options.get("BUILD", REPO / "build"))
     measure.write(build, records, raw)
-    import pictures  # matplotlib takes a second, and has threads: not before the measuring
+    from tools.bench import pictures  # matplotlib takes a second, and has threads: not before the measuring
 
     pictures.draw(build, raw, measure.read(VALUES), note(records, json.loads(RECORDED.read_text())))
     print(measure.table(records))
     if options.get("CHECK"):
-        return gate.main(records, json.loads(RECORDED.read_text()), measure.read(VALUES))
+        return regression.main(records, json.loads(RECORDED.read_text()), measure.read(VALUES))
     if options.get("RECORD"):
         keep(build, records, raw)
     return 0

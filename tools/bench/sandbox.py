@@ -2,7 +2,7 @@
 
 It is a mount namespace and a network namespace of its own, entered once, with a copy of the root in memory and a /run
 of its own. There a hybrid host has no /sys/fs/cgroup/unified, since crun refuses hybrid hosts; and the network has `lo`
-only. What is equal among the runtimes is said in tools/run_bench.py.
+only. What is equal among the runtimes is said in tools/bench/run_bench.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import measure
-
 from minidocker import state, syscalls
 from minidocker.rootfs import make_mounts_private
+from tools.bench import measure
 
 ROOT = Path(state.home(), "roots/busybox")
 # Debian's programs first: an unrelated docker client of another version may lie in /usr/local/bin

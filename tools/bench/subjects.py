@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab_of_bench import COMMAND, CPUS, MEMORY, PATH, PIDS, ROOT
-
 from bench import machine
 from minidocker import state
+from tools import REPO
+from tools.bench.sandbox import COMMAND, CPUS, MEMORY, PATH, PIDS, ROOT
 
-REPO = Path(__file__).resolve().parents[1]
 STAGE = REPO / "chapters/03_cgroups/stage.py"
 DEBIAN = Path(state.home(), "roots/debian")
 
@@ -37,6 +36,7 @@ from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.process import start
 from minidocker.rootfs import PivotRoot
+from tools import REPO
 
 def measured(root):
     begin = time.perf_counter()

@@ -1,12 +1,12 @@
 """Put the recorded figures into the text of README.md and the chapters, and find numbers that no command has made.
 
-    figures.py           rewrite what stands between the markers
-    figures.py --check   change nothing; list what differs, and measured-looking numbers outside of markers
+    python -m tools.book.figures           rewrite what stands between the markers
+    python -m tools.book.figures --check   change nothing; list what differs, and numbers outside of markers
 
-    <!-- figure start.library crun -->0.28<!-- /figure -->             the ratio of a record (tools/recorded.json)
+    <!-- figure start.library crun -->0.28<!-- /figure -->             the ratio of a record (recorded.json)
     <!-- figure start.library crun median -->5.6 ms<!-- /figure -->    a field of it: median low high runs; or
                                                                        times: 1/ratio; theirs: median/ratio; percent
-    <!-- value storage layers B 4 -->204 MB<!-- /value -->             of the recorded values (tools/recorded.csv), in a
+    <!-- value storage layers B 4 -->204 MB<!-- /value -->             of the recorded values (recorded.csv), in a
                                                                        unit: that of a round, or the median of all
     <!-- given -->10 GB<!-- /given -->                                 not measured: of a question, or a standard
 
@@ -20,12 +20,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import measure
+from tools import REPO
+from tools.bench import measure
 
-REPO = Path(__file__).resolve().parents[1]
 MARKER = re.compile(r"(<!-- (figure|value) ([^\n]*?) -->)(.*?)(<!-- /\2 -->)", re.S)
 HIDDEN = re.compile(  # what the search for stray numbers leaves out
     r"<!-- recorded -->.*?<!-- /recorded -->|<!-- (figure|value|given)\b.*?<!-- /\1 -->|```.*?```|`[^`\n]*`|^    .*?$"
@@ -83,15 +82,15 @@ def strays(text: str) -> Iterator[str]:
 
 def main(words: Sequence[str]) -> int:
     """Fill, or check."""
-    records = json.loads((REPO / "tools/recorded.json").read_text())
-    values = measure.read(REPO / "tools/recorded.csv")
+    records = json.loads((REPO / "tools/bench/recorded.json").read_text())
+    values = measure.read(REPO / "tools/bench/recorded.csv")
     wrong = []
     for path in [REPO / "README.md", *sorted(REPO.glob("chapters/*/*.md"))]:
         old, where = path.read_text(), str(path.relative_to(REPO))
         new = filled(old, records, values)
         wrong += [f"{where}: {stray!r} is between no markers: which command has measured it?" for stray in strays(new)]
         if new != old and "--check" in words:
-            wrong.append(f"{where}: shows other figures than tools/recorded.json; run python tools/figures.py")
+            wrong.append(f"{where}: shows other figures than recorded.json; run python -m tools.book.figures")
         elif new != old:
             path.write_text(new)
     print("\n".join(wrong) or "each figure is a recorded one")

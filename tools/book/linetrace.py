@@ -1,13 +1,13 @@
 """Which lines of the package does no notebook run?
 
-    python tools/linetrace.py [NN_name ...]
+    python -m tools.book.linetrace [NN_name ...]
 
 Coverage tools lose a process that changes its root, closes its descriptors, or executes something. This one marks each
 line in a file that is mapped into memory and shared: one byte for a line. A new process inherits the mapping, whatever
 it does to its root and its descriptors, and to mark a line is to write a byte. `lab.setup` starts it in a notebook's
 kernel; the launcher of that kernel, and the server of a union, start it by their boot lines.
 
-Lines that may stay unrun are listed in tools/unrun.txt, by symbol, with the reason.
+Lines that may stay unrun are listed in tools/book/unrun.txt, by symbol, with the reason.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import sys
 import threading
 from pathlib import Path
 
-import weave
+from tools import REPO
+from tools.book import weave
 
-REPO = Path(__file__).resolve().parent.parent
 FILES = weave.sources(REPO)
 LINES = 1000  # bytes for each file; no module may be longer
 LOG = REPO / "build" / "lines"
@@ -46,8 +46,9 @@ def start(log: str) -> None:
 
 def follow(module) -> None:
     """Let the process that this module starts, the launcher or a union's server, do the same: extend its boot line."""
-    tools, log = str(REPO / "tools"), os.environ["MINIDOCKER_LINES"]
-    module.BOOT = f"import sys; sys.path.append({tools!r}); import linetrace; linetrace.start({log!r}); {module.BOOT}"
+    repo, log = str(REPO), os.environ["MINIDOCKER_LINES"]
+    start = f"import sys; sys.path.append({repo!r}); from tools.book import linetrace; linetrace.start({log!r})"
+    module.BOOT = f"{start}; {module.BOOT}"
 
 
 def executable(path: Path) -> set[int]:
@@ -79,7 +80,7 @@ def symbols(path: Path) -> dict[str, range]:
 
 def excused() -> list[tuple[str, str]]:
     """(file, symbol) of each entry of unrun.txt; the indented lines below are its reason."""
-    lines = (REPO / "tools" / "unrun.txt").read_text().splitlines()
+    lines = (REPO / "tools/book/unrun.txt").read_text().splitlines()
     entries = [line.split(": ") for line in lines if line and not line.startswith((" ", "#"))]
     return [(file, symbol) for file, symbol in entries]
 
@@ -102,7 +103,7 @@ def report(marks: bytes) -> int:
 
 def main(names: list[str]) -> int:
     """Run the notebooks traced, then report."""
-    import notebooks
+    from tools.book import notebooks
 
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_bytes(bytes(len(FILES) * LINES))

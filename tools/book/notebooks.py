@@ -20,7 +20,8 @@ import nbclient
 import nbformat
 from nbval.plugin import find_comment_markers, find_metadata_tags
 
-REPO = Path(__file__).resolve().parent.parent
+from tools import REPO
+
 NOTEBOOKS = REPO / "notebooks"
 SECTIONS = ["See it", "Break it", "Measure it", "Your turn"]
 MAGICS = {"bash", "sh", "writefile"}  # others print timings, or hide what happens
@@ -107,9 +108,9 @@ def _whole(notebook, text):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(code) + 1)):
-        yield "counts", f"{counts}: not executed top to bottom; {store('notebooks.py --run')}"
+        yield "counts", f"{counts}: not executed top to bottom; {store('notebooks --run')}"
     elif nbformat.writes(normal(notebook)).strip() != text.strip():
-        yield "metadata", f"not in the form in which it is stored; {store('notebooks.py --run')}"
+        yield "metadata", f"not in the form in which it is stored; {store('notebooks --run')}"
     if not code or "lab.setup()" not in code[0].source:
         yield "first cell", "the first code cell must call lab.setup()"
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -124,7 +125,7 @@ def _whole(notebook, text):
 
 def store(command):
     """The remedy, in the words of a person at a prompt."""
-    return f"run python tools/{command}"
+    return f"run python -m tools.book.{command}"
 
 
 def compared(cell):

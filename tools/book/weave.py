@@ -1,7 +1,7 @@
 """Copy the package's source into the chapters' text, and prove that each symbol of it is explained exactly once.
 
-    weave.py           rewrite what stands between the markers of chapters/*/*.md
-    weave.py --check   change nothing; list what is stale, too long, or explained twice, nowhere or in the wrong chapter
+    python -m tools.book.weave            rewrite what stands between the markers of chapters/*/*.md
+    python -m tools.book.weave --check    change nothing; list what is stale, too long, explained twice or nowhere
 
 A marker names a file and symbols of it, in the order in which the text wants them. `source` prints them (a block has at
 most 25 lines); `see` only names them, in a folded list with the first line of each docstring. Without symbols, `see`
@@ -24,9 +24,9 @@ import collections
 import re
 import sys
 import tomllib
-from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
+from tools import REPO
+
 MARKER = re.compile(
     r"(<!-- (source|see) (\S+?)(?:: ([^\n]+?))? -->\n)((?:(?!<!-- (?:source|see) ).)*?)(<!-- /\2 -->)", re.S
 )

@@ -1,6 +1,6 @@
 """Grade a reader's own module with the tests of its chapter: `make check-my CHAPTER=03`.
 
-    python tools/check_my.py 03 [FILE]      FILE is work/cgroups.py unless it is named
+    python -m tools.learner.check_my 03 [FILE]      FILE is work/cgroups.py unless it is named
 
 The chapter's tests run with the file in the place of the package's module, also in the launcher, in kernels and in
 commands. For each test that fails, the answer is what was found and the fact behind it, of the kernel or of a
@@ -17,18 +17,17 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-WORK = Path(os.environ.get("MINIDOCKER_WORK", REPOSITORY / "work"))
-sys.path.insert(0, str(REPOSITORY / "tests"))
+from tests.helpers.swap import MODULES
+from tools import REPO
 
-from conftest import MODULES  # noqa: E402  # its place is known only now
+WORK = Path(os.environ.get("MINIDOCKER_WORK", REPO / "work"))
 
 SHOWN = 5  # failures that are told at once: the first ones are often the reason of the others
 EXAMPLES = "8"  # of each test that makes up its cases: fewer than for us, as somebody waits for the answer
 ELSEWHERE = ("same_on_version_2_alone", "exercises")  # pieces of the names of tests that are not about the module
 LONG = ("host_side_is_killed", "thousand_starts")  # minutes of the same again: make test has them
 PARTS = {
-    5: ("test_05_layers", "test_05_hostile"),
+    5: ("test_layers",),
     8: ("pss", "two_processes_share", "fleet", "kernels_part", "open_files", "machine_uses"),
 }  # which tests are about it, where it is one module of many
 
@@ -75,6 +74,11 @@ class Report:
         return text
 
 
+def tests(number: int) -> list[Path]:
+    """Where the chapter's tests are; attacks on all chapters lie together."""
+    return [*REPO.glob(f"tests/{number:02}_*"), REPO / "tests/attacks"]
+
+
 def selection(number: int) -> str:
     """For pytest -k: the tests that are run."""
     part = f" and ({' or '.join(PARTS[number])})" if number in PARTS else ""
@@ -83,12 +87,12 @@ def selection(number: int) -> str:
 
 def grade(number: int, file: Path) -> int:
     """Run the chapter's tests against the file."""
-    (chapter,) = REPOSITORY.glob(f"chapters/{number:02}_*")
+    (chapter,) = REPO.glob(f"chapters/{number:02}_*")
     os.environ[f"MINIDOCKER_MODULE_{number:02}"] = str(file)
     os.environ.setdefault("MINIDOCKER_EXAMPLES", EXAMPLES)
     report = Report(hints(chapter))
     options = ["-q", "-q", "--no-header", "--no-summary", "--tb=line", "-p", "no:cacheprovider", "--capture=fd"]
-    options += ["-k", selection(number), *map(str, sorted(REPOSITORY.glob(f"tests/test_{number:02}_*.py")))]
+    options += ["-k", selection(number), "--chapter", str(number), *map(str, tests(number))]
     with open(os.devnull, "w") as nowhere:
         keep, sys.stdout = sys.stdout, nowhere
         try:
@@ -104,7 +108,7 @@ def exercises(number: int) -> int:
     """Check those that are in work/; one that is still the skeleton is passed over."""
     failed = 0
     for mine in sorted(WORK.glob(f"{number:02}_*/exercise_*.py")):
-        (given,) = REPOSITORY.glob(f"chapters/{mine.parent.name}/exercises")
+        (given,) = REPO.glob(f"chapters/{mine.parent.name}/exercises")
         if mine.read_text() != (given / mine.name).read_text():
             command = [sys.executable, given / "check.py", mine.stem.rpartition("_")[2], mine]
             failed += bool(subprocess.run(command, cwd=mine.parent).returncode)

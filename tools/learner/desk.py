@@ -1,7 +1,7 @@
 """Copy the notebooks and exercises to work/, where a reader writes, and open JupyterLab there: `make lab`.
 
-    python tools/desk.py            copy what is not there yet, then start JupyterLab
-    python tools/desk.py --copy     only copy
+    python -m tools.learner.desk            copy what is not there yet, then start JupyterLab
+    python -m tools.learner.desk --copy     only copy
 
 What is in work/ is the reader's: it is never overwritten, and neither git nor a `git pull` touches it. To get a fresh
 copy of a notebook, delete yours. In the virtual machine a service starts this program (vagrant/lab.sh).
@@ -14,21 +14,22 @@ import shutil
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-WORK = Path(os.environ.get("MINIDOCKER_WORK", REPOSITORY / "work"))
+from tools import REPO
+
+WORK = Path(os.environ.get("MINIDOCKER_WORK", REPO / "work"))
 
 
 def copies() -> dict[Path, Path]:
     """What goes where: the notebooks, and the exercises of each chapter in a directory of its name."""
-    found = {path: WORK / path.name for path in sorted(REPOSITORY.glob("notebooks/*.ipynb"))}
-    for path in sorted(REPOSITORY.glob("chapters/*/exercises/exercise_*.py")):
+    found = {path: WORK / path.name for path in sorted(REPO.glob("notebooks/*.ipynb"))}
+    for path in sorted(REPO.glob("chapters/*/exercises/exercise_*.py")):
         found[path] = WORK / path.parts[-3] / path.name
     return found
 
 
 def copy() -> list[Path]:
     """Make the copies that are missing, for the owner of the repository, whoever runs this; which ones that were."""
-    owner = REPOSITORY.stat()
+    owner = REPO.stat()
     made = []
     for source, target in copies().items():
         if target.exists():
@@ -59,13 +60,13 @@ def main(arguments: list[str]) -> None:
     copy()
     if "--copy" in arguments:
         return
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "notebooks")))
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (REPO, REPO / "notebooks")))
     os.chdir(WORK)
     # A kernel's sockets are files here, and the kernel takes no more than 107 characters for such a path, unix(7).
     home = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
     os.environ.setdefault("JUPYTER_RUNTIME_DIR", f"{home}/jupyter")
     settings = ["--ip=127.0.0.1", "--no-browser", "--allow-root", "--KernelManager.transport=ipc"]
-    settings += [f"--LabApp.app_settings_dir={REPOSITORY / 'tools/jupyter'}"]  # no questions about news
+    settings += [f"--LabApp.app_settings_dir={REPO / 'tools/learner/jupyter'}"]  # no questions about news
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *settings, *arguments])
 
 

@@ -1,6 +1,6 @@
 """Run every stage and every notebook, and say what they showed: `make run`.
 
-    python tools/run_all.py
+    python -m tools.learner.run_all
 
 Executed copies of the notebooks and their pictures go to build/run; those of the repository stay as they are. The table
 at the end holds what cells recorded with `lab.claim`: the figures are this run's own. If one fails, the others still
@@ -20,9 +20,9 @@ from pathlib import Path
 import nbformat
 from nbclient.exceptions import CellExecutionError
 
-import notebooks
+from tools import REPO
+from tools.book import notebooks
 
-REPO = Path(__file__).resolve().parent.parent
 BUILD = REPO / "build" / "run"
 CLAIMS = BUILD / "claims.jsonl"
 CELL_TIMEOUT = 120  # seconds

@@ -1,6 +1,6 @@
 """Build Vagrant boxes of our own, since the public registry of boxes goes away: `make box`.
 
-    python tools/box.py [PLACE]       minidocker-libvirt-amd64.box and minidocker-virtualbox-amd64.box into build/box
+    python -m tools.machines.box [PLACE]   a minidocker-libvirt-amd64.box and one for virtualbox, into build/box
 
 A box holds Debian with its usual kernel, and all that set-up makes: packages, virtual environment, roots,
 images. So `vagrant up` with it needs no network. The same disk serves libvirt and QEMU (qcow2) and VirtualBox (VMDK).
@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import disk
-from disk import ARCHITECTURE, REPOSITORY, fail, run
+from tools.machines import disk
+from tools.machines.disk import ARCHITECTURE, REPO, fail, run
 
 SIZE = 20 << 30  # bytes that the machine sees; the files hold what is used
 SECTOR, START = 512, 2048  # the first partition begins at 1 MiB, as everywhere; GRUB lives before it
@@ -30,7 +30,7 @@ ESP = 64 << 20  # bytes of the partition that UEFI reads, on arm64
 SYSTEM = [f"linux-image-{ARCHITECTURE}", "systemd-sysv", "systemd-resolved", "udev", "dbus", "openssh-server", "sudo"]
 SYSTEM += ["rsync", "make", "git", "less", "nano", "iputils-ping", "e2fsprogs", "polkitd"]
 # The key with which Vagrant logs in to a new machine, and which it replaces at once. Everybody knows its other half.
-INSECURE_KEY = (REPOSITORY / "vagrant/insecure.pub").read_text()
+INSECURE_KEY = (REPO / "vagrant/insecure.pub").read_text()
 FILES = {
     "etc/hostname": "minidocker\n",
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 minidocker\n::1 localhost\n",
@@ -170,7 +170,7 @@ def boxes(raw: Path, target: Path) -> list[Path]:
 def main(arguments: list[str]) -> int:
     """Build them."""
     begin = time.monotonic()
-    target = Path(arguments[0] if arguments else REPOSITORY / "build" / "box").resolve()
+    target = Path(arguments[0] if arguments else REPO / "build" / "box").resolve()
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix=".new-") as directory:
         place = Path(directory)

@@ -1,12 +1,11 @@
 """Disks for virtual machines, made from Debian's packages by a root process that mounts and installs nothing.
 
 mmdebstrap lays the packages out in a directory, and `mke2fs -d` writes that directory into an image; the kernel is
-that of chapter 8's machines. tools/guest.py and tools/box.py say what goes onto the disks.
+that of chapter 8's machines. tools/machines/guest.py and tools/machines/box.py say what goes onto the disks.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,8 +13,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-HOME = Path(os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")).resolve()
+import tools
+from tools import REPO
+
+HOME = tools.HOME.resolve()
 ARCHITECTURE = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
 # What set-up makes: a machine that is made from this one needs no network if it takes them along.
 MADE = ("roots", "images", "layers", "made")
@@ -52,7 +53,7 @@ def release(line: str) -> str:
 
 def packages() -> tuple[list[str], list[str]]:
     """What set-up installs, and what else it installs where apt knows it: vagrant/provision.sh names all packages."""
-    always, extra = run("sh", REPOSITORY / "vagrant/provision.sh", "--packages").splitlines()
+    always, extra = run("sh", REPO / "vagrant/provision.sh", "--packages").splitlines()
     return always.split(), extra.split()
 
 

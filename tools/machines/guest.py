@@ -1,13 +1,13 @@
 """Run the tests and the notebooks in a real virtual machine: Debian with systemd, and cgroup v2 alone.
 
-    python tools/guest.py                                 all tests, then all notebooks
-    python tools/guest.py tests/test_03_cgroups.py ...    pytest with these arguments
-    python tools/guest.py --bare                          a Debian without anything: set-up from nothing, then reset
-    python tools/guest.py --kit FOLDER                    the same without a network, from what `make kit` gathered
+    python -m tools.machines.guest                       all tests, then all notebooks
+    python -m tools.machines.guest tests/03_cgroups ...  pytest with these arguments
+    python -m tools.machines.guest --bare                a Debian without anything: set-up from nothing, then reset
+    python -m tools.machines.guest --kit FOLDER          the same without a network, from what `make kit` gathered
 
 The disks are made once, from the machine's own package mirror, and kept in MINIDOCKER_HOME/guest: a root file system,
 and this machine's virtual environment, roots and images. The repository comes on a third disk, made for each run. The
-guest works on copies that are thrown away (tools/qemu.py), so each run begins the same. Where KVM does not work the
+guest works on copies that are thrown away (qemu.py), so each run begins the same. Where KVM does not work the
 processor is emulated: Python then runs about fourteen times slower, and tests assert on the kernel's counters, not on
 seconds (MINIDOCKER_GUEST is set).
 """
@@ -24,9 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import disk
-import qemu
-from disk import HOME, REPOSITORY, fail, run
+from tools.machines import disk, qemu
+from tools.machines.disk import HOME, REPO, fail, run
 
 GUEST = HOME / "guest"
 PLACE = "/srv/minidocker"  # the repository in the guest
@@ -116,11 +115,11 @@ def job(place: Path, script: str, files: dict[str, Path]) -> Path:
     """A disk with the repository as it is now, without what git ignores, the script that the guest runs, and files."""
     stage = place / "job"
     target = stage / Path(PLACE).name
-    listed = run("git", "-C", REPOSITORY, "ls-files", "-coz", "--exclude-standard")
+    listed = run("git", "-C", REPO, "ls-files", "-coz", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if (REPOSITORY / name).exists():
-            shutil.copy2(REPOSITORY / name, target / name, follow_symlinks=False)
+        if (REPO / name).exists():
+            shutil.copy2(REPO / name, target / name, follow_symlinks=False)
     for name, path in files.items():
         (shutil.copytree if path.is_dir() else shutil.copy)(path, stage / name)
     (stage / "disk").mkdir()

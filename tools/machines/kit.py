@@ -1,6 +1,6 @@
 """Gather all that set-up needs into a folder, for machines without a network: `make kit`.
 
-    python tools/kit.py [FOLDER]      FOLDER/bookworm-amd64, from this machine's release and architecture
+    python -m tools.machines.kit [FOLDER]   FOLDER/bookworm-amd64, from this machine's release and architecture
 
     debs/       the Debian packages with all that they depend on, and an index that apt reads
     wheels/     the Python packages of requirements.lock, for Python 3.11, 3.12 and 3.13
@@ -22,8 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import disk
-from disk import ARCHITECTURE, HOME, REPOSITORY, run
+from tools.machines import disk
+from tools.machines.disk import ARCHITECTURE, HOME, REPO, run
 
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}[ARCHITECTURE]
@@ -90,7 +90,7 @@ def stanza(package: Path) -> str:
 def wheels(place: Path) -> None:
     """The wheels of the lock for each version of Python. (pip judges markers by the Python that runs it: drop them.)"""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as lock:
-        lock.write(re.sub(r" ; python_full_version [^\\\n]*", " ", (REPOSITORY / "requirements.lock").read_text()))
+        lock.write(re.sub(r" ; python_full_version [^\\\n]*", " ", (REPO / "requirements.lock").read_text()))
         lock.flush()
         for version in PYTHONS:
             target = ["--python-version", version, *(word for name in PLATFORMS for word in ("--platform", name))]
@@ -101,7 +101,7 @@ def wheels(place: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Make it beside its place, and move it there."""
     begin = time.monotonic()
-    folder = Path(arguments[0] if arguments else REPOSITORY / "kit").resolve()
+    folder = Path(arguments[0] if arguments else REPO / "kit").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     kit = folder / f"{disk.release(disk.source())}-{ARCHITECTURE}"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as directory:
@@ -114,11 +114,11 @@ def main(arguments: list[str]) -> int:
         if Path(HOME, "guest/kernel").exists():
             run("tar", "-C", HOME / "guest", "--sparse", "-czf", fresh / "guest.tar.gz", *disk.MACHINES)
         words = ["save", "--output", fresh / "images.tar", "busybox", "debian", "web", "mail"]
-        run(sys.executable, "-m", "minidocker", *words, cwd=REPOSITORY)
+        run(sys.executable, "-m", "minidocker", *words, cwd=REPO)
         (fresh / "complete").touch()
         shutil.rmtree(kit, ignore_errors=True)
         fresh.rename(kit)
-    for box in Path(REPOSITORY, "build/box").glob("*.box"):
+    for box in Path(REPO, "build/box").glob("*.box"):
         shutil.copy(box, folder)
     size = sum(path.stat().st_size for path in kit.rglob("*"))
     print(f"{kit}: {size >> 20} MB, {time.monotonic() - begin:.0f} s")

@@ -14,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from disk import ARCHITECTURE, REPOSITORY, fail
+from tools.machines.disk import ARCHITECTURE, REPO, fail
 
-LOG = REPOSITORY / "build" / "guest.log"
+LOG = REPO / "build" / "guest.log"
 SILENCE = 3000  # seconds without a word from the guest, after which it hangs
 # What a machine is beside the processor: its kind, the name of its console, a second serial port, and the programs.
 PROGRAM, KIND, CONSOLE, STATUS_DEVICE, STATUS_PORT = {

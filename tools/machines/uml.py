@@ -1,6 +1,6 @@
 """Run a chapter's tests on a kernel that has only cgroup v2, within seconds and without a virtual machine.
 
-    python tools/uml.py tests/test_03_cgroups.py [pytest's options]
+    python -m tools.machines.uml tests/03_cgroups   [pytest's options]
 
 User-Mode Linux is the Linux kernel compiled as an ordinary program (Debian's package user-mode-linux). It boots here as
 the user nobody, on this machine's own files: its root is an overlay in memory over a read-only view of the host's `/`.
@@ -21,9 +21,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tools import REPO
+
 KERNEL, MODULES = "/usr/bin/linux.uml", "/usr/lib/uml/modules"
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parent
 TIMEOUT = 240  # seconds
 NOBODY = 65534
 
@@ -65,7 +65,7 @@ def environment() -> str:
         "MINIDOCKER_MUST_WORK": "1",
         "MINIDOCKER_GUEST": "uml",
         "TMPDIR": "/run/tmp",  # the clone may lie in /tmp, which stays as it is
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": str(REPO),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in names.items())
@@ -83,7 +83,7 @@ def boot(arguments: list[str]) -> tuple[int, str]:
         os.chmod(place, 0o755)
         init = Path(place, "init")
         text = INIT.format(
-            modules=MODULES, repository=REPOSITORY, environment=environment(), command=guest_command(arguments)
+            modules=MODULES, repository=REPO, environment=environment(), command=guest_command(arguments)
         )
         init.write_text(text)
         init.chmod(0o755)
@@ -93,7 +93,7 @@ def boot(arguments: list[str]) -> tuple[int, str]:
         with disk.open("wb") as file:
             file.truncate(64 << 20)
         user = {}
-        if os.geteuid() == 0 and all(map(nobody_may_read, (HERE, Path(sys.executable)))):
+        if os.geteuid() == 0 and all(map(nobody_may_read, (REPO, Path(sys.executable)))):
             for path in (scratch, disk):
                 os.chown(path, NOBODY, NOBODY)
             user = {"user": NOBODY, "group": NOBODY, "extra_groups": []}

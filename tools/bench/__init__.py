@@ -1,0 +1,1 @@
+"""`make bench`: minidocker beside other runtimes and virtual machines, in interleaved runs."""

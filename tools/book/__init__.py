@@ -1,0 +1,1 @@
+"""The text is woven, the figures are put in, the notebooks are executed and traced: each is also a check."""
