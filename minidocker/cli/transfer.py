@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from minidocker.cli.options import parse
-from minidocker.images.progress import Progress
 from minidocker.images.reference import parse as parse_name
 from minidocker.images.store import Store
 
@@ -14,14 +13,14 @@ def pull(arguments: list[str]) -> int:
     -q, --quiet               print its name only
         --platform PLATFORM   e.g. linux/arm64: by default, what this machine can execute
     """
-    from minidocker.images.transfer import pull as fetch_
+    from minidocker.images.registry import transfer
 
     options, (name,) = parse(pull.__doc__, arguments, 1, 1)
-    full = parse_name(name)
-    with Progress(options.quiet) as progress:
-        progress.line(f"{full.tag or full.digest}: Pulling from {full.repository}")
-        image = fetch_(Store(), name, options.platform, progress)
-    if not options.quiet:
+    full, show = parse_name(name), None if options.quiet else transfer.on_stderr
+    if show:
+        show(f"{full.tag or full.digest}: Pulling from {full.repository}")
+    image = transfer.pull(Store(), name, options.platform, show)
+    if show:
         print(f"Digest: {image.descriptor['digest']}")
     print(full)
     return 0
@@ -29,11 +28,10 @@ def pull(arguments: list[str]) -> int:
 
 def fetch(name: str) -> None:
     """Pull what `run` does not find. Nothing of it on standard output, which is the container's."""
-    from minidocker.images.transfer import pull as fetch_
+    from minidocker.images.registry import transfer
 
-    with Progress() as progress:
-        progress.line(f"{name}: Pulling from {parse_name(name).registry}")
-        fetch_(Store(), name, "", progress)
+    transfer.on_stderr(f"{name}: Pulling from {parse_name(name).registry}")
+    transfer.pull(Store(), name, "", transfer.on_stderr)
 
 
 def push(arguments: list[str]) -> int:
@@ -41,15 +39,12 @@ def push(arguments: list[str]) -> int:
 
     -q, --quiet   print its name only
     """
-    from minidocker.images.transfer import push as send
+    from minidocker.images.registry import transfer
 
     options, (name,) = parse(push.__doc__, arguments, 1, 1)
-    full = parse_name(name)
-    with Progress(options.quiet) as progress:
-        progress.line(f"The push refers to repository [{full.registry}/{full.repository}]")
-        descriptor = send(Store(), name, progress)
-    if options.quiet:
-        print(full)
-    else:
-        print(f"{full.tag}: digest: {descriptor['digest']} size: {descriptor['size']}")
+    full, show = parse_name(name), None if options.quiet else transfer.on_stderr
+    if show:
+        show(f"The push refers to repository [{full.registry}/{full.repository}]")
+    descriptor = transfer.push(Store(), name, show)
+    print(f"{full.tag}: digest: {descriptor['digest']} size: {descriptor['size']}" if show else full)
     return 0

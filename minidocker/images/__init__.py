@@ -2,7 +2,7 @@
 
 manifest, reference, store, image, garbage, container, inside     documents, names, and the way to a container
 tar, diff, pack; unpack, apply, restore, share                    a directory to a layer, and back
-login, answers, connection, registry, progress, transfer          pull and push
+registry/: access, client, transfer                              pull and push
 members, archive, flat                                            save and load, import and export
 build, and what it imports                                        Dockerfiles
 """

@@ -19,12 +19,12 @@ import os
 
 from minidocker.images import manifest as media
 from minidocker.images import tar
+from minidocker.images.garbage import bringing
 from minidocker.images.image import Image, find
 from minidocker.images.members import CHUNK, GZIP, ZSTD, Members, reading, uncompressed
 from minidocker.images.pack import Packer
 from minidocker.images.reference import check_digest, parse
 from minidocker.images.store import REF_NAME
-from minidocker.images.transfer import bringing, for_platform
 from minidocker.outcome import ContainerError
 
 FULL_NAME = "io.containerd.image.name"  # where Docker and containerd look first
@@ -142,7 +142,7 @@ def _oci_images(store: Store, members: Members) -> list[tuple[Image, list[str]]]
         name = notes.get(FULL_NAME) or notes.get(REF_NAME)
         while descriptor["mediaType"] in media.INDEXES:
             index = media.parsed(members.small(_path(descriptor["digest"])), descriptor)
-            descriptor = for_platform(index)
+            descriptor = media.for_platform(index)
         manifest = media.check_manifest(media.parsed(members.small(_path(descriptor["digest"])), descriptor))
         for blob in (manifest["config"], *manifest["layers"], descriptor):
             _keep(store, members.find(_path(blob["digest"])), blob)

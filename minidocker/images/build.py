@@ -134,7 +134,7 @@ class Build:
             if "no such image" not in str(absent):
                 raise
         try:
-            from minidocker.images.transfer import pull
+            from minidocker.images.registry.transfer import pull
 
             return pull(self.store, name)
         except ContainerError as failure:

@@ -15,12 +15,12 @@ from minidocker.images import manifest as media
 from minidocker.images.archive import packed
 from minidocker.images.container import Layers
 from minidocker.images.diff import write_layer
+from minidocker.images.garbage import bringing
 from minidocker.images.image import Image, make
 from minidocker.images.instruction import Instruction
 from minidocker.images.members import reading, uncompressed
 from minidocker.images.reference import parse
 from minidocker.images.settings import change
-from minidocker.images.transfer import bringing
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, run
 from minidocker.union import Union

@@ -36,6 +36,24 @@ def collect(store: Store, wait: bool = True) -> int:
         return freed + share.prune(store.files)
 
 
+@contextlib.contextmanager
+def bringing(store: Store, what: str, kept: type[Exception] = PermissionError) -> Iterator[None]:
+    """Around everything that brings an image into the store: what fails half-way leaves nothing there, but for errors
+    of the kind `kept`.
+    """
+    try:
+        with store.writing():
+            yield
+    except (kept, PermissionError):
+        raise
+    except OSError as failure:
+        collect(store, wait=False)
+        raise ContainerError(f"{what}: cannot store it: {failure.strerror}: see minidocker system df") from None
+    except ContainerError:
+        collect(store, wait=False)
+        raise
+
+
 def _needed(store: Store) -> tuple[set[str], set[str]]:
     """(digests of blobs, diff IDs of layers) of all images that have a name or are in the build cache."""
     blobs, layers = set[str](), set[str]()

@@ -88,6 +88,23 @@ def check_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
+def for_platform(index: dict[str, Any], wanted: str = "") -> Descriptor:
+    """The entry of an index for "os/architecture[/variant]", by default this machine's; one that says none fits all."""
+    parts = dict(zip(("os", "architecture", "variant"), wanted.split("/"), strict=False)) if wanted else platform()
+    if "layers" in index or "config" in index:
+        raise ContainerError("an index that is a manifest as well: it would be two images, CVE-2021-41190")
+    there = []
+    entries = index.get("manifests")
+    for entry in entries if isinstance(entries, list) else []:
+        check_descriptor(entry)
+        has = entry.get("platform") if isinstance(entry.get("platform"), dict) else {}
+        if all(has.get(key, value) == value for key, value in parts.items()):
+            check_descriptor(entry, (*INDEXES, *MANIFESTS))
+            return dict(entry)
+        there.append("/".join(str(has[key]) for key in ("os", "architecture", "variant") if key in has))
+    raise ContainerError(f"no image for {'/'.join(parts.values())}; there are {printable(' '.join(there)) or 'none'}")
+
+
 def check_config(config: dict[str, Any], layers: int) -> dict[str, Any]:
     """The config of an image of that many layers. Only what we use is looked at; the rest is kept as it is."""
     rootfs, inner = config.get("rootfs"), config.setdefault("config", {})
@@ -112,3 +129,8 @@ def check_platform(config: dict[str, Any]) -> None:
     here, its = "/".join(platform().values()), f"{config.get('os')}/{config.get('architecture')}"
     if its != here:
         raise ContainerError(f"the image is for {its}, and this machine is {here}: pull it for this platform")
+
+
+def printable(text: str) -> str:
+    """Text from outside, as it may be shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])

@@ -1,0 +1,305 @@
+"""Chapter 5: a registry is a web server with a dozen addresses. This is a client of it, address by address.
+
+    with Registry("docker.io", "library/busybox") as registry:
+        data, descriptor = registry.manifest("latest")
+        registry.fetch(layer, file, print)
+
+    GET   /v2/NAME/manifests/TAG-OR-DIGEST      what the image consists of
+    GET   /v2/NAME/blobs/DIGEST                 one part of it
+    HEAD  the same                              is it there?
+    POST  /v2/NAME/blobs/uploads/               a new upload; then PUT the content where the answer says
+    PUT   /v2/NAME/manifests/TAG                the image, when all its parts are there
+
+What comes is believed if digest and size are those that were asked for, and is never read further than that. urllib3
+keeps connections open, and asks again for what failed. Source: the OCI distribution specification, spec.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+
+from minidocker.images import manifest as media
+from minidocker.images.manifest import printable
+from minidocker.images.registry import access
+from minidocker.outcome import ContainerError
+
+REDIRECTS, HOPS, AGAIN = (301, 302, 303, 307, 308), 6, (429, 500, 502, 503, 504)
+ANY, DONE, MAX_ANSWER = range(600), range(200, 300), 1 << 16  # bytes of an answer that is neither manifest nor blob
+UNSAID = ("", "text/plain", "application/json", "application/octet-stream")  # the types of a server that knows none
+MEANINGS = {
+    401: "it does not let us in: check the name, or docker login, or set MINIDOCKER_AUTH",
+    403: "it does not allow that: is it your repository, and are you logged in?",
+    404: "it does not have that: check the name and the tag",
+    429: "too many requests: wait, log in, set MINIDOCKER_MIRROR to a registry nearby, or minidocker load a file",
+}
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterator
+    from typing import Any, BinaryIO
+
+    from urllib3 import BaseHTTPResponse
+
+    from minidocker.images.manifest import Descriptor
+
+
+class Unreachable(ContainerError):
+    """No answer, or half of one: the network's fault, or time's, so it is worth to try again later."""
+
+
+class Patience(urllib3.Retry):
+    """Whether to ask again, and when: urllib3's rule, but not if the registry says to wait for hours (Retry-After)."""
+
+    longest = 20
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Seconds, of a number or a date; None if the header is neither, or has more digits than int() takes."""
+        try:
+            return super().get_retry_after(response)
+        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+            return None
+
+    def increment(self, *where: Any, **more: Any) -> Any:
+        """The rule for the next time; if it raises there is none, and urllib3 returns this answer."""
+        response = more.get("response")
+        if response and (self.get_retry_after(response) or 0) > self.longest:
+            raise urllib3.exceptions.MaxRetryError(more["_pool"], "", None)
+        return super().increment(*where, **more)
+
+
+class Registry:
+    """One repository of a registry, named as in image names ("docker.io", "localhost:5000") or by a mirror's URL.
+
+    Several threads may use it. `timeout`: seconds to wait for each answer and each piece of it; `retries`: how often to
+    ask again, `backoff`: seconds before the second time, doubled each time. Raises `ContainerError`.
+    """
+
+    timeout, retries, backoff = 30.0, 4, 0.5
+
+    def __init__(self, name: str, repository: str) -> None:
+        self.url, self.repository = access.url_of(name), repository
+        self.name = urlsplit(self.url).netloc if "://" in name else name
+        self.scopes: set[str] = set()  # what tokens are asked for: "repository:NAME:pull"
+        self.identity: dict[str, str] = {}  # the header Authorization, once it was demanded
+        rule: dict[str, Any] = {"connect": 2, "other": 0, "status_forcelist": AGAIN, "allowed_methods": None}
+        rule |= {"raise_on_status": False, "backoff_factor": self.backoff, "retry_after_max": 1 << 40}
+        self._again = Patience(self.retries, **rule)  # other: a certificate does not get better
+        proxy = access.proxy_for(self.url)
+        self._pool = urllib3.ProxyManager(proxy, maxsize=8) if proxy else urllib3.PoolManager(maxsize=8)
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """urllib3 would wait for Python to find out that nobody needs the connections any more."""
+        for host in self._pool.pools.keys():  # noqa: SIM118  # it is no dict, and not to be iterated
+            self._pool.pools[host].close()
+
+    def request(self, method: str, path: str, allowed: Container[int], **options: Any) -> BaseHTTPResponse:
+        """Ask, log in if that is demanded, follow redirects; return an answer whose body is not read yet.
+
+        `options`: headers, body (a file), retries. Password and token go to the registry itself, and to no other host.
+        """
+        target = access.joined(f"{self.url}/v2/{self.repository}/", path)
+        headers, identity, asked = options.pop("headers", {}), self.identity, False
+        for _ in range(HOPS):
+            ours = access.origin(target) == access.origin(self.url)
+            response = self._send(method, target, headers | (identity if ours else {}), **options)
+            demand, place = (response.headers.get(name, "") for name in ("WWW-Authenticate", "Location"))
+            if response.status == 401 and demand and ours and not asked:
+                rest(response)
+                asked, identity = True, self._login(demand)
+                self.identity = identity
+            elif method in ("GET", "HEAD") and response.status in REDIRECTS and place:
+                rest(response)
+                target = access.joined(target, place)
+            else:
+                break
+        if response.status not in allowed:
+            raise self._refused(response)
+        return response
+
+    def _send(self, method: str, url: str, headers: dict[str, str], **options: Any) -> BaseHTTPResponse:
+        """One request. No compression on the way: digests and sizes are those of what is sent."""
+        if not access.may_ask(url, self.url):
+            why = "is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
+            raise ContainerError(f"{self.name}: {printable(url)} {why}")
+        if "body" in options:
+            options["body"].seek(0)
+        headers = {"User-Agent": "minidocker", "Accept-Encoding": "identity", **headers}
+        options = {"retries": self._again, "timeout": self.timeout, "preload_content": False, **options}
+        try:
+            return self._pool.request(method, url, headers=headers, redirect=False, **options)
+        except (urllib3.exceptions.HTTPError, ValueError) as failure:
+            raise self._unreachable(failure) from None
+
+    def _login(self, demand: str) -> dict[str, str]:
+        """The header Authorization that the registry wants: a token that another server gives, or our password."""
+        wanted, password = access.challenges(demand), access.credentials(self.name)
+        if wanted.get("bearer", {}).get("realm"):
+            return self._token(wanted["bearer"], password)
+        if "basic" not in wanted:
+            raise ContainerError(f"{self.name}: it wants a login of a kind that is not known here: {printable(demand)}")
+        if not password:
+            raise ContainerError(f"{self.name}: it wants a password: docker login {self.name}, or MINIDOCKER_AUTH")
+        return password
+
+    def _token(self, wanted: dict[str, str], password: dict[str, str]) -> dict[str, str]:
+        self.scopes.update(filter(None, [wanted.get("scope")]))
+        query = [("service", wanted.get("service", "")), *(("scope", scope) for scope in sorted(self.scopes))]
+        realm = access.joined(self.url, wanted["realm"])
+        response = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", password)
+        if response.status != 200:
+            raise self._refused(response, f"no token from {access.origin(realm)}: ")
+        document = media.parsed(b"".join(self.pieces(response, MAX_ANSWER)))
+        token = document.get("token") or document.get("access_token")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise ContainerError(f"{realm}: it gave no token that could be sent in a header")
+        return {"Authorization": f"Bearer {token}"}
+
+    def manifest(self, reference: str) -> tuple[bytes, Descriptor]:
+        """A manifest or an index by its tag or digest, as it is spelled there, and its descriptor."""
+        accept = {"Accept": ", ".join((*media.INDEXES, *media.MANIFESTS))}
+        response = self.request("GET", f"manifests/{reference}", (200,), headers=accept)
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        if kind == "text/html":
+            raise self._refused(response)
+        data = b"".join(self.pieces(response, media.MAX_JSON))
+        document, digest = media.parsed(data), f"sha256:{hashlib.sha256(data).hexdigest()}"
+        for wanted in (response.headers.get("Docker-Content-Digest", ""), reference):
+            if wanted.startswith("sha256:") and wanted != digest:
+                raise ContainerError(f"{self.name}: it sent a manifest with the digest {digest} as {printable(wanted)}")
+        if kind in UNSAID:
+            kind = document.get("mediaType", kind)
+        if document.get("mediaType", kind) != kind:
+            raise ContainerError(f"{self.name}: {reference}: it came as {printable(kind)}, and is none")
+        descriptor = {"mediaType": kind, "digest": digest, "size": len(data)}
+        return data, media.check_descriptor(descriptor, (*media.INDEXES, *media.MANIFESTS))
+
+    def fetch(self, descriptor: Descriptor, file: BinaryIO, advance: Callable[[int], object]) -> None:
+        """Write a blob into an empty file; after each interruption go on where it stopped.
+
+        `advance` is told of each piece that has come; a negative number, if it comes once more.
+        """
+        digest, size, done, sha256 = descriptor["digest"], descriptor["size"], 0, hashlib.sha256()
+        for attempt in range(self.retries + 1):
+            try:
+                response = self._part(digest, done, size)
+                if response.status == 200 and done:
+                    advance(file.truncate(0) - file.seek(0) - done)
+                    done, sha256 = 0, hashlib.sha256()
+                for data in self.pieces(response, size - done):
+                    file.write(data)
+                    sha256.update(data)
+                    done += len(data)
+                    advance(len(data))
+            except Unreachable:
+                if attempt == self.retries and done < size:
+                    raise
+            if done == size:
+                break
+            time.sleep(self.backoff * 2**attempt)
+        if done < size or f"sha256:{sha256.hexdigest()}" != digest:
+            found = f"{done} bytes and the digest sha256:{sha256.hexdigest()}"
+            raise ContainerError(f"{digest}: what came has {found}: refused")
+
+    def _part(self, digest: str, done: int, size: int) -> BaseHTTPResponse:
+        """Ask for a blob from this byte on. What the headers say of the body has to fit."""
+        headers, allowed = ({"Range": f"bytes={done}-"}, (200, 206)) if done else ({}, (200,))
+        response = self.request("GET", f"blobs/{digest}", allowed, headers=headers)
+        begin, missing = response.headers.get("Content-Range", ""), size - done * (response.status == 206)
+        length = response.headers.get("Content-Length", str(missing))
+        if length != str(missing) or (response.status == 206 and not begin.startswith(f"bytes {done}-")):
+            response.close()
+            came = printable(f"{length} bytes {begin.removeprefix('bytes ')}".rstrip())
+            raise ContainerError(
+                f"{self.name}: {digest}: it sends {came}, not the {missing} bytes from {size - missing}"
+            )
+        return response
+
+    def pieces(self, response: BaseHTTPResponse, limit: int) -> Iterator[bytes]:
+        """Yield the body as it arrives, up to `limit` bytes; then let go of the connection."""
+        left = limit
+        try:
+            while data := response.read(MAX_ANSWER, decode_content=False):
+                left -= len(data)
+                if left < 0:
+                    raise ContainerError(f"{self.name}: it sends more than {limit} bytes: refused")
+                yield data
+        except (urllib3.exceptions.HTTPError, OSError) as failure:
+            raise self._unreachable(failure) from None
+        finally:
+            response.close()
+
+    def upload(self, descriptor: Descriptor, file: BinaryIO) -> str:
+        """Bring a blob there, unless it is: one PUT of the open file. Returns "Layer already exists", or "Pushed".
+
+        After an interruption a new upload follows: of the old one the registry may have kept a part.
+        """
+        there = self.request("HEAD", f"blobs/{descriptor['digest']}", ANY)
+        rest(there)
+        if there.status == 200 and there.headers.get("Content-Length") == str(descriptor["size"]):
+            return "Layer already exists"
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
+        for attempt in range(self.retries + 1):
+            begun = self.request("POST", "blobs/uploads/", DONE)
+            rest(begun)
+            place = begun.headers.get("Location", "")
+            if not place:
+                raise ContainerError(f"{self.name}: it did not say where to upload to: is it a registry?")
+            url = f"{place}{'&' if '?' in place else '?'}digest={descriptor['digest']}"
+            try:
+                rest(self.request("PUT", url, DONE, headers=headers, body=file, retries=self._again.new(read=0)))
+                break
+            except Unreachable:
+                if attempt == self.retries:
+                    raise
+        return "Pushed"
+
+    def put_manifest(self, reference: str, file: BinaryIO, descriptor: Descriptor) -> None:
+        """Name what is there now. The registry checks that all parts are."""
+        headers = {"Content-Type": descriptor["mediaType"], "Content-Length": str(descriptor["size"])}
+        response = self.request("PUT", f"manifests/{reference}", DONE, headers=headers, body=file)
+        rest(response)
+        told = response.headers.get("Docker-Content-Digest", descriptor["digest"])
+        if told != descriptor["digest"]:
+            raise ContainerError(f"{self.name}: it says that the image it got has the digest {printable(told)}")
+
+    def _refused(self, response: BaseHTTPResponse, what: str = "") -> ContainerError:
+        """What an answer means, what can be done, and the first error that the registry itself names."""
+        status, wait = response.status, self._again.get_retry_after(response)
+        meaning = MEANINGS.get(
+            status, "it has a problem, try later" if status >= 500 else "an answer that does not fit"
+        )
+        if status < 400 and response.headers.get("Content-Type", "").startswith("text/html"):
+            meaning = "a web page: this is not a registry"
+        seconds = f" (it says: in {wait:.0f} seconds)" if wait and status in AGAIN else ""
+        try:
+            error = json.loads(rest(response))["errors"][0]
+            said = f": {printable(str(error.get('message') or error['code']))}"
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            said = ""
+        return ContainerError(f"{self.name}: {what}HTTP {status}: {meaning}{seconds}{said}")
+
+    def _unreachable(self, failure: Exception) -> Unreachable:
+        """urllib3 wraps the failure into that of the last attempt."""
+        reason = getattr(failure, "reason", failure)
+        remedy = (
+            " (SSL_CERT_FILE can name another authority)" if isinstance(reason, urllib3.exceptions.SSLError) else ""
+        )
+        return Unreachable(f"{self.name}: no answer: {printable(str(reason).rpartition(': ')[2])}{remedy}")
+
+
+def rest(response: BaseHTTPResponse) -> bytes:
+    """Be done with an answer: its body, if it is short. A connection whose answer was read to the end is used again."""
+    try:
+        return response.read(MAX_ANSWER, decode_content=False)
+    except (OSError, urllib3.exceptions.HTTPError):
+        return b""
+    finally:
+        response.close()

@@ -1,0 +1,172 @@
+"""Chapter 5: pull and push, which carry an image between the store and a registry, and only the parts that are missing.
+
+    image = pull(Store(), "debian:12")
+    push(Store(), "localhost:5000/team/app:1.2", show=print)
+
+In the order that is safe: the parts first, then the manifest that needs them, at last the name. Who is killed in
+between leaves parts without a name, which `prune` removes. MINIDOCKER_MIRROR is a registry ("host:port", or a URL) that
+is asked before docker.io is: one for a whole classroom, whose thirty pulls would otherwise count as one address's.
+What `show` is given is a line for each part; with it, a terminal has a bar for each as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from tqdm import tqdm
+from tqdm.utils import CallbackIOWrapper
+
+from minidocker.images import manifest as media
+from minidocker.images.garbage import bringing
+from minidocker.images.image import Image, find
+from minidocker.images.reference import DEFAULT_REGISTRY, parse
+from minidocker.images.registry.client import Registry, Unreachable
+from minidocker.outcome import ContainerError
+
+PARALLEL = 3  # layers at once, as Docker does: more would not be faster on one line, and registries count connections
+MAX_INDEXES = 3  # an index that points to an index that points to an index
+tqdm.monitor_interval = 0  # no thread of its own: who unpacks forks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from minidocker.images.manifest import Descriptor
+    from minidocker.images.reference import Reference
+    from minidocker.images.store import Store
+
+    Show = Callable[[str], None] | None
+
+
+def on_stderr(line: str) -> None:
+    """A `show` for a command, whose standard output holds results only."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def pull(store: Store, name: str, platform: str = "", show: Show = None) -> Image:
+    """Bring an image here and give it its name; of several platforms' ("linux/arm64"), by default this machine's.
+
+    Needs root, to unpack. Raises `ContainerError`; the store is then as before, except that after an `Unreachable`
+    whole layers stay, so that the next try can go on there.
+    """
+    wanted = parse(name)
+    mirror = os.environ.get("MINIDOCKER_MIRROR", "") if wanted.registry == DEFAULT_REGISTRY else ""
+    if mirror:
+        try:
+            return _pull(store, mirror, wanted, platform, show)
+        except ContainerError as failure:
+            if show:
+                show(f"mirror {failure}; asking {wanted.registry} itself")
+    return _pull(store, wanted.registry, wanted, platform, show)
+
+
+def _pull(store: Store, host: str, wanted: Reference, platform: str, show: Show) -> Image:
+    """The layers are unpacked before the image gets its name: one that has a name can run."""
+    with bringing(store, str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
+
+        def fetch(blob: Descriptor, advance: Callable[[int], object]) -> str:
+            if present(store, blob):
+                return "Already exists"
+            with store.incoming() as file:
+                registry.fetch(blob, file, advance)
+                store.keep(file, blob["digest"])
+            return "Pull complete"
+
+        data, descriptor = _chosen(registry, wanted.digest or wanted.tag, platform)
+        manifest = media.check_manifest(media.parsed(data))
+        if manifest["config"]["size"] > media.MAX_JSON:
+            raise ContainerError(f"{wanted}: a config of {manifest['config']['size']} bytes: refused")
+        each(fetch, [manifest["config"]], None)
+        media.check_config(store.get_json(manifest["config"]), len(manifest["layers"]))
+        check_room(store, manifest["layers"])
+        each(fetch, manifest["layers"], show)
+        store.put(data, descriptor["mediaType"])
+        image = Image(store, descriptor)
+        image.layers()
+        store.tag(str(wanted), descriptor)
+        return image
+
+
+def _chosen(registry: Registry, reference: str, platform: str) -> tuple[bytes, Descriptor]:
+    """The manifest of the reference; if that is an index, the one in it for the platform."""
+    data, descriptor = registry.manifest(reference)
+    for _ in range(MAX_INDEXES):
+        if descriptor["mediaType"] in media.MANIFESTS:
+            return data, descriptor
+        entry = media.for_platform(media.parsed(data), platform)
+        data, descriptor = registry.manifest(entry["digest"])
+        if descriptor["size"] != entry["size"]:
+            raise ContainerError(f"{entry['digest']}: {descriptor['size']} bytes, and the index says {entry['size']}")
+    raise ContainerError(f"{reference}: an index of indexes, {MAX_INDEXES} deep: refused")
+
+
+def push(store: Store, name: str, show: Show = None) -> Descriptor:
+    """Bring an image to the registry in its name, and tag it there; return the manifest's descriptor."""
+    wanted = parse(name)
+    if wanted.digest:
+        raise ContainerError(f"{name}: push a tag: what has a digest cannot get another content")
+    image = find(store, name)
+    with store.writing(), Registry(wanted.registry, wanted.repository) as registry:
+
+        def upload(blob: Descriptor, advance: Callable[[int], object]) -> str:
+            if not present(store, blob):
+                raise ContainerError(f"{blob['digest']}: this layer is not in the store: pull its image again")
+            with open(store.blob(blob["digest"]), "rb") as file:
+                return registry.upload(blob, CallbackIOWrapper(advance, file, "read"))
+
+        each(upload, [*image.manifest["layers"], image.manifest["config"]], show)
+        with open(store.blob(image.descriptor["digest"]), "rb") as file:
+            registry.put_manifest(wanted.tag, file, image.descriptor)
+    return image.descriptor
+
+
+def each(work: Callable[[Descriptor, Callable[[int], object]], str], blobs: Iterable[Descriptor], show: Show) -> None:
+    """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised.
+
+    `work` gets a function to call with the number of bytes of each piece that has passed, and returns what it did.
+    """
+    stopped = threading.Event()
+
+    def one(blob: Descriptor) -> None:
+        name, hidden = blob["digest"].removeprefix("sha256:")[:12], None if show else True  # None: if no terminal
+        with tqdm(desc=name, total=blob["size"], unit="B", unit_scale=True, leave=False, disable=hidden) as bar:
+
+            def advance(count: int) -> None:
+                if stopped.is_set():
+                    raise ContainerError("another part has failed")
+                bar.update(count)
+
+            said = work(blob, advance)
+        if show:
+            show(f"{name}: {said}")
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = [pool.submit(one, blob) for blob in {blob["digest"]: blob for blob in blobs}.values()]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def present(store: Store, blob: Descriptor) -> bool:
+    """Whether the blob is in the store; a descriptor that says another size lies about it."""
+    if not store.has(blob["digest"]):
+        return False
+    size = os.path.getsize(store.blob(blob["digest"]))
+    if size != blob["size"]:
+        raise ContainerError(f"{blob['digest']}: it has {size} bytes, and not {blob['size']}")
+    return True
+
+
+def check_room(store: Store, blobs: list[Descriptor]) -> None:
+    """Refuse early what cannot be stored at all; unpacking needs more."""
+    needed = sum({blob["digest"]: blob["size"] for blob in blobs if not present(store, blob)}.values())
+    space = os.statvfs(store.home)
+    if needed > space.f_bavail * space.f_frsize:
+        raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
