@@ -30,11 +30,11 @@ from hypothesis import strategies as st
 from minidocker import cgroups, state
 from minidocker.images import cache, image
 from minidocker.images.build import build
-from minidocker.images.connection import Connection
 from minidocker.images.container import container, prepare
 from minidocker.images.dockerfile import parse
 from minidocker.images.garbage import collect
 from minidocker.images.patterns import Ignore, clean, regex
+from minidocker.images.registry.client import Registry as Client
 from minidocker.images.stage import from_words
 from minidocker.images.steps import BuildFailed
 from minidocker.images.store import Store
@@ -59,7 +59,7 @@ def home(tmp_path_factory):
 def store(home, monkeypatch):
     """A store with busybox, and the state directory beside it. What a test leaves in tmp or containers is a leak."""
     monkeypatch.setenv("MINIDOCKER_HOME", str(home))
-    monkeypatch.setattr(Connection, "backoff", 0.01)
+    monkeypatch.setattr(Client, "backoff", 0.01)
     yield Store(str(home))
     assert os.listdir(home / "tmp") == []
     assert not (home / "containers").exists() or os.listdir(home / "containers") == []

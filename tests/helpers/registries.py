@@ -167,7 +167,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
         self.usual()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
     def usual(self):
         """What a registry does."""
@@ -204,10 +204,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.answer(400)
             self.server.blobs[digest] = data
             return self.answer(201)
-        if self.command == "PATCH":
-            uploads[name] += self.body
-        arrived = {"Location": self.path, "Range": f"0-{max(len(uploads[name]) - 1, 0)}"}
-        self.answer(202 if self.command == "PATCH" else 204, headers=arrived)
+        self.answer(404)
 
     def answer(self, status, data=b"", headers=None):
         self.send_response(status)
