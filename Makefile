@@ -32,12 +32,13 @@ lab: provision  ## set up and open JupyterLab on 127.0.0.1, on your copies in wo
 check-my: provision  ## grade your own module: CHAPTER=03, and MY=FILE if it is not in work/
 	$(AS_ROOT) -m tools.learner.check_my $(CHAPTER) $(MY)
 
-check: provision  ## style, format, types, layers, the chapters' quotations, the notebooks, the shell scripts
+check: provision  ## style, format, types, layers, text, budgets, the notebooks, the shell scripts
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m tools.book.weave --check
+	$(AS_ROOT) -m tools.book.budget --check
 	$(PY) -m tools.book.figures --check
 	$(PY) -m tools.book.notebooks --check
 	shellcheck vagrant/*.sh
@@ -63,7 +64,8 @@ test-setup: provision  ## set-up from nothing in a bare Debian, and reset; KIT=.
 test-vagrant: provision  ## build a box, and try `vagrant up` with it for real (needs vagrant-libvirt)
 	$(SUDO) sh vagrant/try-vagrant.sh
 
-weave: provision  ## write the package's code into the chapters' text again
+weave: provision  ## write the reading order, and the package's code into the chapters' text, again
+	$(PY) -m tools.book.budget
 	$(PY) -m tools.book.weave
 
 reset:  ## remove every trace of minidocker from this machine, however broken it is

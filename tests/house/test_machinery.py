@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from tests.helpers import HOME, REPO, python
-from tools.book import linetrace, notebooks, weave
+from tools.book import budget, linetrace, notebooks, weave
 
 SANITIZE = (REPO / "notebooks/sanitize.cfg").read_text()
 
@@ -200,3 +200,24 @@ def test_the_tracer_follows_a_process_into_another_root(tmp_path):
 
 def test_no_module_is_longer_than_the_tracer_has_room_for():
     assert max(len(path.read_text().splitlines()) for path in linetrace.FILES) < linetrace.LINES
+
+
+def test_a_budget_that_is_exceeded_is_named(monkeypatch):
+    monkeypatch.setattr(budget, "counted", lambda: {"00_process": 961, "cli": 800, "10": 1})
+    said = list(budget.over({"00_process": 960, "cli": 800, "module": 350}))
+    assert said == ["00_process: 961 lines; 960 at most", "10: 1 lines; 0 at most"]
+    assert any(line.startswith("minidocker/process.py: ") for line in budget.over({"cli": 800, "module": 10}))
+
+
+def test_the_reading_order_has_each_file_once_and_keeps_places():
+    text = budget.ordered("    00    1  process.py\n    00    1  gone.py\n    00    1  isolator.py\n")
+    names = budget.LINE.findall(text)
+    assert sorted(names) == sorted(str(path.relative_to(REPO / "minidocker")) for path in budget.modules())
+    assert names[:2] == ["process.py", "isolator.py"]
+    assert names[-1].startswith(("cli/", "doctor"))
+
+
+def test_the_corridor_is_what_a_run_imports():
+    names = {str(path.relative_to(REPO)) for path in budget.corridor()}
+    assert {"minidocker/process.py", "minidocker/cli/run.py", "minidocker/union/overlay.py"} <= names
+    assert not any("registry" in name or "volumes" in name for name in names)
