@@ -74,6 +74,8 @@ def _steps(path: Name, dir_fd: int | None, resolve: int = 0, failures: list[Exce
                     levels[-1] = levels[-1][0], iter(sorted(map(os.fsencode, os.listdir(directory))))
             except OSError as refused:
                 refused.filename = b"/".join(way)
+                if refused.errno == errno.EXDEV:
+                    refused.strerror = "something is mounted on it"
                 if failures is None:
                     raise
                 failures.append(refused)

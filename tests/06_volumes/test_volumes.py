@@ -630,10 +630,10 @@ def test_a_directory_that_is_a_mount_point_survives_removal(tmp_path):
         subprocess.run(["mount", "--bind", "{tmp_path}/precious", place], check=True)
         try:
             store.remove("pages")
-        except OSError as error:
-            print(error.strerror)
+        except ContainerError as error:
+            print(error)
     """
-    assert elsewhere(code) == "Device or resource busy\n"
+    assert "/_data/sub: something is mounted on it" in elsewhere(code)
     assert (tmp_path / "precious/file").is_dir()
     store.prune()
 
