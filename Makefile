@@ -2,7 +2,7 @@
 
 export MINIDOCKER_HOME ?= /var/lib/minidocker
 export PYTHON ?= /usr/bin/python3
-export PYTHONPATH := $(CURDIR):$(CURDIR)/chapters/08_versus_vms
+export PYTHONPATH := $(CURDIR):$(CURDIR)/chapters/04_union_mounts:$(CURDIR)/chapters/08_versus_vms
 # In CI a test that cannot run is a failure, not a skip.
 export MINIDOCKER_MUST_WORK ?= $(if $(filter true,$(CI)),1)
 # Without byte code each start would take two to three times as long.

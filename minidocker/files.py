@@ -104,7 +104,7 @@ def _left(directory: int, name: bytes, parent: os.stat_result) -> int:
     return above
 
 
-def _check(descriptor: int, expected: os.stat_result, name: bytes) -> None:
+def _check(descriptor: int, expected: os.stat_result, name: Name) -> None:
     if not os.path.samestat(os.fstat(descriptor), expected):
         raise OSError(errno.ESTALE, "somebody moved or exchanged it meanwhile", name)
 
@@ -195,7 +195,7 @@ def _link(top: int, path: bytes, expected: os.stat_result, directory: int, name:
         os.close(first)
 
 
-def copy_entry(source: int, name: bytes, target: int, new: bytes, content: bool = True) -> None:
+def copy_entry(source: int | None, name: Name, target: int | None, new: Name, content: bool = True) -> None:
     """A file, a link, a FIFO, a socket or a device, from one open directory into another. Without `content`, empty."""
     status = os.lstat(name, dir_fd=source)
     if stat.S_ISREG(status.st_mode):
@@ -208,7 +208,7 @@ def copy_entry(source: int, name: bytes, target: int, new: bytes, content: bool 
             attributes(read.fileno(), write.fileno())
         return
     if stat.S_ISLNK(status.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
+        os.symlink(os.readlink(os.fsencode(name), dir_fd=source), new, dir_fd=target)
     else:
         os.mknod(new, status.st_mode, status.st_rdev, dir_fd=target)
     os.chown(new, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
@@ -242,9 +242,9 @@ def attributes(source: int, target: int) -> None:
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def place(directory: int, name: bytes) -> bytes:
+def place(directory: int | None, name: Name) -> bytes:
     """A path for calls that take no descriptor, such as those for the attributes of a link; it needs /proc."""
-    return b"/proc/self/fd/%d/%s" % (directory, name)
+    return os.path.join(b"" if directory is None else b"/proc/self/fd/%d" % directory, os.fsencode(name))
 
 
 def xattrs(entry: int | Name) -> dict[str, bytes]:

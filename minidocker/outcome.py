@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 ENGINE_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 REMEDIES = {  # what usually is behind a refusal, for the reader who meets it first here
@@ -57,6 +58,12 @@ class ContainerTimeout(ContainerError):
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message, exit_code=result.exit_code)
         self.result = result
+
+
+def warn(text: str) -> None:
+    """A line for a person, where nothing can be raised any more. (There is no stderr if descriptor 2 was closed.)"""
+    if sys.stderr is not None:
+        print(f"minidocker: {text}", file=sys.stderr)
 
 
 def failure(

@@ -20,8 +20,9 @@ import matplotlib
 from IPython.display import display
 
 REPO = Path(__file__).resolve().parent.parent
-if str(REPO) not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
-    sys.path.append(str(REPO))
+for place in (str(REPO), f"{REPO}/chapters/04_union_mounts"):
+    if place not in sys.path:  # at the end: whoever swapped a chapter's module put theirs in front
+        sys.path.append(place)
 
 HERE = Path.cwd()  # where the notebook lies; some labs go elsewhere on their way
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
@@ -61,8 +62,8 @@ def setup():
         from tools.book import linetrace
 
         linetrace.start(log)
+        import aufs
         from minidocker import launcher
-        from minidocker.union import aufs
 
         for module in (launcher, aufs):  # each starts another process
             linetrace.follow(module)

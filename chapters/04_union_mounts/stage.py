@@ -6,8 +6,10 @@ python chapters/04_union_mounts/stage.py [COMMAND [ARGUMENT...]]      MINIDOCKER
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "../.."), HERE]
 
+from aufs import DRIVERS
 from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
@@ -20,7 +22,7 @@ ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 DEMO = ["sh", "-c", "rm -rf /bin /etc; echo $(hostname): I deleted /bin and /etc, and left: *"]
 
 try:
-    union = Union([ROOT], driver=os.environ.get("MINIDOCKER_DRIVER", "overlay"))
+    union = Union([ROOT], driver=DRIVERS[os.environ.get("MINIDOCKER_DRIVER", "overlay")])
     result = run(
         sys.argv[1:] or DEMO,
         Namespaces("pid mount uts ipc net", hostname="stage4"),

@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 import stat
 
+from minidocker.files import OVERLAY_MARKS
 from minidocker.images import restore, tar
 from minidocker.images.restore import clean, is_directory, is_whiteout, remove, skip, tail, text
 from minidocker.images.tar import BadTar, Entry
-from minidocker.union.entries import OVERLAY_MARKS
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"

@@ -13,10 +13,10 @@ import stat
 
 from isal import isal_zlib
 
+from minidocker.files import OVERLAY_MARKS
 from minidocker.images import tar
 from minidocker.images.tar import BadTar, Entry
 from minidocker.state import remove_tree
-from minidocker.union.entries import OVERLAY_MARKS
 
 MAX_TAIL = 1 << 20  # bytes after the end mark; archivers fill up to a record, at most some kilobytes
 CHUNK = 1 << 20

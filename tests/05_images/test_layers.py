@@ -18,6 +18,7 @@ import zstandard
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from aufs import DRIVERS
 from minidocker.images import tar
 from minidocker.images.diff import write_layer
 from minidocker.outcome import ContainerError
@@ -186,7 +187,7 @@ def test_the_difference_of_two_trees_makes_the_second_of_the_first(tree, other, 
 @contextlib.contextmanager
 def mounted(lowers, upper=None, driver="overlay"):
     """A union, and where the host reaches it: through the root of a process that sees the mount."""
-    union = Union(lowers, upper, driver=driver)
+    union = Union(lowers, upper, driver=DRIVERS[driver])
     with start(["sleep", "1000"], union) as process:
         yield f"/proc/{process.pid}/root{union.root}"
 

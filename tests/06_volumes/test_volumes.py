@@ -14,13 +14,14 @@ import time
 
 import pytest
 
+from aufs import DRIVERS
 from minidocker import child, volumes
 from minidocker import process as engine
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from minidocker.state import hold
-from minidocker.union import DRIVERS, Union
+from minidocker.union import Union
 from minidocker.volumes import Bind, Named, Tmpfs, ordered, store
 from minidocker.volumes.mounts import landing, name_of, unescaped
 from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
@@ -157,7 +158,7 @@ def test_volumes_below_each_kind_of_union(driver, image):
     need(driver != "aufs" or os.access("/dev/fuse", os.W_OK), "needs /dev/fuse: modprobe fuse")
     (image / "srv").mkdir()
     (image / "srv/page").write_text("from the image\n")
-    union = Union([str(image), BUSYBOX], driver=driver)
+    union = Union([str(image), BUSYBOX], driver=DRIVERS[driver])
     mounted = [from_v("pages:/srv", union.root), from_v("logs:/new/place", union.root), Tmpfs("/tmp", union.root)]
     walls = [Namespaces("pid mount uts ipc net"), union, *mounted, PivotRoot(union.root)]
     done = run(

@@ -20,7 +20,11 @@ MODULES = {
     7: "minidocker.network",
     8: "bench.memory",
 }  # the module that a reader of a chapter may write; of a package, its `__init__`
-PACKAGES = {"minidocker": REPO, "bench": REPO / "chapters/08_versus_vms"}  # and where the package lies
+PACKAGES = {
+    "minidocker": REPO,
+    "aufs": REPO / "chapters/04_union_mounts",
+    "bench": REPO / "chapters/08_versus_vms",
+}  # and where the package lies
 
 
 def module_of(variable):

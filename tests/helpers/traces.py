@@ -60,7 +60,7 @@ def servers():
     """Those of the driver aufs that this clone started, also if their owner is dead: they end with their mount."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         command = read(path)
-        if "minidocker.union.server" in command and str(REPO) in command:
+        if "aufs.server" in command and str(REPO) in command:
             yield f"{path.parent.name} {command}"
 
 

@@ -1,6 +1,6 @@
 """Chapter 4: the driver `aufs`, our own union file system: AUFS's format, in Python, over FUSE.
 
-    Union([root], driver="aufs", trace="/tmp/trace")
+    Union([root], driver=Aufs, trace="/tmp/trace")
 
 AUFS was Docker's first storage driver, and never became a part of Linux. FUSE lets a process be a file system: the
 kernel turns each call that reaches the mount into a message on /dev/fuse, and waits for the answer.
@@ -22,22 +22,33 @@ import select
 import signal
 import sys
 
+from minidocker import state
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import make_mounts_private
-from minidocker.state import home
 from minidocker.syscalls import mount
-from minidocker.union import Union
+from minidocker.union import Copy, Union
 
 # The server's program, and its descriptors: an end of the pipe that tells it of the mount, one to say it is ready, FUSE
-BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.union.server import main; main(sys.argv[1])"
+BOOT = "import sys; sys.path[:0] = {paths!r}; from aufs.server import main; main(sys.argv[1])"
 MOUNTED, READY, FUSE = 0, 1, 3
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Aufs(Union):
-    """The server's owner. Needs /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two."""
+    """The server's owner. Needs /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two.
+
+    `trace`: a file that the server appends to, one line for each lookup, copy-up and whiteout.
+    """
 
     needs_root = True
     fuse = mounted = server = -1
+
+    def __init__(self, *arguments: Any, trace: str | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.trace = os.path.abspath(trace) if trace else None
 
     def prepare(self) -> None:
         """Start the server and wait until it could answer."""
@@ -60,9 +71,9 @@ class Aufs(Union):
 
     def _start(self, descriptors: dict[int, int]) -> int:
         """posix_spawn is safe among threads. A session of its own: Ctrl-C is for the container."""
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        paths = [os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in (__file__, state.__file__)]
         order = json.dumps({"upper": self.upper, "lowers": self.lowers, "trace": self.trace})
-        argv = [_python(), "-I", "-c", BOOT.format(path=package), order]
+        argv = [_python(), "-I", "-c", BOOT.format(paths=paths), order]
         free = max(descriptors.values()) + 1  # above all: none is overwritten before it is copied
         actions: list[tuple[int, ...]] = []
         for offset, number in enumerate(descriptors.values()):
@@ -85,7 +96,7 @@ class Aufs(Union):
             mount("aufs", self.root, "fuse.aufs", data=options)
         except OSError as refused:
             if refused.errno == errno.EINVAL:
-                refused.strerror = "/dev/fuse was opened in another user namespace: use the driver overlay there"
+                refused.strerror = "/dev/fuse was opened in another user namespace: use OverlayFS there"
             raise
         os.write(self.mounted, b"x")
 
@@ -112,5 +123,8 @@ class Aufs(Union):
 def _python() -> str:
     """The interpreter of set-up's environment, where mfusepy is; the command minidocker runs without it."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    ours = os.path.join(home(), f"venv-{version}", "bin", "python")
+    ours = os.path.join(state.home(), f"venv-{version}", "bin", "python")
     return ours if os.path.exists(ours) else sys.executable
+
+
+DRIVERS = {"overlay": Union, "aufs": Aufs, "copy": Copy}

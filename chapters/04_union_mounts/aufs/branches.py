@@ -16,8 +16,6 @@ import errno
 import os
 import stat
 
-from minidocker.union.entries import attributes
-
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 ORPHAN = ".wh..wh.orphan"
@@ -56,8 +54,8 @@ def _is_opaque(directory: str) -> bool:
     """Whether nothing of the branches below shows through this directory."""
     if os.path.lexists(os.path.join(directory, OPAQUE)):
         return True
-    marks = attributes(directory).intersection(OVERLAY_OPAQUE)
-    return any(os.getxattr(directory, mark) == b"y" for mark in marks)
+    found = os.listxattr(directory)
+    return any(mark in found and os.getxattr(directory, mark) == b"y" for mark in OVERLAY_OPAQUE)
 
 
 def look(directory: str, name: str) -> tuple[str, os.stat_result | None] | None:

@@ -14,8 +14,8 @@ import errno
 import os
 import stat
 
-from minidocker.union.branches import OPAQUE, Branches, look, refuse, split, whiteout
-from minidocker.union.entries import copy_entry
+from aufs.branches import OPAQUE, Branches, look, refuse, split, whiteout
+from minidocker.files import attributes, copy_entry
 
 TEMPORARY = ".wh..wh.copy-up"  # a copy that is not whole yet
 
@@ -51,7 +51,7 @@ class Writable(Branches):
         temporary, before = os.path.join(parent, TEMPORARY), os.stat(parent)
         _remove(temporary)  # of a copy that was killed
         try:
-            copy_entry(real, temporary, content)
+            _copy(real, temporary, content)
         except OSError:
             _remove(temporary)  # the disk is full, perhaps
             raise
@@ -172,6 +172,19 @@ class Writable(Branches):
                 os.unlink(os.path.join(real, name))
             os.rmdir(real)
         self._stacks.clear()
+
+
+def _copy(real: str, temporary: str, content: bool) -> None:
+    """Of a directory, an empty one."""
+    if not stat.S_ISDIR(os.lstat(real).st_mode):
+        return copy_entry(None, real, None, temporary, content)
+    os.mkdir(temporary, 0o700)
+    source, target = (os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in (real, temporary))
+    try:
+        attributes(source, target)
+    finally:
+        os.close(source)
+        os.close(target)
 
 
 def _remove(real: str) -> None:

@@ -15,15 +15,15 @@ import os
 import stat
 import sys
 
-from minidocker.union.branches import refuse
-from minidocker.union.changes import Writable
-from minidocker.union.entries import OVERLAY_MARKS
+from aufs.branches import refuse
+from aufs.changes import Writable
+from minidocker.files import OVERLAY_MARKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from minidocker.union.changes import Made
+    from aufs.changes import Made
 
 FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
 

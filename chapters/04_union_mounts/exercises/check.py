@@ -6,10 +6,11 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "../.."))
+sys.path[:0] = [os.path.join(HERE, "../.."), os.path.join(HERE, "..")]
 
 import exercise
 
+from aufs import DRIVERS
 from minidocker.namespaces import Namespaces
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
@@ -27,7 +28,7 @@ def directories(place, *names):
 
 def change(upper, driver, script):
     """Run a script in a container that keeps what it changes; return what it printed."""
-    union = Union([ROOT], upper, driver=driver)
+    union = Union([ROOT], upper, driver=DRIVERS[driver])
     result = run(["sh", "-c", script], Namespaces("pid mount"), union, PivotRoot(union.root))
     return result.stdout + result.stderr
 
@@ -76,7 +77,7 @@ def check_4(module):
             lower, upper = directories(place, "lower", "upper")
             with open(f"{lower}/big", "wb") as file:
                 file.write(os.urandom(size))
-            chmod, append = module.price(lower, upper, driver)
+            chmod, append = module.price(lower, upper, DRIVERS[driver])
             assert copies * size <= chmod < copies * size + (1 << 18), f"{driver}: {chmod} bytes for a chmod"
             assert 0 < append < 1 << 18, f"{driver}: {append} bytes for one byte"
 

@@ -20,7 +20,7 @@ from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
-from minidocker.union import Union
+from minidocker.union import Copy, Union
 
 # What a server without a program leaves behind: a hundred lines of an access log, and the number of its process
 SERVE = (
@@ -67,11 +67,11 @@ class Ground:
     def layers(self, number: int) -> int:
         """Containers above the layers: each layer once, and for each server what it changed."""
         used = {layer for layers, _ in self.servers[:number] for layer in layers}
-        return usage(*used, *self._containers(number, "overlay"))
+        return usage(*used, *self._containers(number, Union))
 
     def copies(self, number: int) -> int:
         """Containers that share nothing: a full copy of the files for each."""
-        return usage(*self._containers(number, "copy"))
+        return usage(*self._containers(number, Copy))
 
     def disks(self, number: int) -> int:
         """Machines with a disk of their own each: raw copies of the usual guest's, with holes where nothing is."""
@@ -81,9 +81,9 @@ class Ground:
         """Machines whose disks are linked clones, qcow2 files that hold what differs from one image that all share."""
         return usage(original(), *self._machines(number, "qcow2"))
 
-    def _containers(self, number: int, driver: str) -> list[str]:
+    def _containers(self, number: int, driver: type[Union]) -> list[str]:
         """The upper directories of containers that have run; those that an earlier call made are there already."""
-        uppers = [os.path.join(self.path, f"{driver}-{count}") for count in range(number)]
+        uppers = [os.path.join(self.path, f"{driver.__name__}-{count}") for count in range(number)]
         for count, upper in enumerate(uppers):
             if not os.path.exists(upper):
                 os.mkdir(upper, 0o755)
