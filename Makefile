@@ -58,8 +58,8 @@ box: provision  ## build Vagrant boxes with everything in them, of this machine'
 kit: provision  ## gather all that set-up needs into one folder, for machines without a network; KIT=PLACE
 	$(AS_ROOT) -m tools.machines.kit $(or $(KIT),kit)
 
-test-setup: provision  ## set-up from nothing in a bare Debian, and reset; KIT=... without a network
-	$(SUDO) sh vagrant/try-setup.sh $(KIT)
+test-setup: provision  ## set-up from nothing in a bare Debian, all but browsers in it, and reset; RELEASE=trixie, KIT=...
+	$(SUDO) $(foreach name,RELEASE NOTEBOOKS TESTS,$(if $($(name)),$(name)='$($(name))')) sh vagrant/try-setup.sh $(KIT)
 
 test-vagrant: provision  ## build a box, and try `vagrant up` with it for real (needs vagrant-libvirt)
 	$(SUDO) sh vagrant/try-vagrant.sh

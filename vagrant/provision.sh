@@ -538,7 +538,7 @@ main() {
     image busybox "$(cat "$HOME_DIR/made/busybox") 1"
     image debian "$(cat "$HOME_DIR/made/debian") 1"
     servers
-    [ -n "${MINIDOCKER_GUEST:-}" ] || guests    # no machines inside of a machine
+    case ${MINIDOCKER_GUEST:-} in '' | root) guests ;; *) ;; esac    # no machines inside of a machine
 }
 
 main

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Tries set-up from nothing, as on a new user's machine, the first notebooks, and then its removal: nothing may be left
-# but Debian packages. It is for a machine that is thrown away afterwards: `make test-vm BARE=1` runs it in one.
+# Tries set-up from nothing, as on a new user's machine, notebooks and tests, and then its removal: nothing may be left
+# but Debian packages. It is for a machine that is thrown away afterwards: `make test-vm BARE=1` runs it in one, and
+# try-setup.sh in a bare root.
 #
 #   NOTEBOOKS   those that are run (default: 00_process)
+#   TESTS       what pytest is to run besides (default: nothing)
 set -u
 cd "$(dirname "$0")/.." || exit
 
@@ -24,12 +26,20 @@ again=$(sh vagrant/provision.sh 2>&1) || die "the second set-up failed: $again"
 minidocker doctor || die "the doctor is not content"
 python3 chapters/03_cgroups/stage.py || die "the stage of chapter 3 failed"
 
-for name in ${NOTEBOOKS:-00_process}; do
-    set -- /var/lib/minidocker/venv-3*/bin/python
-    HOME=/run PYTHONPATH="$PWD" "$1" -m pytest -q -p no:cacheprovider --nbval-cell-timeout=600 \
-        "notebooks/$name.ipynb" || die "the notebook $name failed"
-    say "the notebook $name has run"
+# try PYTEST'S WORDS...: what fails is said at once, and counts at the end, so that one run shows all that is wrong.
+PY=$(echo /var/lib/minidocker/venv-3*/bin/python)
+failed=''
+try() {
+    HOME=/run PYTHONPATH="$PWD" MINIDOCKER_GUEST=root MINIDOCKER_MUST_WORK=1 \
+        "$PY" -m pytest -q -p no:cacheprovider --color=no "$@" ||
+        failed="$failed $1"
+    say "$1 has run"
+}
+for name in ${NOTEBOOKS-00_process}; do
+    try "notebooks/$name.ipynb" --nbval --nbval-cell-timeout=600
 done
+# shellcheck disable=SC2086  # words
+[ -z "${TESTS:-}" ] || try $TESTS
 
 sh vagrant/reset.sh || die "reset failed"
 list after
@@ -42,3 +52,4 @@ done
 [ -z "$left" ] || die "reset left behind: $left"
 grep /var/lib/minidocker/ /proc/self/mountinfo && die "reset left these mounts behind"
 echo "trial: nothing is left"
+[ -z "$failed" ] || die "these failed:$failed"

@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-from tests.helpers import GUEST, REPO, need
+from tests.helpers import BARE, REPO, need
 
 CHROMIUM = shutil.which("chromium")
 SWITCHES = (
@@ -26,7 +26,7 @@ PATIENCE = 240  # seconds for a whole notebook on a busy machine
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the notebooks need root"),
-    pytest.mark.xfail(bool(GUEST), reason="the guest has no browser", run=False),
+    pytest.mark.xfail(bool(BARE), reason="the guest has no browser", run=False),
 ]
 
 

@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from tests.helpers import GUEST, REPO, need
+from tests.helpers import BARE, REPO, need
 from tests.helpers.swap import MODULES, PACKAGES, link_packages
 from tests.helpers.traces import cgroups
 from tools.learner import check_my, desk
 from tools.machines import box, disk
 
-outside = pytest.mark.xfail(bool(GUEST), reason="the guest has neither Vagrant nor a network", run=False)
+outside = pytest.mark.xfail(bool(BARE), reason="the guest has neither Vagrant nor a network", run=False)
 
 
 # Vagrant
