@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import REPO, need
-from tools.bench import experiments, measure, peers, regression
+from tools.bench import experiments, measure, peers, regression, subjects
 from tools.bench import run_bench as bench
 from tools.book import figures
 
@@ -146,7 +146,49 @@ def test_a_peer_that_does_not_work_is_said_with_its_own_last_word(tmp_path, monk
     monkeypatch.setattr(peers, "RUNTIMES", {"broken": ("sh", lambda _: ["sh", "-c", "echo why >&2; exit 3"])})
     with peers.peers(tmp_path, ("broken",)) as commands:
         assert list(commands) == ["process"]
-    assert capsys.readouterr().out == "bench: no figure against broken: exit status 3: why\n"
+    assert capsys.readouterr().out == "bench: no figure against broken: sh: exit status 3: why\n"
+
+
+def test_who_crashes_now_and_then_has_no_value_in_that_round_and_the_others_go_on(monkeypatch, capsys):
+    monkeypatch.setattr(measure, "lost", [])
+    crashes = [subjects.command(["sh", "-c", "kill -ABRT $$"]), subjects.command(["echo", "up"])]
+    rounds = iter([1, 0, 1, 1])
+    timed = {"other": lambda: (1.0, 1.0), "uml": lambda: crashes[next(rounds)]()}
+    samples = measure.interleaved(timed, 4, warm_up=0)
+    assert samples["other"] == [(1.0, 1.0)] * 4
+    assert [value is None for value in samples["uml"]] == [False, True, False, False]
+    assert measure.lost == ["bench: no figure against uml: sh: exit status -6, wrote b''"]
+    assert capsys.readouterr().out == measure.lost[0] + "\n"
+
+
+def test_who_hangs_is_ended_and_after_three_times_left_alone(monkeypatch):
+    monkeypatch.setattr(measure, "lost", [])
+    monkeypatch.setattr(measure, "PATIENCE", 1)
+    sleeps, calls = subjects.command(["sh", "-c", "sleep 1000"]), []
+    timed = {"other": lambda: 1.0, "asleep": lambda: calls.append(1) or sleeps()}
+    samples = measure.interleaved(timed, 5, warm_up=1)
+    assert samples == {"other": [1.0] * 5, "asleep": [None] * 5}
+    assert len(calls) == measure.FAILURES
+    assert measure.lost == ["bench: no figure against asleep: it was not ready after 1 s"]
+    assert measure.records("start.x", "other", samples, "s", MACHINE) == []
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError("no"), KeyError("no"), subprocess.TimeoutExpired("no", 1), SystemError("no")]
+)
+def test_whatever_fails_is_a_line(failure, monkeypatch):
+    def fails():
+        raise failure
+
+    monkeypatch.setattr(measure, "lost", [])
+    assert measure.attempt("who", fails) is None
+    assert len(measure.lost) == 1 and measure.lost[0].startswith("bench: no figure against who: ")
+
+
+def test_many_at_once_are_counted_and_one_that_fails_is_no_figure():
+    assert 0 < subjects.at_once([["true"]] * 5)() < 10
+    with pytest.raises(measure.Missing, match="1 of 5 containers at once failed"):
+        subjects.at_once([["true"]] * 4 + [["false"]])()
 
 
 def test_a_line_through_what_was_measured_gives_what_was_not():

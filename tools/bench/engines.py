@@ -8,12 +8,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bench.storage import usage
 from minidocker import state, syscalls
-from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing, checked
+from tools.bench.measure import Missing, lose
+from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, checked
 
 
 @contextmanager
@@ -72,8 +73,10 @@ def docker_client(scratch: Path, data: Path) -> Iterator[list[str]]:
         wait_for([*client, "version"], process)
         yield client
     finally:
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)  # the first process of the namespace: all others die with it
+        with suppress(OSError):  # it has crashed
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)  # the first process of the namespace: all others die with it
+        process.kill()
         process.wait()
         log.close()
 
@@ -118,7 +121,7 @@ def stores(scratch: Path, place: Path, command: str) -> Iterator[dict[str, Calla
                     client = stack.enter_context(docker_client(folder, data))
                 found[way] = store(client, archive(scratch, Path(state.home(), "roots/debian")), data, command)
             except Missing as reason:
-                print(f"bench: no figure against {way}: {reason}")
+                lose(way, reason)
         yield found
 
 
@@ -138,7 +141,7 @@ def archive(scratch: Path, root: Path) -> Path:
 def wait_for(argv: list[str], process: subprocess.Popen[bytes], seconds: float = 20) -> None:
     """Until the command succeeds, which asks the process whether it is ready."""
     end = time.monotonic() + seconds
-    while subprocess.run(argv, env={"PATH": PATH}, capture_output=True).returncode:
+    while subprocess.run(argv, env={"PATH": PATH}, capture_output=True, timeout=seconds).returncode:
         if process.poll() is not None or time.monotonic() > end:
-            raise Missing(f"{'the daemon'}: it does not get ready")
+            raise Missing("the daemon does not get ready")
         time.sleep(0.1)

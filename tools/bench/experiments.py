@@ -6,10 +6,12 @@ How large they are is said by a `Size`: the default takes less than a quarter of
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tools import REPO
 from tools.bench import engines, measure, peers, sandbox, subjects
 
 SUBJECT = "minidocker"
+CROWD = 100  # containers at once
 PAUSE = 0.05  # seconds: see "What is equal" in run_bench.py
 ROUNDS_OF_RARE = {"uml": 2, "minimal": 2, "usual": 4}  # what takes seconds runs in every k-th round only
 Outcome = tuple[list[dict[str, Any]], dict[str, measure.Samples]]
@@ -56,12 +59,9 @@ class Bench:
     scratch: Path
     about: dict[str, Any] = field(default_factory=dict)
 
-    def record(self, name: str, against: str, samples: measure.Samples, unit: str) -> list[dict[str, Any]]:
-        """The record of an id, if it is wanted and both have values."""
-        theirs = samples.get(against)
-        if name not in self.ids or against == SUBJECT or not theirs or not measure.pairs(samples[SUBJECT], theirs):
-            return []
-        return [measure.record(name, SUBJECT, against, samples, unit=unit, machine=self.about)]
+    def records(self, name: str, samples: measure.Samples, unit: str = "s") -> list[dict[str, Any]]:
+        """The records of an id against all the others, if it is wanted."""
+        return measure.records(name, SUBJECT, samples, unit, self.about) if name in self.ids else []
 
     def progress(self, what: str, total: int) -> Callable[[int], None]:
         """One line on a terminal, rewritten; nothing where nobody watches."""
@@ -89,12 +89,13 @@ def start_up(bench: Bench) -> Outcome:
     rare = dict(ROUNDS_OF_RARE)
     if bench.size.runs < 20:
         rare = {name: 2 * every for name, every in rare.items()}
-    with peers.peers(bench.scratch) as commands, subjects.kernel(bench.scratch) as library:
+    with peers.peers(bench.scratch) as commands, subjects.kernel(bench.scratch) as kernel:
         bench.about |= peers.versions(commands)
         timed = {name: subjects.command(argv) for name, argv in commands.items()}
-        timed |= {"library": library(subjects.ROOT), "library debian": library(subjects.DEBIAN)}
+        timed["library"] = lambda: kernel(f"measured({str(sandbox.ROOT)!r})")
+        timed["library debian"] = lambda: kernel(f"measured({str(subjects.DEBIAN)!r})")
         timed["stage"] = subjects.stage()
-        if made := subjects.run_command():
+        if made := measure.attempt("minidocker run", subjects.run_command):
             timed["image"] = made
         if any(name.startswith("vm.") for name in bench.ids):
             timed |= slow(bench.scratch)
@@ -104,11 +105,24 @@ def start_up(bench: Bench) -> Outcome:
     raw = {"start.first_line": first, "start.end": end}
     records = []
     for ours in ("library", "stage", "image"):
-        for peer in [*commands, "uml"] if ours in end else []:
-            records += bench.record(f"start.{ours}", peer, {SUBJECT: end[ours], peer: end.get(peer, [])}, "s")
-    for name, guest in (("vm.minimal", "minimal"), ("vm.debian", "usual")):
-        records += bench.record(name, "vm", {SUBJECT: first["library debian"], "vm": first.get(guest, [])}, "s")
+        theirs = {peer: end.get(peer, []) for peer in [*commands, "uml"]}
+        records += bench.records(f"start.{ours}", {SUBJECT: end.get(ours, []), **theirs})
+    for name, vm in (("vm.minimal", "minimal"), ("vm.debian", "usual")):
+        records += bench.records(name, {SUBJECT: first["library debian"], "vm": first.get(vm, [])})
     return records, raw
+
+
+def crowd(bench: Bench) -> Outcome:
+    """Id start.parallel: the time of each of a hundred containers that are started at once, until all have ended."""
+    rounds, place = max(3, bench.size.runs // 4), bench.scratch / "crowd"
+    place.mkdir()
+    with subjects.kernel(bench.scratch) as kernel:
+        timed = {SUBJECT: lambda: kernel(f"crowd({str(sandbox.ROOT)!r}, {CROWD})")}
+        for name in filter(shutil.which, ("crun", "runc")):
+            timed[name] = subjects.at_once([peers.oci(place, name, number) for number in range(1, CROWD + 1)])
+        show = bench.progress("starting a hundred at once", rounds)
+        samples = measure.interleaved(timed, rounds, warm_up=1, pause=1, progress=show)
+    return bench.records("start.parallel", samples), {"start.parallel": samples}
 
 
 def slow(scratch: Path) -> dict[str, subjects.Timed]:
@@ -117,7 +131,7 @@ def slow(scratch: Path) -> dict[str, subjects.Timed]:
     if uml := subjects.user_mode_linux(scratch):
         found["uml"] = uml
     if problem := machine.missing():
-        print(f"bench: no figure against virtual machines: {problem}")
+        measure.lose("virtual machines", problem)
     else:
         found |= {"minimal": subjects.guest("minimal"), "usual": subjects.guest("usual")}
     return found
@@ -136,7 +150,7 @@ def steps(bench: Bench) -> Outcome:
             "Namespaces": Namespaces("pid mount uts ipc net"),
             "Cgroup": Cgroup(memory=sandbox.MEMORY, cpus=sandbox.CPUS, pids=sandbox.PIDS),
             "cgroup namespace": Namespaces("cgroup"),
-            "PivotRoot": PivotRoot(subjects.ROOT),
+            "PivotRoot": PivotRoot(sandbox.ROOT),
         }
         for label, seconds in laps.laps(["true"], walls):
             samples.setdefault(label, []).append(seconds)
@@ -162,18 +176,22 @@ def disks(bench: Bench) -> Outcome:
         if not machine.missing():
             ways |= {"disks": ground.disks, "clones": ground.clones}
         show = bench.progress("running servers", len(ways))
-        for number, (way, count_bytes) in enumerate(ways.items()):
+        for number, (way, disk) in enumerate(ways.items()):
             most = max(servers) if way == "layers" else bench.size.disks
-            plain = [count_bytes(count) if count <= most else None for count in servers]
+            plain = [measure.attempt(way, partial(disk, count), 1200) if count <= most else None for count in servers]
+            if not any(plain):
+                continue
             more = [added.get(way, lambda count: sum(each[:count]))(count) for count in servers]
             measured[way] = [size and size + extra for size, extra in zip(plain, more, strict=True)]
-            computed[way] = [at(count, servers, plain) + extra for count, extra in zip(servers, more, strict=True)]
+            computed[way] = [
+                measure.at(count, servers, plain) + extra for count, extra in zip(servers, more, strict=True)
+            ]
             show(number + 1)
         for way, sizes in apart(ground, servers, measured["layers"]).items():
             measured[way] = computed[way] = sizes
     names = {"layers": SUBJECT, "disks": "vm_disks", "clones": "vm_linked_clones"}
     ten = {names.get(way, way): [sizes[list(servers).index(10)]] for way, sizes in computed.items()}
-    records = [entry for name in ten for entry in bench.record("storage.ten_servers", name, ten, "B")]
+    records = bench.records("storage.ten_servers", ten, "B")
     raw = {"storage.servers": {"servers": list(servers)}, "storage": measured, "storage.computed": computed}
     return records, raw
 
@@ -198,27 +216,13 @@ def real_servers() -> list[Any]:
     try:
         return [storage.in_image("web"), storage.in_image("mail")]
     except ContainerError as absent:
-        print(f"bench: no real servers: {absent}")
+        measure.lose("real servers", absent)
         return [storage.in_root(str(subjects.DEBIAN))]
-
-
-def at(count: int, servers: Sequence[int], sizes: Sequence[Any]) -> float:
-    """The size for so many servers: measured, or on the straight line between its neighbours, or through the ends."""
-    known = {number: size for number, size in zip(servers, sizes, strict=True) if size is not None}
-    if count in known:
-        return float(known[count])
-    low = max((number for number in known if number < count), default=min(known))
-    high = min((number for number in known if number > count), default=0)
-    if not high:
-        low, high = min(known), max(known)
-    if low == high:
-        return float(known[low]) * count / low
-    return float(known[low] + (known[high] - known[low]) / (high - low) * (count - low))
 
 
 def contained(fence: Cgroup) -> Process:
     """A web server that nobody asks anything, in a container with a file system of its own."""
-    union = Union([str(subjects.ROOT)])
+    union = Union([str(sandbox.ROOT)])
     walls = [Namespaces("pid mount uts ipc net"), fence, Namespaces("cgroup"), union, PivotRoot(union.root)]
     return start([*demand.SERVER, "-f"], *walls)
 
@@ -228,8 +232,9 @@ def booted(guest: str) -> Callable[[Cgroup], Process]:
 
     def make(fence: Cgroup) -> Process:
         process = machine.boot(guest, f"echo up; exec {' '.join(demand.SERVER)} -f", fence)
-        assert next(process.lines()).strip() == "up"
-        return process
+        if any(line.strip() == "up" for line in process.lines()):
+            return process
+        raise measure.Missing(f"no line came; {process.wait()}")
 
     return make
 
@@ -242,21 +247,25 @@ def density(bench: Bench) -> Outcome:
         kinds |= {"minimal": (booted("minimal"), bench.size.machines), "usual": (booted("usual"), (1,))}
     for kind, (make, numbers) in kinds.items():
         show = bench.progress(f"filling memory with {kind}", len(numbers))
-        counted, used, before = [], [], memory.used()
-        with memory.Fleet(make) as fleet:
-            for done, number in enumerate(numbers):
-                fleet.grow(number)
-                each = fleet.memory()
-                counted.append(sum(each) / number)
-                used.append((memory.used() - before) / number)
-                show(done + 1)
-            idle = fleet.cpu(2.0) / numbers[-1]
-        raw[f"density.{kind}"] = {"number": list(numbers), "memory": counted, "used": used, "each": each, "cpu": [idle]}
-    if "density.minimal" not in raw:
-        return [], raw
-    theirs = raw["density.minimal"]["each"]
-    ours = raw[f"density.{SUBJECT}"]["each"][: len(theirs)]
-    return bench.record("density.memory", "vm", {SUBJECT: ours, "vm": theirs}, "B"), raw
+        if found := measure.attempt(kind, partial(filled, make, numbers, show), 600):
+            raw[f"density.{kind}"] = found
+    theirs = raw.get("density.minimal", {}).get("each", [])
+    ours = raw.get(f"density.{SUBJECT}", {}).get("each", [])[: len(theirs)]
+    return bench.records("density.memory", {SUBJECT: ours, "vm": theirs[: len(ours)]}, "B"), raw
+
+
+def filled(make: Callable[[Cgroup], Process], numbers: Sequence[int], show: Callable[[int], None]) -> measure.Samples:
+    """Bytes of one instance, by their own account and by the machine's, when there are so many; and what it idles."""
+    counted, used, before = [], [], memory.used()
+    with memory.Fleet(make) as fleet:
+        for done, number in enumerate(numbers):
+            fleet.grow(number)
+            each = fleet.memory()
+            counted.append(sum(each) / number)
+            used.append((memory.used() - before) / number)
+            show(done + 1)
+        idle = fleet.cpu(2.0) / numbers[-1]
+    return {"number": list(numbers), "memory": counted, "used": used, "each": each, "cpu": [idle]}
 
 
 def on_demand(bench: Bench) -> Outcome:
@@ -274,8 +283,7 @@ def on_demand(bench: Bench) -> Outcome:
         latencies = measure.interleaved(asked, number, rare={"vm": max(1, number // 5)}, progress=show)
         rates = {SUBJECT: lambda: 1 / demand.rate(front.port, 1), "standing": lambda: 1 / demand.rate(port, 1)}
         times = measure.interleaved(rates, 5, warm_up=1)
-    records = [entry for peer in asked for entry in bench.record("demand.latency", peer, latencies, "s")]
-    records += bench.record("demand.time", "standing", times, "s")
+    records = bench.records("demand.latency", latencies) + bench.records("demand.time", times)
     return records, {"demand.latency": latencies, "demand.time": times}
 
 
@@ -294,7 +302,8 @@ def loads(bench: Bench) -> Outcome:
     }
     show = bench.progress("sharing a CPU", bench.size.loads)
     samples = measure.interleaved(kinds, bench.size.loads, warm_up=0, progress=show)
-    return bench.record("sharing.work", "halves", samples, "s"), {"sharing.work": samples}
+    pair = {name: samples[name] for name in (SUBJECT, "halves")}
+    return bench.records("sharing.work", pair), {"sharing.work": samples}
 
 
 def program(name: str, rounds: int) -> Callable[[Bench], Outcome]:
@@ -304,10 +313,12 @@ def program(name: str, rounds: int) -> Callable[[Bench], Outcome]:
         out = bench.scratch / f"{name}.json"
         argv = [sys.executable, "-m", f"tools.bench.{name}"]
         bench.progress(name, 1)
-        subprocess.run([*argv, f"RUNS={max(3, bench.size.runs // rounds)}", f"OUT={out}"], cwd=REPO, check=True)
-        raw = json.loads(out.read_text())
-        pairs = [(key, peer) for key, samples in raw.items() for peer in samples]
-        return [entry for key, peer in pairs for entry in bench.record(key, peer, raw[key], "s")], raw
+        words = [f"RUNS={max(3, bench.size.runs // rounds)}", f"OUT={out}", f"IDS={','.join(bench.ids)}"]
+        subprocess.run([*argv, *words], cwd=REPO, check=True, timeout=1200)
+        found = json.loads(out.read_text())
+        raw = found["samples"]
+        measure.lost.extend(found["lost"])
+        return [entry for name, samples in raw.items() for entry in bench.records(name, samples)], raw
 
     measured.__name__ = name
     return measured
@@ -316,12 +327,13 @@ def program(name: str, rounds: int) -> Callable[[Bench], Outcome]:
 # Which experiment measures which ids
 EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     start_up: ("start.library", "start.stage", "start.image", "vm.minimal", "vm.debian"),
+    crowd: ("start.parallel",),
     steps: ("laps",),
     disks: ("storage.ten_servers",),
     density: ("density.memory",),
     on_demand: ("demand.latency", "demand.time"),
     loads: ("sharing.work",),
-    program("images", 4): ("unpack.gzip", "unpack.shared", "unpack.found", "build.cached"),
-    program("network", 1): ("network.add", "port.latency", "port.throughput"),
+    program("images", 4): ("unpack.gzip", "build.cached"),
+    program("network", 1): ("network.add", "start.networked", "port.latency", "port.throughput"),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]

@@ -8,7 +8,7 @@ every subject once, and a ratio is taken within a round: what slows a round down
 of a record is the median of the rounds' ratios. Below 1 means: less time (memory, disk) than the other.
 
 A subject that takes long may be run in some of the rounds only: elsewhere its value is None, and a ratio is taken in
-the rounds that have both.
+the rounds that have both. One that fails, or hangs, has None as well: that is a line of the report, and no end of it.
 
 The interval is that of the order statistics: of n ratios in order, the j-th and the (n+1-j)-th, with the largest j for
 which the true median lies between them with a probability of at least 95 %. Every ratio is below the true median with
@@ -23,14 +23,60 @@ import math
 import os
 import platform
 import random
+import signal
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 Samples = dict[str, list[Any]]  # subject -> its value in each round: a number, or None if it did not run in that one
+PATIENCE = 120  # seconds for one call of a subject
+FAILURES = 3  # after so many a subject is left alone
 FIELDS = ("id", "subject", "against", "ratio", "low", "high", "runs", "unit", "median", "machine")
+
+lost: list[str] = []  # what is not measured, and why: the last lines of the report
+
+
+class Missing(Exception):
+    """What cannot be measured here, and why."""
+
+
+def lose(what: str, why: object) -> None:
+    """Say at once, and keep for the end, that there is no figure against this one."""
+    words = f"{why}".strip() or type(why).__name__
+    line = f"bench: no figure against {what}: {words.splitlines()[-1]}"
+    print(line, flush=True)
+    if line not in lost:
+        lost.append(line)
+
+
+def attempt(what: str, call: Callable[[], Any], seconds: int | None = None) -> Any:
+    """What the call returns; or None, and a line of the report, if it fails in any way, or takes longer than that."""
+    try:
+        with patience(PATIENCE if seconds is None else seconds):
+            return call()
+    except Exception as error:
+        lose(what, error)
+        return None
+
+
+@contextmanager
+def patience(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in here after so many seconds; 0 is for ever. In the main thread: setitimer(2), SIGALRM."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"it was not ready after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def interleaved(
@@ -48,7 +94,7 @@ def interleaved(
     are `pause` seconds, in which what the one before left behind can end. `rare` says of a subject that it runs only in
     every k-th round, and in the last one of the warm-up. `progress` is told each round that is over.
     """
-    order, dice = list(subjects), random.Random(0)
+    order, dice, failures = list(subjects), random.Random(0), Counter[str]()
     samples: Samples = {name: [] for name in subjects}
     for number in range(-warm_up, runs):
         dice.shuffle(order)
@@ -57,7 +103,9 @@ def interleaved(
             value = None
             if number % every == 0 if number >= 0 else every == 1 or number == -1:
                 time.sleep(pause)
-                value = subjects[name]()
+                if failures[name] < FAILURES:
+                    value = attempt(name, subjects[name])
+                    failures[name] += value is None
             if number >= 0:
                 samples[name].append(value)
         progress(number + 1)
@@ -92,6 +140,20 @@ def middle(values: Sequence[Any]) -> tuple[float, float, float]:
     return statistics.median(ordered), ordered[j - 1], ordered[-j]
 
 
+def at(count: int, servers: Sequence[int], sizes: Sequence[Any]) -> float:
+    """The size for so many servers: measured, or on the straight line between its neighbours, or through the ends."""
+    known = {number: size for number, size in zip(servers, sizes, strict=True) if size is not None}
+    if count in known:
+        return float(known[count])
+    low = max((number for number in known if number < count), default=min(known))
+    high = min((number for number in known if number > count), default=0)
+    if not high:
+        low, high = min(known), max(known)
+    if low == high:
+        return float(known[low]) * count / low
+    return float(known[low] + (known[high] - known[low]) / (high - low) * (count - low))
+
+
 def record(
     name: str, subject: str, against: str, samples: Samples, *, unit: str, machine: dict[str, Any]
 ) -> dict[str, Any]:
@@ -110,6 +172,13 @@ def record(
         machine,
     )
     return dict(zip(FIELDS, values, strict=True))
+
+
+def records(name: str, subject: str, samples: Samples, unit: str, machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of an id against everybody who has run in a round in which the subject has."""
+    mine = samples.get(subject, [])
+    peers = [peer for peer, theirs in samples.items() if peer != subject and mine and theirs and pairs(mine, theirs)]
+    return [record(name, subject, peer, samples, unit=unit, machine=machine) for peer in peers]
 
 
 def machine(**versions: str) -> dict[str, Any]:
@@ -185,8 +254,6 @@ def read(path: Path) -> dict[str, Samples]:
 def report(raw: Mapping[str, Samples], subject: str, path: str | None) -> None:
     """What a program of its own has measured: into a file, for make bench, or as a table."""
     if path:
-        Path(path).write_text(json.dumps(raw))
+        Path(path).write_text(json.dumps({"samples": raw, "lost": lost}))
         return
-    about = machine()
-    pairs = [(name, peer, samples) for name, samples in raw.items() for peer in samples if peer != subject]
-    print(table([record(name, subject, peer, values, unit="s", machine=about) for name, peer, values in pairs]))
+    print(table([entry for name, samples in raw.items() for entry in records(name, subject, samples, "s", machine())]))

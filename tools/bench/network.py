@@ -1,6 +1,7 @@
 """The part of `make bench` about chapter 7, and a program of its own: python -m tools.bench.network [RUNS=41].
 
     network.add       what a network adds to a start: cable, addresses, route; against ip(8), told all at once
+    start.networked   a whole `minidocker run -p` of busybox; against the same with podman
     port.latency      a request and its answer through a published port; against the loopback interface, and podman's
     port.throughput   64 MiB through a published port, until the other side has them all; against the same
 
@@ -17,12 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from minidocker import network, state
@@ -31,9 +32,11 @@ from minidocker.network import Network
 from minidocker.process import run, start
 from minidocker.rootfs import PivotRoot
 from tools.bench import measure, sandbox
+from tools.bench.engines import archive, podman_client
+from tools.bench.images import seconds
+from tools.bench.sandbox import checked, minidocker, own_home
 
 SUBJECT = "minidocker"
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 ECHO, SINK = 9000, 9001  # ports of the server
 SERVER = ["sh", "-c", f"nc -ll -p {ECHO} -e cat & nc -ll -p {SINK} -e sh -c 'cat >/dev/null; echo all'"]
 REQUESTS, AMOUNT = 200, 64 << 20
@@ -75,8 +78,9 @@ class Timed(Network):
         os.write(1, f"{time.perf_counter() - begin}".encode())
 
 
-def add(runs: int, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
-    """The samples of network.add."""
+def add(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
+    """The samples of network.add. Its network is its own."""
+    os.environ["MINIDOCKER_HOME"] = str(scratch)
     network.create("bench")
 
     def ours() -> float:
@@ -115,23 +119,29 @@ def ours(_scratch: Path) -> Iterator[tuple[int, int]]:
 @contextlib.contextmanager
 def podman(scratch: Path) -> Iterator[tuple[int, int]]:
     """The same with podman's default bridge, its store in memory."""
-    settings = scratch / "containers.conf"
-    settings.write_text('[containers]\ndefault_ulimits=["nofile=1024:1024","nproc=1024:1024"]\n')
-    client = ["podman", "--log-level=error", f"--root={scratch}/podman", f"--runroot={scratch}/run"]
-    client += [f"--tmpdir={scratch}/tmp", "--storage-driver=overlay", "--events-backend=none"]
-    client += ["--cgroup-manager=cgroupfs"]
-    env = {"PATH": PATH, "CONTAINERS_CONF": str(settings)}
-
-    def call(*words: str) -> None:
-        subprocess.run([*client, *words], env=env, check=True, stdout=subprocess.DEVNULL)
-
-    subprocess.run(["tar", "-C", ROOT, "-cf", f"{scratch}/root.tar", "."], check=True)
-    call("import", "-q", f"{scratch}/root.tar", "bench")
-    call("run", "-d", "--name=bench", f"-p=127.0.0.1:9100:{ECHO}", f"-p=127.0.0.1:9101:{SINK}", "bench", *SERVER)
+    client, ports = podman_image(scratch), [f"-p=127.0.0.1:9100:{ECHO}", f"-p=127.0.0.1:9101:{SINK}"]
+    checked([*client, "run", "-d", "--name=bench", *ports, "bench", *SERVER])
     try:
         yield 9100, 9101
     finally:
-        call("rm", "-f", "-t", "0", "bench")
+        checked([*client, "rm", "-f", "-t", "0", "bench"])
+
+
+def podman_image(scratch: Path) -> list[str]:
+    """Podman, which has the busybox root as the image `bench`."""
+    client = podman_client(scratch, scratch / "podman")
+    checked([*client, "import", "-q", str(archive(scratch, Path(ROOT))), "bench"])
+    return client
+
+
+def networked(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
+    """The samples of start.networked: whole commands that publish a port, from posix_spawn(3) to their end."""
+    words = ["run", "--rm", "-p", "127.0.0.1:9200:80", "--pull=never"]
+    commands = {SUBJECT: minidocker([*words, "busybox", "echo", "up"], own_home(scratch))}
+    if client := measure.attempt("podman", partial(podman_image, scratch)):
+        commands["podman"] = [*client, *words, "bench", "echo", "up"]
+    timed = {name: partial(seconds, argv) for name, argv in commands.items()}
+    return {"start.networked": measure.interleaved(timed, runs, warm_up=2, pause=PAUSE, progress=progress)}
 
 
 def latency(port: int) -> float:
@@ -153,7 +163,7 @@ def throughput(port: int) -> float:
             connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         if connection.recv(10) != b"all\n":
-            raise SystemExit(f"bench: the server at port {port} did not say that it has everything")
+            raise measure.Missing(f"the server at port {port} did not say that it has everything")
         return time.perf_counter() - begin
 
 
@@ -173,25 +183,19 @@ def connected(port: int) -> socket.socket:
 
 def ports(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
     """The samples of port.latency and port.throughput; all servers run all the time."""
-    servers = {SUBJECT: ours, "loopback": loopback} | ({"podman": podman} if shutil.which("podman", path=PATH) else {})
+    os.environ["MINIDOCKER_HOME"] = str(scratch)
+    servers, found = {SUBJECT: ours, "loopback": loopback, "podman": podman}, {}
     with contextlib.ExitStack() as stack:
-        places = {name: stack.enter_context(server(scratch)) for name, server in servers.items()}
-        found = {}
-        for name, measured in (("port.latency", latency), ("port.throughput", throughput)):
-            which = int(measured is throughput)
-            subjects = {subject: lambda port=place[which]: measured(port) for subject, place in places.items()}  # noqa: B023
-            found[name] = measure.interleaved(subjects, runs, progress=progress)
+        tried = {name: measure.attempt(name, partial(stack.enter_context, at(scratch))) for name, at in servers.items()}
+        places = {name: place for name, place in tried.items() if place}
+        for which, measured in enumerate((latency, throughput)):
+            timed = {name: partial(measured, place[which]) for name, place in places.items()}
+            found[f"port.{measured.__name__}"] = measure.interleaved(timed, runs, progress=progress)
     return found
 
 
 ROOT = f"{state.home()}/roots/busybox"
-
-
-def measured(runs: int, scratch: Path) -> dict[str, measure.Samples]:
-    """Everything, one after the other."""
-    os.environ["MINIDOCKER_HOME"] = str(scratch)  # its networks are its own
-    return add(runs) | ports(runs, scratch)
-
+PARTS = {networked: ("start.networked",), add: ("network.add",), ports: ("port.latency", "port.throughput")}
 
 if __name__ == "__main__":
-    sys.exit(sandbox.program(sys.argv[1:], SUBJECT, measured))
+    sys.exit(sandbox.program(sys.argv[1:], SUBJECT, PARTS))

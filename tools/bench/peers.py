@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench.engines import docker, podman
-from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, Missing
+from tools.bench.measure import Missing, lose
+from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, checked
 
 
-def bundle(name: str) -> dict[str, Any]:
+def bundle(group: str) -> dict[str, Any]:
     """The config.json of an OCI bundle that asks for what our own list asks for, and so for no capabilities."""
     return {
         "ociVersion": "1.0.2",
@@ -29,7 +30,7 @@ def bundle(name: str) -> dict[str, Any]:
         ],
         "linux": {
             "namespaces": [{"type": kind} for kind in ("mount", "pid", "uts", "ipc", "network", "cgroup")],
-            "cgroupsPath": f"/{GROUP}-{name}",
+            "cgroupsPath": f"/{GROUP}-{group}",
             "resources": {
                 "memory": {"limit": MEMORY},
                 "cpu": {"quota": 100_000 * CPUS, "period": 100_000},
@@ -39,12 +40,15 @@ def bundle(name: str) -> dict[str, Any]:
     }
 
 
-def oci(scratch: Path, name: str) -> list[str]:
-    """crun or runc, with a bundle of its own."""
-    folder = scratch / name
+def oci(scratch: Path, name: str, number: int = 0) -> list[str]:
+    """crun or runc, with a bundle and a name of its own. One of many has a /dev, too: runc makes nodes in there."""
+    folder = scratch / f"{name}-{number}"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(bundle(name)))
-    return [name, "--root", str(scratch / f"state-{name}"), "run", "--bundle", str(folder), "bench"]
+    settings = bundle(folder.name)
+    if number:
+        settings["mounts"].append({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]})
+    (folder / "config.json").write_text(json.dumps(settings))
+    return [name, "--root", str(scratch / f"state-{name}"), "run", "--bundle", str(folder), f"bench-{number}"]
 
 
 def unshare(scratch: Path) -> list[str]:
@@ -117,19 +121,17 @@ def peers(scratch: Path, names: tuple[str, ...] = tuple(RUNTIMES)) -> Iterator[d
                 made = make(scratch)
                 commands[name] = made if isinstance(made, list) else stack.enter_context(made)
                 works(commands[name])
-            except Missing as reason:
+            except (Missing, OSError, subprocess.TimeoutExpired) as reason:
                 commands.pop(name, None)
-                print(f"bench: no figure against {name}: {reason}")
+                lose(name, reason)
         commands["process"] = [str(ROOT / "bin/busybox"), *COMMAND]
         yield commands
 
 
 def works(argv: list[str]) -> None:
     """Try it once, before the rounds begin."""
-    done = subprocess.run(argv, env={"PATH": PATH}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode or "up" not in done.stdout.split():
-        last = (done.stderr.strip().splitlines() or ["it did not say up"])[-1]
-        raise Missing(f"exit status {done.returncode}: {last}")
+    if "up" not in checked(argv).split():
+        raise Missing("it did not say up")
 
 
 def versions(commands: dict[str, list[str]]) -> dict[str, str]:
@@ -137,7 +139,7 @@ def versions(commands: dict[str, list[str]]) -> dict[str, str]:
     answers = {}
     for name in [name for name in commands if name in RUNTIMES]:
         program = RUNTIMES[name][0]
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, env={"PATH": PATH}).stdout
+        answer = checked([program, "--version"])
         words = [word.strip(",") for word in answer.splitlines()[0].split()] if answer else ["?"]
         answers[name] = next((word for word in words if word[0].isdigit()), words[-1])
     return answers

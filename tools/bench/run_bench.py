@@ -15,8 +15,10 @@
     density.memory       memory of one idle web server, against the same in the smallest machine
     demand.latency       a request that is served by a container made for it, against one that stands, and a machine
     demand.time          the time of one request when two clients ask all the time
+    start.parallel       a hundred containers at once by the library, the time for each
     unpack.gzip          a Debian layer unpacked with all checks; this and build.cached: see tools/bench/images.py
-    network.add          what a network adds to a start; this, port.latency, port.throughput: see tools/bench/network.py
+    network.add          what a network adds to a start; this, start.networked, port.latency and port.throughput: see
+                         tools/bench/network.py
     sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and
@@ -35,6 +37,8 @@ one does on a machine at rest; then crun and runc are two to three times as fast
 The virtual machines boot the distribution's kernel, not compressed, with nothing in them that is not needed: see
 chapters/08_versus_vms/bench/machine.py. Where a machine can only be emulated, their figures say so. Where there are
 none, the pictures show recorded figures in grey, with the machine that they are from.
+
+Whoever crashes, or hangs, is a line below the table; three times in one comparison, and it is left alone.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +71,7 @@ def measured(ids: list[str], options: dict[str, str]) -> experiments.Outcome:
         for experiment, names in experiments.EXPERIMENTS.items():
             if set(names) & set(ids):
                 begin = time.monotonic()
-                more, values = experiment(bench)
+                more, values = measure.attempt(experiment.__name__, partial(experiment, bench), 0) or ([], {})
                 records, raw = records + more, raw | values
                 print(f"\r\x1b[K{experiment.__name__}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
     return records, raw
@@ -124,7 +129,7 @@ def main(words: list[str]) -> int:
     from tools.bench import pictures  # matplotlib takes a second, and has threads: not before the measuring
 
     pictures.draw(build, raw, measure.read(VALUES), note(records, json.loads(RECORDED.read_text())))
-    print(measure.table(records))
+    print(measure.table(records), *measure.lost, sep="\n")
     if options.get("CHECK"):
         return regression.main(records, json.loads(RECORDED.read_text()), measure.read(VALUES))
     if options.get("RECORD"):

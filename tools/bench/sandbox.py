@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from minidocker import state, syscalls
 from minidocker.rootfs import make_mounts_private
+from tools import REPO
 from tools.bench import measure
+from tools.bench.measure import Missing
 
 ROOT = Path(state.home(), "roots/busybox")
 # Debian's programs first: an unrelated docker client of another version may lie in /usr/local/bin
@@ -25,10 +30,7 @@ MEMORY, CPUS, PIDS = 64 << 20, 1, 64  # a start stays far below each of them
 GROUP = "minidocker-bench"  # the cgroups that we ask the others to use begin so
 THEIRS = ("docker", "libpod_parent", "lxc.pivot")  # what they make all the same at the top of a hierarchy
 COMMAND = ["echo", "up"]
-
-
-class Missing(Exception):
-    """A runtime that cannot be measured here, and why."""
+Raw = dict[str, measure.Samples]
 
 
 @contextmanager
@@ -65,15 +67,20 @@ def leave_host(folder: str) -> None:
         syscalls.mount("tmpfs", place, "tmpfs")
 
 
-def program(words: list[str], subject: str, measured: Callable[[int, Path], dict[str, measure.Samples]]) -> int:
-    """The main function of a part of the bench that has a lab of its own: words such as RUNS=11, and OUT=FILE, which
-    makes the values go there, for make bench.
+def program(words: list[str], subject: str, parts: dict[Callable[..., Raw], Sequence[str]]) -> int:
+    """The main function of a part of the bench that has a lab of its own; `parts` say which ids they measure.
+
+    The words are such as RUNS=11, IDS=unpack.gzip, and OUT=FILE, which makes the values go there, for make bench.
     """
-    options = dict(word.split("=", 1) for word in words)
+    options, raw = dict(word.split("=", 1) for word in words), {}
     with tempfile.TemporaryDirectory(prefix="minidocker-bench-") as folder:
         leave_host(folder)
         try:
-            raw = measured(int(options.get("RUNS", 41)), Path(folder))
+            for part, ids in parts.items():
+                if "IDS" not in options or {*ids} & {*options["IDS"].split(",")}:
+                    scratch = Path(folder, part.__name__)
+                    scratch.mkdir()
+                    raw |= measure.attempt(part.__name__, partial(part, int(options.get("RUNS", 41)), scratch), 0) or {}
         finally:
             syscalls.umount(folder, syscalls.MNT_DETACH)
     measure.report(raw, subject, options.get("OUT"))
@@ -101,8 +108,28 @@ def remove_groups(top: Path) -> None:
             return
 
 
-def checked(argv: list[str]) -> None:
-    """Run a preparation; if it fails, its runtime is missing."""
-    done = subprocess.run(argv, env={"PATH": PATH}, capture_output=True, text=True)
+def checked(argv: list[str]) -> str:
+    """What a command says; one that fails, or is never ready, is a runtime that is missing."""
+    done = subprocess.run(
+        argv, env={"PATH": PATH}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=measure.PATIENCE
+    )
     if done.returncode:
-        raise Missing(f"{argv[0]}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise Missing(f"{argv[0]}: exit status {done.returncode}: {last}")
+    return done.stdout
+
+
+def minidocker(words: list[str], home: str | None = None) -> list[str]:
+    """Our command, by the same few lines as the installed one, with this home."""
+    places = [str(REPO), sysconfig.get_paths()["purelib"]]
+    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import command; command()"
+    python = [sys.executable, "-I", "-S", "-c", code]
+    return ["/usr/bin/env", f"MINIDOCKER_HOME={home or state.home()}", *python, *words]
+
+
+def own_home(scratch: Path) -> str:
+    """A home in memory that has the image busybox; the archive that it came in lies beside it, image.tar."""
+    home, archive = str(scratch / "home"), str(scratch / "image.tar")
+    checked(minidocker(["save", "-o", archive, "busybox"]))
+    checked(minidocker(["load", "-q", "-i", archive], home))
+    return home

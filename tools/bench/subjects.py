@@ -7,22 +7,24 @@ when the exit status is known. Callers are a Python that calls posix_spawn and w
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
-import subprocess
+import signal
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import machine
 from minidocker import state
 from tools import REPO
-from tools.bench.sandbox import COMMAND, CPUS, MEMORY, PATH, PIDS, ROOT
+from tools.bench.measure import Missing
+from tools.bench.sandbox import COMMAND, CPUS, MEMORY, PATH, PIDS, checked, minidocker
 
-STAGE = REPO / "chapters/03_cgroups/stage.py"
+STAGE, CHAPTER = REPO / "chapters/03_cgroups/stage.py", REPO / "chapters/08_versus_vms"
 DEBIAN = Path(state.home(), "roots/debian")
 
 Timed = Callable[[], tuple[float, float]]
@@ -36,17 +38,23 @@ from minidocker.cgroups import Cgroup
 from minidocker.namespaces import Namespaces
 from minidocker.process import start
 from minidocker.rootfs import PivotRoot
-from tools import REPO
+from bench.memory import open_files
+
+def container(root):
+    fence = Cgroup(memory={MEMORY}, cpus={CPUS}, pids={PIDS})
+    return start({COMMAND!r}, Namespaces("pid mount uts ipc net"), fence, Namespaces("cgroup"), PivotRoot(root))
+
+def crowd(root, number):
+    open_files(30 * number)
+    begin = time.perf_counter()
+    containers = [container(root) for _ in range(number)]
+    results = [process.wait() for process in containers]
+    assert all(result.stdout == "up\\n" for result in results), results
+    return (time.perf_counter() - begin) / number
 
 def measured(root):
     begin = time.perf_counter()
-    with start(
-        {COMMAND!r},
-        Namespaces("pid mount uts ipc net"),
-        Cgroup(memory={MEMORY}, cpus={CPUS}, pids={PIDS}),
-        Namespaces("cgroup"),
-        PivotRoot(root),
-    ) as process:
+    with container(root) as process:
         line = next(process.lines())
         first = time.perf_counter() - begin
         result = process.wait()
@@ -65,20 +73,50 @@ def command(argv: list[str], line: str = "up", **variables: str) -> Timed:
         begin = time.perf_counter()
         ours, theirs = os.pipe()
         actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, theirs, 1)]
-        pid = os.posix_spawn(program, argv, environment, file_actions=actions)
+        pid = os.posix_spawn(program, argv, environment, file_actions=actions, setpgroup=0)
         os.close(theirs)
         text, first = b"", 0.0
-        while data := os.read(ours, 65536):
-            text += data
-            if not first and line in text.decode(errors="replace").split():
-                first = time.perf_counter() - begin
-        os.close(ours)
-        status = os.waitpid(pid, 0)[1]
+        try:
+            while data := os.read(ours, 65536):
+                text += data
+                if not first and line in text.decode(errors="replace").split():
+                    first = time.perf_counter() - begin
+            status = os.waitpid(pid, 0)[1]
+        except BaseException:  # it hangs, or somebody has had enough
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        finally:
+            os.close(ours)
         end = time.perf_counter() - begin
         if status or not first:
             code = os.waitstatus_to_exitcode(status)
-            raise SystemExit(f"bench: {' '.join(argv)}: exit status {code}, wrote {text[-200:]!r}")
+            raise Missing(f"{argv[0]}: exit status {code}, wrote {text[-200:]!r}")
         return first, end
+
+    return measured
+
+
+def at_once(commands: list[list[str]]) -> Callable[[], float]:
+    """Start all of them, then wait for all: the seconds for each."""
+    programs = [shutil.which(argv[0], path=PATH) or argv[0] for argv in commands]
+    silent = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 0, 1)]
+
+    def measured() -> float:
+        begin, codes, pids = time.perf_counter(), [], []
+        try:
+            for program, argv in zip(programs, commands, strict=True):
+                pids.append(os.posix_spawn(program, argv, {"PATH": PATH}, file_actions=silent, setpgroup=0))
+            while pids:
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]))
+                del pids[0]
+        finally:
+            for pid in pids:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        if any(codes):
+            raise Missing(f"{sum(map(bool, codes))} of {len(codes)} containers at once failed: {set(codes)}")
+        return (time.perf_counter() - begin) / len(commands)
 
     return measured
 
@@ -88,20 +126,13 @@ def stage() -> Timed:
     return command([sys.executable, "-I", "-S", str(STAGE), *COMMAND], MINIDOCKER_HOME=state.home())
 
 
-def run_command() -> Timed | None:
-    """`minidocker run` as it is typed, by the same few lines as the installed command; None without its image.
-
-    The first run finds the image's layers and writes them down, for all later ones.
-    """
+def run_command() -> Timed:
+    """`minidocker run` as it is typed. The first run finds the image's layers and writes them down for later ones."""
     limits = [f"--memory={MEMORY}", f"--cpus={CPUS}", f"--pids-limit={PIDS}"]
     words = ["run", "--rm", "--network=none", *limits, "--pull=never", "busybox", *COMMAND]
-    first = subprocess.run([sys.executable, "-m", "minidocker", *words], capture_output=True, text=True, cwd=REPO)
-    if first.stdout != "up\n":
-        print(f"bench: no figure of minidocker run: {(first.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
-        return None
-    places = [str(REPO), sysconfig.get_paths()["purelib"]]
-    code = f"import sys; sys.path += {places!r}\nfrom minidocker.cli import command; command()"
-    return command([sys.executable, "-I", "-S", "-c", code, *words], MINIDOCKER_HOME=state.home())
+    checked(minidocker(words))
+    _, home, *argv = minidocker(words)  # env(1) would take its time, too
+    return command(argv, MINIDOCKER_HOME=home.partition("=")[2])
 
 
 def guest(name: str) -> Timed:
@@ -113,7 +144,7 @@ def guest(name: str) -> Timed:
             for line in process.lines():
                 if line.strip() == "up":
                     return (time.perf_counter() - begin,) * 2
-            raise SystemExit(f"bench: {name} guest: no line came; {process.wait()}")
+            raise Missing(f"no line came; {process.wait()}")
 
     return measured
 
@@ -129,38 +160,27 @@ def user_mode_linux(scratch: Path) -> Timed | None:
 
 
 @contextmanager
-def kernel(scratch: Path) -> Iterator[Callable[[Path], Timed]]:
-    """The function `measured` of CELLS, called with a root by a cell of a real Jupyter kernel."""
+def kernel(scratch: Path) -> Iterator[Callable[[str], Any]]:
+    """Evaluate an expression with the functions of CELLS by a cell of a real Jupyter kernel."""
     from jupyter_client.manager import KernelManager
 
     manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(scratch / "kernel"))
-    manager.start_kernel(env={**os.environ, "PYTHONPATH": str(REPO)}, cwd=str(REPO / "notebooks"))
+    manager.start_kernel(env={**os.environ, "PYTHONPATH": f"{REPO}:{CHAPTER}"}, cwd=str(REPO / "notebooks"))
     client = manager.blocking_client()
     client.start_channels()
 
     def cell(code: str, value: str) -> str:
-        content = client.execute(code, silent=True, user_expressions={"value": value}, reply=True, timeout=60)[
-            "content"
-        ]
+        reply = client.execute(code, silent=True, user_expressions={"value": value}, reply=True, timeout=60)
+        content = reply["content"]
         answer = content if content["status"] != "ok" else content["user_expressions"]["value"]
         if answer["status"] != "ok":
-            raise SystemExit("bench: in the kernel: " + "\n".join(answer["traceback"]))
+            raise Missing("in the kernel: " + "\n".join(answer["traceback"]))
         return str(answer["data"]["text/plain"])
-
-    def library(root: Path) -> Timed:
-        def measured() -> tuple[float, float]:
-            first, end = cell(f"seconds = measured({str(root)!r})", "seconds").strip("()").split(",")
-            return float(first), float(end)
-
-        return measured
 
     try:
         client.wait_for_ready(timeout=60)
         cell(CELLS, "0")
-        yield library
+        yield lambda expression: ast.literal_eval(cell(f"seconds = {expression}", "seconds"))
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-
-
-__all__ = ["ROOT", "Timed", "command", "guest", "kernel", "run_command", "stage", "user_mode_linux"]

@@ -6,16 +6,12 @@ A `Lap` between two isolators notes the time at each of the four moments. What l
 what the isolator between them took.
 """
 
-from __future__ import annotations
-
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 from minidocker.process import Isolator, run
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 class Lap(Isolator):
@@ -31,7 +27,7 @@ class Lap(Isolator):
         """One line. The offset of the file is shared with every copy of the descriptor: lines follow one another."""
         os.write(self.clock, b"%d\n" % time.monotonic_ns())
 
-    def __enter__(self) -> Isolator:
+    def __enter__(self) -> Self:
         self.note()
         return self
 

@@ -9,17 +9,16 @@ and it dies with its caller. Both guests run the distribution's own kernel and e
 them from the trees of the containers' roots; see `guests` in vagrant/provision.sh.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import platform
 import shutil
 import time
+from typing import Any
 
 from minidocker import state
 from minidocker.outcome import ContainerError
-from minidocker.process import PIPE, Process, run, start
+from minidocker.process import PIPE, Isolator, Process, run, start
 
 # By architecture: QEMU's program, its machine and (emulated) processor, the name of its first serial line
 HARDWARE = {
@@ -34,12 +33,6 @@ MEMORY = {"minimal": 128, "usual": 256}  # MiB; the smallest guest does not boot
 PROBE = 5.0  # seconds that a processor without emulation gets: it needs one, and some never begin
 
 ENVIRONMENT = {"PATH": os.defpath, "TMPDIR": "/var/tmp"}  # there QEMU keeps what a guest writes and nobody wants
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from minidocker.process import Isolator
 
 
 def directory() -> str:

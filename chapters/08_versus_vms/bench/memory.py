@@ -10,22 +10,17 @@ account. Not on its account is what the kernel made before the process joined it
 so `used` asks the whole machine, too.
 """
 
-from __future__ import annotations
-
 import resource
 import sys
 import time
+from collections.abc import Callable
+from typing import Self
 
 from minidocker.cgroups import Cgroup
 from minidocker.outcome import ContainerError
+from minidocker.process import Process
 
 DESCRIPTORS = 18  # open at once for one container: pipes, pidfd, lock, and with version 1 two for each of five groups
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from minidocker.process import Process
 
 
 class Fleet:
@@ -35,7 +30,7 @@ class Fleet:
         self.make = make
         self.members: list[tuple[Process, Cgroup]] = []
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         return self
 
     def grow(self, number: int) -> None:

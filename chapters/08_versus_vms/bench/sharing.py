@@ -7,11 +7,10 @@ Each tenant is busy in bursts, as servers are. What counts is the work that both
 a fence around both fences: groups nest, and a tenth of a CPU is there for it even where others use the machine.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
+from typing import Any, Self
 
 from minidocker.cgroups import Cgroup, Hierarchy, Limits, Statistics
 from minidocker.cgroups.hierarchy import Group
@@ -38,10 +37,6 @@ while (now := time.monotonic()) < end:
 print(done)
 """
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 
 class Tenant(Isolator):
     """A group below the group of a running `host`, with limits of its own for the CPU, within those of the host."""
@@ -50,7 +45,7 @@ class Tenant(Isolator):
         self.above, self.limits = host.groups["cpu"], Limits(**limits)
         self.held_back: int | None = None  # in how many periods its own quota stopped it, once it has ended
 
-    def __enter__(self) -> Isolator:
+    def __enter__(self) -> Self:
         """Make the group: below another one it is made like any. Host side, root."""
         self.group = Group(Hierarchy(self.above.version, self.above.path, {"cpu"}), self.container)
         try:
