@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import REPO, need
-from tools.bench import experiments, measure, peers, regression, subjects
+from tools.bench import measure, peers, regression, subjects
 from tools.bench import run_bench as bench
 from tools.book import figures
 
@@ -193,8 +193,8 @@ def test_many_at_once_are_counted_and_one_that_fails_is_no_figure():
 
 def test_a_line_through_what_was_measured_gives_what_was_not():
     servers, sizes = (1, 2, 5, 10), (100, 110, None, None)
-    assert [experiments.at(count, servers, sizes) for count in servers] == [100, 110, 140, 190]
-    assert experiments.at(10, (1, 10), (7, None)) == 70
+    assert [measure.at(count, servers, sizes) for count in servers] == [100, 110, 140, 190]
+    assert measure.at(10, (1, 10), (7, None)) == 70
 
 
 # Has it become slower?

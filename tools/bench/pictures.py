@@ -107,13 +107,12 @@ def storage(
     recorded: Sequence[str] = (),
 ) -> Figure:
     """Bytes on disk for n servers: dots are measured; dashed lines are `computed`, or go through the measured ones."""
-    from tools.bench.experiments import at
 
     figure, axes = plt.subplots(figsize=(10, 5))
     counts, ends = range(1, max(servers) + 1), {}
     for name, sizes in values.items():
         tint = NOT_NOW if name in recorded else color(name)
-        line = [at(count, servers, (computed or values)[name]) / 1e9 for count in counts]
+        line = [measure.at(count, servers, (computed or values)[name]) / 1e9 for count in counts]
         known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=False) if size is not None]
         axes.plot(counts, line, "--", color=tint, linewidth=1.5)
         axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
