@@ -221,3 +221,30 @@ def test_the_corridor_is_what_a_run_imports():
     names = {str(path.relative_to(REPO)) for path in budget.corridor()}
     assert {"minidocker/process.py", "minidocker/cli/run.py", "minidocker/union/overlay.py"} <= names
     assert not any("registry" in name or "volumes" in name for name in names)
+
+
+def test_the_list_of_excuses_stays_short():
+    """And each has a reason: what is only named needs none."""
+    lines = (REPO / "tools/book/unrun.txt").read_text().splitlines()
+    assert len(lines) <= 100
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        assert line.startswith(("#", "    ")) or below.startswith("    ")
+
+
+def test_the_tracer_follows_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(linetrace, "LOG", tmp_path / "lines")
+    linetrace.LOG.write_bytes(bytes(len(linetrace.FILES) * linetrace.LINES))
+    program = linetrace.command(tmp_path / "traced") / "minidocker"
+    done = subprocess.run([program, "images"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    number = linetrace.FILES.index(REPO / "minidocker/images/store.py")
+    assert any(linetrace.LOG.read_bytes()[number * linetrace.LINES : (number + 1) * linetrace.LINES])
+
+
+def test_only_printed_lines_are_looked_at(house):
+    repo, text = house
+    assert weave.printed_lines(repo) == {"minidocker/one.py": {*range(1, 8)}}
+    text.write_text(
+        "<!-- source minidocker/one.py: one -->\n<!-- /source -->\n<!-- see minidocker/one.py -->\n<!-- /see -->"
+    )
+    assert weave.printed_lines(repo) == {"minidocker/one.py": {6, 7}}

@@ -1,13 +1,15 @@
-"""Which lines of the package does no notebook run?
+"""Which lines that a chapter prints does no notebook run?
 
     python -m tools.book.linetrace [NN_name ...]
 
 Coverage tools lose a process that changes its root, closes its descriptors, or executes something. This one marks each
 line in a file that is mapped into memory and shared: one byte for a line. A new process inherits the mapping, whatever
 it does to its root and its descriptors, and to mark a line is to write a byte. `lab.setup` starts it in a notebook's
-kernel; the launcher of that kernel, and the server of a union, start it by their boot lines.
+kernel; the launcher of that kernel, and the server of a union, start it by their boot lines; and the command
+`minidocker` that a notebook calls is one that starts it first.
 
-Lines that may stay unrun are listed in tools/book/unrun.txt, by symbol, with the reason.
+What a page only names is the tests' business. Printed lines that may stay unrun are in tools/book/unrun.txt, by symbol,
+with the reason; that list has at most 100 lines.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import ast
 import mmap
 import os
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 
@@ -49,6 +52,20 @@ def follow(module) -> None:
     repo, log = str(REPO), os.environ["MINIDOCKER_LINES"]
     start = f"import sys; sys.path.append({repo!r}); from tools.book import linetrace; linetrace.start({log!r})"
     module.BOOT = f"{start}; {module.BOOT}"
+
+
+def command(place: Path) -> Path:
+    """A directory with a program `minidocker` that is the installed one, traced; to stand first in PATH."""
+    libraries = [str(REPO), sysconfig.get_paths()["purelib"]]
+    place.mkdir(parents=True, exist_ok=True)
+    program = place / "minidocker"
+    program.write_text(
+        f"#!{sys.executable} -IS\nimport sys\nsys.path += {libraries!r}\n"
+        f"from tools.book import linetrace\nlinetrace.start({str(LOG)!r})\n"
+        "from minidocker.cli import command\ncommand()\n"
+    )
+    program.chmod(0o755)
+    return place
 
 
 def executable(path: Path) -> set[int]:
@@ -86,18 +103,19 @@ def excused() -> list[tuple[str, str]]:
 
 
 def report(marks: bytes) -> int:
-    """Print what is unrun and not excused, and excuses for what does not exist."""
-    problems, entries = [], excused()
+    """Print what a page prints and no notebook runs, and excuses that nothing needs."""
+    entries, printed, names = excused(), weave.printed_lines(), {str(path.relative_to(REPO)) for path in FILES}
+    problems = [f"{file}: excused, and not there" for file, _ in entries if file not in names]
     for number, path in enumerate(FILES):
         name, places = str(path.relative_to(REPO)), symbols(path)
-        unrun = {line for line in executable(path) if not marks[number * LINES + line]}
+        unrun = {line for line in executable(path) & printed[name] if not marks[number * LINES + line]}
         for file, symbol in entries:
             if file == name:
+                problems += [] if unrun & {*places.get(symbol, ())} else [f"{file}: {symbol}: excused without need"]
                 unrun -= {*places.get(symbol, ())}
-                problems += [] if symbol in places else [f"{file}: {symbol}: excused in unrun.txt, and not there"]
         lines = path.read_text().splitlines()
         problems += [f"{name}:{line}: run by no notebook: {lines[line - 1].strip()}" for line in sorted(unrun)]
-    print("\n".join(problems) or "each line is run by a notebook, or excused with a reason")
+    print("\n".join(problems) or "each line that is printed is run by a notebook, or excused with a reason")
     return bool(problems)
 
 
@@ -107,9 +125,10 @@ def main(names: list[str]) -> int:
 
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_bytes(bytes(len(FILES) * LINES))
+    traced = {"MINIDOCKER_LINES": LOG, "PATH": f"{command(REPO / 'build/traced')}:{os.environ['PATH']}"}
     for path in sorted(REPO.glob("notebooks/*.ipynb")):
         if not names or path.stem in names:
-            notebooks.execute(path, env=notebooks.environment(MINIDOCKER_LINES=LOG), keep_going=True)
+            notebooks.execute(path, env=notebooks.environment(**traced), keep_going=True)
     return report(LOG.read_bytes())
 
 

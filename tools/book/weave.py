@@ -191,6 +191,17 @@ def sources(repo):
     return sorted([*repo.glob("minidocker/**/*.py"), *(path for paths in inside for path in paths)])
 
 
+def printed_lines(repo=REPO):
+    """File -> the numbers of those of its lines that some page prints."""
+    modules = {str(path.relative_to(repo)): Module(path) for path in sources(repo)}
+    lines = collections.defaultdict(set)
+    for path in sorted(repo.glob("chapters/*/*.md")):
+        for kind, file, _, chosen in Page(path, str(path.relative_to(repo)), modules, []).markers:
+            for _, first, last in chosen if kind == "source" else ():
+                lines[file] |= {*range(first, last + 1)}
+    return lines
+
+
 def weave(repo=REPO, check=False):
     """Fill the markers (or, to check, only compare); return what is wrong, one line each."""
     wrong, shown = [], collections.defaultdict(list)
