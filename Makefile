@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check notebook reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) -m tools.learner.run_all
@@ -67,6 +67,9 @@ test-vagrant: provision  ## build a box, and try `vagrant up` with it for real (
 weave: provision  ## write the reading order, and the package's code into the chapters' text, again
 	$(PY) -m tools.book.budget
 	$(PY) -m tools.book.weave
+
+notebook: provision  ## execute a notebook and store its outputs: NAME=03_cgroups
+	$(AS_ROOT) -m tools.book.notebooks --run $(NAME)
 
 reset:  ## remove every trace of minidocker from this machine, however broken it is
 	@$(if $(SUDO),sudo env 'MINIDOCKER_HOME=$(MINIDOCKER_HOME)') sh vagrant/reset.sh

@@ -1,4 +1,4 @@
-"""`python -m minidocker`: the command line, without the installed command."""
+"""`python3 -m minidocker`: the command line, without the installed command."""
 
 from minidocker.cli import command
 

@@ -44,7 +44,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Environment=HOME=/root PYTHONPATH=$REPO
-ExecStart=/bin/sh -c 'JUPYTER_TOKEN=\$\$(cat $LAB/token) cd $REPO && exec $python -m tools.learner.desk'
+ExecStart=/bin/sh -c 'cd $REPO && JUPYTER_TOKEN=\$\$(cat $LAB/token) exec $python -m tools.learner.desk'
 Restart=always
 RestartSec=5
 TasksMax=infinity

@@ -93,7 +93,7 @@ def test_the_readme_shows_what_is_recorded_and_nothing_else():
     records = json.loads(bench.RECORDED.read_text())
     for entry in records:
         check(entry)
-    text = bench.README.read_text()
+    text = bench.PAGE.read_text()
     assert bench.recorded(text, records) == text, "make bench RECORD=1 writes both"
 
 
@@ -310,7 +310,7 @@ def test_the_pictures():
 
 
 def test_a_part_of_the_bench_leaves_the_rest_of_the_record_alone(monkeypatch, tmp_path):
-    for name in ("RECORDED", "VALUES", "README"):
+    for name in ("RECORDED", "VALUES", "PAGE"):
         path = tmp_path / getattr(bench, name).name
         path.write_bytes(getattr(bench, name).read_bytes())
         monkeypatch.setattr(bench, name, path)

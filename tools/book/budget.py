@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import tomllib
 
@@ -24,7 +25,7 @@ ORDER = REPO / "minidocker/__init__.py"
 LINE = re.compile(r"^ {4}(?:\d\d|--) +\d+  (\S+)", re.M)
 LOADED = """
 import sys
-sys.path.append(sys.argv.pop(1))
+sys.path += sys.argv[1:]
 from minidocker.cli import main
 assert main(["run", "--rm", "--network=none", "--pull=never", "busybox", "true"]) == 0
 files = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "minidocker"]
@@ -54,8 +55,9 @@ def corridor():
     """The files that one run has imported; None where one cannot run."""
     if os.geteuid():
         return None
-    command = [sys.executable, "-I", "-S", "-c", LOADED, REPO]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-I", "-S", "-c", LOADED, REPO, sysconfig.get_paths()["purelib"]]
+    for _ in range(2):  # the first one may have to find the image's layers, and writes them down
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     return [REPO / name for name in done.stdout.split()] if done.returncode == 0 else None
 
 

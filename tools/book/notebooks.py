@@ -108,9 +108,9 @@ def _whole(notebook, text):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(code) + 1)):
-        yield "counts", f"{counts}: not executed top to bottom; {store('notebooks --run')}"
+        yield "counts", f"{counts}: not executed top to bottom; run make notebook NAME=..."
     elif nbformat.writes(normal(notebook)).strip() != text.strip():
-        yield "metadata", f"not in the form in which it is stored; {store('notebooks --run')}"
+        yield "metadata", "not in the form in which it is stored; run make notebook NAME=..."
     if not code or "lab.setup()" not in code[0].source:
         yield "first cell", "the first code cell must call lab.setup()"
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -121,11 +121,6 @@ def _whole(notebook, text):
     ignored = sum(not compared(cell) for cell in code)
     if ignored > 0.2 * len(code):
         yield "compared", f"{ignored} of {len(code)} code cells are not compared; at most a fifth may be"
-
-
-def store(command):
-    """The remedy, in the words of a person at a prompt."""
-    return f"run python -m tools.book.{command}"
 
 
 def compared(cell):
