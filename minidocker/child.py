@@ -9,23 +9,24 @@ the command begins, one goes back; so does whatever goes wrong. A successful exe
 
 from __future__ import annotations
 
-import _socket as socket  # the half that is written in C: the other takes 5 ms to import
 import errno
-import marshal
 import os
-import select
 import sys
 
 from minidocker import syscalls
+from minidocker.descriptors import polled, receive, send
 from minidocker.outcome import ENGINE_FAILED, NOT_FOUND
 from minidocker.syscalls import signal
+from minidocker.watcher import end, watch
+
+TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414  # ioctl_tty(2): unlock, open the other end, its size
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Any, NoReturn
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
     from minidocker.isolator import Isolator
 
@@ -39,7 +40,7 @@ class Order:
         env: dict[str, str],
         cwd: str | None,
         isolators: Sequence[Isolator],
-        terminal: bool,
+        terminal: bool | bytes,
     ) -> None:
         self.command, self.env, self.cwd, self.isolators, self.terminal = command, env, cwd, isolators, terminal
 
@@ -65,16 +66,33 @@ class Forked:
     """A new process whose parent is this one: `pid`, `pidfd`, and `ended`, a descriptor that is readable at its end."""
 
     def __init__(self, birth: Birth, order: Order) -> None:
-        self.pid = spawn(birth, lambda: order)
-        self.pidfd = self.ended = os.pidfd_open(self.pid)
+        self.pid, self.pidfd = spawn(birth, lambda: order)
+        self.ended = self.pidfd
 
     def collect(self) -> int:
         """Its wait status, once it has ended."""
         return reap(self.pid)
 
 
-def spawn(birth: Birth, read_order: Callable[[], Order]) -> int:
-    """Make the new process and return its pid. The caller must have one thread: it is a small program, or the launcher.
+def spawn(birth: Birth, read_order: Callable[[], Order]) -> tuple[int, int]:
+    """Make the new process: its pid and pidfd. The caller must have one thread: a small program, or the launcher.
+
+    It is under watch before the gate can open, so that it never outlives its owner.
+    """
+    pid = _fork(birth, read_order)
+    pidfd = os.pidfd_open(pid)
+    try:
+        watch(pid, pidfd)
+    except OSError:
+        end(pid, pidfd)
+        reap(pid)
+        os.close(pidfd)
+        raise
+    return pid, pidfd
+
+
+def _fork(birth: Birth, read_order: Callable[[], Order]) -> int:
+    """clone3(2). Only the parent returns.
 
     Nobody can change their own PID namespace: setns and unshare decide where the *next child* is born. So the caller
     turns to the other PID namespace for the moment of the birth, and back.
@@ -105,24 +123,31 @@ def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoRetur
     channel = birth.channel
     isolator: Isolator | None = None
     try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is under watch
         if polled([parent], 0):
             os._exit(ENGINE_FAILED)
         order = read_order()
         channel = _arrange(birth)
-        _forget_the_parent(order.terminal)
+        _forget_the_parent()
         if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
         _seal_imports()
+        terminal = _open_terminal(order) if order.terminal and not any(wall.devices for wall in order.isolators) else ()
         for isolator in order.isolators:
             isolator.inside()
+            if order.terminal and isolator.devices:
+                terminal = _open_terminal(order)
+                _show_console()
         isolator = None
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: a change of user clears the wish
-        send(channel, True)  # which fails if nobody holds the other end any more
+        if order.cwd is not None:
+            syscalls.call("chdir", order.cwd, path=order.cwd)
+        send(channel, True, *terminal)  # it fails if nobody holds the other end any more
+        for descriptor in terminal:
+            os.close(descriptor)
         if callable(order.command):
-            _call(order)
+            _call(order.command)
         else:
-            _execute(order, order.command)
+            _execute(order.command, order.env)
     except BaseException as failure:
         send(channel, _described(isolator, failure))
     finally:
@@ -144,16 +169,36 @@ def _arrange(birth: Birth) -> int:
     return top
 
 
-def _forget_the_parent(terminal: bool) -> None:
-    """A session of its own, no inherited signal handling; with `terminal`, descriptor 0 is its controlling terminal."""
+def _forget_the_parent() -> None:
+    """A session of its own, no inherited signal handling, and the usual umask."""
     os.setsid()
     for number in range(1, signal.NSIG):
         if signal.getsignal(number) not in (signal.SIG_DFL, None):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if terminal:
-        os.close(os.open(os.ttyname(0), os.O_RDWR))  # tty_ioctl(4): the first terminal that a session leader opens
     os.umask(0o022)
+
+
+def _open_terminal(order: Order) -> tuple[int]:
+    """A pseudo-terminal, pty(7), on the devpts that is at /dev/pts now. Returns the end that the host side will hold.
+
+    The other becomes descriptors 0 to 2, and, as the first that this session opens, its controlling terminal.
+    """
+    ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+    syscalls.call("ioctl", ours, TIOCSPTLCK, bytes(4))
+    theirs = syscalls.call("ioctl", ours, TIOCGPTPEER, os.O_RDWR)
+    if isinstance(order.terminal, bytes):
+        syscalls.call("ioctl", ours, TIOCSWINSZ, order.terminal)
+    for number in range(3):
+        os.dup2(theirs, number)
+    os.close(theirs)
+    return (ours,)
+
+
+def _show_console() -> None:
+    """/dev/console is the terminal of the container, as the OCI specification has it."""
+    os.close(os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    syscalls.mount(os.ttyname(0), "/dev/console", flags=syscalls.MS_BIND)
 
 
 class _Sealed:
@@ -171,37 +216,30 @@ def _seal_imports() -> None:
     sys.path_hooks.clear()
 
 
-def _call(order: Order) -> NoReturn:
+def _call(function: Callable[[], object]) -> NoReturn:
     """Our own code as the command. What it prints goes to the streams of the container, and not to the parent's."""
-    _enter(order.cwd)
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
-    order.command()  # type: ignore[operator]
+    function()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def _execute(order: Order, argv: list[str]) -> NoReturn:
+def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     """execve(2) the first match of argv[0] in PATH, as a shell would; what `env` holds is the whole environment."""
-    _enter(order.cwd)
     program = argv[0]
     failure = syscalls.error("execve", errno.ENOENT, program)
-    for directory in [""] if "/" in program else order.env.get("PATH", DEFAULT_PATH).split(":"):
+    for directory in [""] if "/" in program else env.get("PATH", DEFAULT_PATH).split(":"):
         candidate = os.path.join(directory, program)
         try:
-            os.execve(candidate, argv, order.env)
+            os.execve(candidate, argv, env)
         except OSError as refused:
             if refused.errno == errno.ENOENT and os.path.exists(candidate):
                 failure = syscalls.error("execve", errno.ELIBBAD, candidate)  # it is there; its interpreter is not
             elif refused.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = syscalls.error("execve", refused.errno or 0, candidate)
     raise failure
-
-
-def _enter(cwd: str | None) -> None:
-    if cwd is not None:
-        syscalls.call("chdir", cwd, path=cwd)
 
 
 def _described(isolator: Isolator | None, failure: BaseException) -> tuple[object, ...]:
@@ -235,55 +273,3 @@ def reap(pid: int) -> int:
     except OSError:
         pass  # it never became the leader of a group
     return os.waitpid(pid, 0)[1]
-
-
-# Small things that all of the engine uses
-
-
-def send(channel: int, value: Any, *descriptors: int) -> None:
-    """One message through a socket: a plain value, with copies of descriptors (SCM_RIGHTS in unix(7))."""
-    numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in descriptors)
-    end = socket.socket(fileno=channel)
-    try:
-        end.sendmsg([marshal.dumps(value)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)] if descriptors else [])
-    finally:
-        end.detach()
-
-
-def receive(channel: int) -> tuple[Any, list[int]]:
-    """The next message, None at the end, and the descriptors in it, which no other program inherits."""
-    end = socket.socket(fileno=channel)
-    try:
-        text, extra, _, _ = end.recvmsg(1 << 16, socket.CMSG_SPACE(4 * 253), socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:  # said once, when the other side ended without reading all; its messages come after
-        return receive(channel)
-    finally:
-        end.detach()
-    numbers = b"".join(data for _, _, data in extra)
-    copies = [int.from_bytes(numbers[place : place + 4], sys.byteorder) for place in range(0, len(numbers), 4)]
-    return marshal.loads(text) if text else None, copies
-
-
-def polled(descriptors: Iterable[int], timeout: float | None) -> list[int]:
-    """Those with something to read, or at their end, in `timeout` seconds. poll(2): select(2) stops at number 1024."""
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)]
-
-
-def read(descriptor: int) -> bytes:
-    """What is there, or nothing at the end; the end of a pseudo-terminal is an EIO."""
-    try:
-        return os.read(descriptor, 65536)
-    except OSError:
-        return b""
-
-
-def in_memory(content: str | bytes) -> int:
-    """A descriptor of a file in memory: nobody has to stand by and feed a pipe."""
-    text, file = content.encode() if isinstance(content, str) else content, os.memfd_create("minidocker")
-    while text:
-        text = text[os.write(file, text) :]
-    os.lseek(file, 0, os.SEEK_SET)
-    return file

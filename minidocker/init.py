@@ -14,9 +14,6 @@ from minidocker import syscalls
 from minidocker.process import Isolator
 from minidocker.syscalls import signal
 
-# <linux/prctl.h>
-PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
-
 
 class Init(Isolator):
     """A PID namespace whose first process stays ours and does its duties; the command is its child, as with --init.
@@ -37,10 +34,10 @@ def go_on_as_child() -> None:
     A blocked signal is kept, even for PID 1, until sigwait(3) fetches it: so none is lost, from before the fork on.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # again: a change of user clears it
     _hide_the_host()  # before the fork: the command may run, and look, before this process goes on
     command = os.fork()
     if command == 0:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # the watcher holds its parent
         _take_terminal()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return
@@ -54,8 +51,8 @@ def _hide_the_host() -> None:
     Not dumpable, its memory, its descriptors and its program (CVE-2019-5736) are closed to all but root of the host.
     Its arguments and environment lie in memory that proc_pid_stat(5) names; they are overwritten, as postgres does it.
     """
-    syscalls.prctl(PR_SET_DUMPABLE, 0)
-    syscalls.call("prctl", PR_SET_NAME, b"init", 0, 0, 0)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    syscalls.call("prctl", syscalls.PR_SET_NAME, b"init", 0, 0, 0)
     try:
         with open("/proc/self/stat") as file:
             fields = file.read().rpartition(")")[2].split()

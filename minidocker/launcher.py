@@ -17,25 +17,19 @@ each of its forks is cheap.
 
 from __future__ import annotations
 
-import _socket as socket
 import os
 import pickle
 import sys
 import threading
 
 from minidocker import child, syscalls
-from minidocker.child import receive, send
+from minidocker.descriptors import in_memory, pair, polled, receive, send
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
+from minidocker.watcher import end
 
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import serve; serve({caller}, 3)"
-
-
-def _pair() -> tuple[int, int]:
-    """Two connected sockets that keep the borders of messages."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    return ours.detach(), theirs.detach()
 
 
 # The caller's side
@@ -48,7 +42,7 @@ class Launched:
         """Ask the launcher; again, if it was dying when it was asked: what it may have made dies with it."""
         used = {type(isolator).__module__ for isolator in order.isolators}
         modules = [name for name in used if name.partition(".")[0] == "minidocker"]
-        payload, here = child.in_memory(_pickled(order)), os.open("/proc/self/cwd", os.O_PATH)
+        payload, here = in_memory(_pickled(order)), os.open("/proc/self/cwd", os.O_PATH)
         try:
             for _ in range(3):
                 if self._ask(birth, payload, here, modules):
@@ -60,7 +54,7 @@ class Launched:
 
     def _ask(self, birth: child.Birth, payload: int, here: int, modules: list[str]) -> bool:
         """Its answer is the pid, with a pidfd, or the errno with which clone3 failed. False: there is no answer."""
-        self.ended, theirs = _pair()
+        self.ended, theirs = pair()
         self.pid = 0
         places = [number for number in (birth.cgroup, birth.pid_namespace) if number >= 0]
         order = (birth.flags, birth.cgroup >= 0, birth.pid_namespace >= 0, [*birth.wanted], sys.path, modules)
@@ -117,7 +111,7 @@ def _launcher(dead: bool = False) -> int:
     """The socket of this process's launcher, which is started if there is none, or if that one is dead."""
     with _Caller.lock:
         mine = _Caller.owner == os.getpid()
-        if mine and dead and not child.polled([_Caller.socket], 0):
+        if mine and dead and not polled([_Caller.socket], 0):
             return _Caller.socket  # another thread has started the next one already
         if mine and dead:
             os.close(_Caller.socket)
@@ -132,13 +126,21 @@ def _launcher(dead: bool = False) -> int:
 
 def _start() -> int:
     """Start a launcher, in a session of its own so that Ctrl-C does not reach it. posix_spawn is safe among threads."""
-    ours, theirs = _pair()
+    ours, theirs = pair()
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     argv = [sys.executable, "-I", "-S", "-c", BOOT.format(path=package, caller=os.getpid())]
     null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, theirs, 3), *null]
-        _Caller.pid = os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+        _Caller.pid = os.posix_spawn(
+            sys.executable,
+            argv,
+            os.environ,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGCHLD,),
+        )
     finally:
         os.close(theirs)
     return ours
@@ -153,7 +155,7 @@ def serve(caller: int, orders: int) -> None:
     caller = os.pidfd_open(caller)
     running: dict[int, tuple[int, int]] = {}  # pidfd -> its pid, and the socket for its status
     try:
-        while caller not in (ready := child.polled([orders, caller, *running], None)):
+        while caller not in (ready := polled([orders, caller, *running], None)):
             for pidfd in running.keys() & {*ready}:
                 pid, answers = running.pop(pidfd)
                 os.close(pidfd)
@@ -161,9 +163,9 @@ def serve(caller: int, orders: int) -> None:
                 os.close(answers)
             if orders in ready and not _obey(orders, running):
                 return
-    finally:  # no container outlives the caller; if the launcher is killed, the parent-death signal does the same
+    finally:  # no container outlives the caller; if the launcher is killed, its watcher does the same
         for pidfd, (pid, _) in running.items():
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            end(pid, pidfd)
             child.reap(pid)
         os._exit(0)
 
@@ -175,8 +177,7 @@ def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
         return False
     payload, here, answers, *rest = copies
     try:
-        pid = child.spawn(_birth(order, rest), lambda: _order(payload, here))
-        pidfd = os.pidfd_open(pid)
+        pid, pidfd = child.spawn(_birth(order, rest), lambda: _order(payload, here))
         running[pidfd] = pid, answers
         _answer(answers, (pid, "", 0), pidfd)
     except OSError as refused:

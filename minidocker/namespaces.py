@@ -14,8 +14,8 @@ import os
 import sys
 
 from minidocker import syscalls
-from minidocker.init import PR_SET_DUMPABLE, go_on_as_child
 from minidocker.init import Init as Init
+from minidocker.init import go_on_as_child
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
@@ -220,7 +220,9 @@ class Join(Isolator):
 
     def inside(self) -> None:
         """All at once: the kernel sorts out that the rights come from the user namespace, and the rest follows."""
-        syscalls.prctl(PR_SET_DUMPABLE, 0)  # those who live there must not trace us until the exec (CVE-2016-9962)
+        syscalls.prctl(
+            syscalls.PR_SET_DUMPABLE, 0
+        )  # those who live there must not trace us until the exec (CVE-2016-9962)
         if self.flags & syscalls.CLONE_NEWUSER:
             _leave_groups()  # root's groups would be of use in there
         if self.flags:

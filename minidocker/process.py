@@ -10,11 +10,12 @@ writes comes back through pipes. The host side may be killed at any moment: its 
 
 from __future__ import annotations
 
-import _socket as socket
 import os
+import stat
 import time
 
 from minidocker import child
+from minidocker.descriptors import fill_streams, in_memory, pair, polled, read, receive, send
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, ContainerTimeout, Result, failure, on_the_host
 from minidocker.syscalls import signal
@@ -56,17 +57,21 @@ def start(
     stdin: str | bytes | int = b"",
     stdout: int = PIPE,
     stderr: int = PIPE,
-    terminal: bool = False,
+    terminal: bool | bytes = False,
     name: str | None = None,
 ) -> Process:
     """Start `command` behind the isolators, and return once it executes; use it as a context manager.
 
     It is a list of words, or a function without arguments, whose failure is a `ContainerError` of `wait`. `env` is the
     whole environment (default: a PATH). `stdin` is what it reads, or a descriptor. `stdout` and `stderr`: PIPE
-    captures, a descriptor streams to it. With `terminal` the three are one pseudo-terminal instead, whose other end is
-    `Process.terminal`. `name` names everything that is made for it on the host (default: 12 random hex digits).
-    Needs the rights that its isolators need; with none of them, those of any user. Raises `ContainerError`.
+    captures, a descriptor streams to it. With `terminal` (True, or its size) the three are one pseudo-terminal instead,
+    whose other end is `Process.terminal`. `name` names everything that is made for it on the host (default: 12 random
+    hex digits). Needs the rights that its isolators need; with none of them, those of any user.
     """
+    for stream in (stdin, stdout, stderr):
+        if isinstance(stream, int) and stream != PIPE:
+            _check_stream(stream)
+    fill_streams()
     environment = {"PATH": child.DEFAULT_PATH} if env is None else dict(env)
     order = child.Order(_checked(command, environment), environment, cwd, isolators, terminal)
     process = Process(name or os.urandom(6).hex(), order)
@@ -76,6 +81,16 @@ def start(
         process._abandon()
         raise
     return process
+
+
+def _check_stream(number: int) -> None:
+    """Refuse what is no stream of the caller's: one of our own may get that number next; or a way to the host."""
+    try:
+        mode = os.fstat(number).st_mode
+    except OSError:
+        raise ContainerError(f"descriptor {number} is closed, and can be no stream of a command") from None
+    if stat.S_ISDIR(mode):
+        raise ContainerError(f"descriptor {number} is a directory: the command could leave its root through it")
 
 
 def _checked(command: Command, env: Mapping[str, str]) -> list[str] | Callable[[], object]:
@@ -124,7 +139,7 @@ class Process:
 
     def alive(self) -> bool:
         """Whether its first process still runs."""
-        return self.result is None and not child.polled([self.pidfd], 0)
+        return self.result is None and not polled([self.pidfd], 0)
 
     def send_signal(self, number: int) -> None:
         """pidfd_send_signal(2) to the first process: never to somebody else who got its number since."""
@@ -170,13 +185,12 @@ class Process:
             isolator.container = self.name
             on_the_host(isolator, "__enter__")
             self._entered.append(isolator)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel = ours.detach()
+        self.channel, theirs = pair()
         self._open.add(self.channel)
-        ends = [theirs.detach()]  # what belongs to the new process
+        ends = [theirs]  # what belongs to the new process
         try:
-            streams = self._terminal(ends) if self.order.terminal else self._streams(ends, stdin, stdout, stderr)
-            self._parent = _parent(child.Birth(self.order.isolators, ends[0], streams), self.order)
+            streams = self._streams(ends, stdin, stdout, stderr)
+            self._parent = _parent(child.Birth(self.order.isolators, theirs, streams), self.order)
         finally:
             for end in ends:
                 os.close(end)
@@ -189,9 +203,11 @@ class Process:
         try:
             for isolator in self._entered:
                 on_the_host(isolator, "attach", self.pid)
-            child.send(self.channel, True)
+            send(self.channel, True)
+        except ConnectionError:
+            pass  # it has ended already
         except Exception as refused:
-            socket.socket(fileno=os.dup(self.channel)).shutdown(socket.SHUT_WR)
+            self.kill()
             return refused
         return None
 
@@ -200,18 +216,25 @@ class Process:
 
         (Of a function the end comes when that ends.) A message about a failure may come in place of both.
         """
-        told = child.receive(self.channel)[0]
-        while told is True:
+        told, terminal = receive(self.channel)
+        if told is True:
             self._begun = True
-            told = None if callable(self.order.command) else child.receive(self.channel)[0]
+            self._written.update({ours: [] for ours in terminal})
+            self._outputs += terminal
+            self._open |= {*terminal}
+            self.terminal = terminal[0] if terminal else -1
+            told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:
             raise failure(*told)
-        if refused is not None and not isinstance(refused, ConnectionError):
+        if refused is not None:
             raise refused
 
     def _streams(self, ends: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
-        """Descriptors 0, 1 and 2 of the new process."""
-        streams = [stdin if isinstance(stdin, int) else child.in_memory(stdin)]
+        """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it can be opened."""
+        if self.order.terminal:
+            ends.append(os.open(os.devnull, os.O_RDWR))
+            return ends[-1:] * 3
+        streams = [stdin if isinstance(stdin, int) else in_memory(stdin)]
         ends += [] if streams[0] is stdin else streams
         for output in outputs:
             ours = theirs = output
@@ -224,14 +247,6 @@ class Process:
             streams.append(theirs)
         return streams
 
-    def _terminal(self, ends: list[int]) -> list[int]:
-        """A pseudo-terminal, pty(7): ours is the end where a person, or a test, types and reads."""
-        self.terminal, theirs = os.openpty()
-        self._open.add(self.terminal)
-        ends.append(theirs)
-        self._outputs, self._written = [self.terminal], {self.terminal: []}
-        return [theirs] * 3
-
     def _chunks(self, timeout: float | None) -> Iterator[tuple[int, bytes]]:
         """Yield (descriptor, bytes) as they come, until the first process has ended and what it wrote is read.
 
@@ -243,12 +258,12 @@ class Process:
         ended, reads = self._parent.ended, AFTER_END
         waiting, ready = {ended, *self._written}, list[int]()
         while ready != [ended] and reads:
-            ready = child.polled(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            ready = polled(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError(f"had not ended after {timeout} s")
             reads -= ended in ready
             for descriptor in {*ready} - {ended}:
-                data = child.read(descriptor)
+                data = read(descriptor)
                 self._written[descriptor].append(data)
                 waiting -= set() if data else {descriptor}
                 yield descriptor, data
@@ -258,7 +273,7 @@ class Process:
         assert self._parent is not None
         outputs = (b"".join(self._written.get(number, [])) for number in self._outputs)
         self.result = Result(self._parent.collect(), *outputs)
-        told = child.receive(self.channel)[0] if child.polled([self.channel], 0) else None
+        told = receive(self.channel)[0] if polled([self.channel], 0) else None
         self._leave()
         if told is not None:  # the failure of a function
             raise failure(*told)
@@ -288,9 +303,12 @@ class Process:
 
 
 def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:
-    """A process with one thread is the parent itself. One with several must not fork: the launcher does it instead."""
+    """A process with one thread is the parent itself. One with several must not fork: the launcher does it instead.
+
+    And one that ignores SIGCHLD, or collects all children itself, would not get the status: the launcher does.
+    """
     try:
-        if len(os.listdir("/proc/self/task")) == 1:
+        if len(os.listdir("/proc/self/task")) == 1 and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
             return child.Forked(birth, order)
         from minidocker.launcher import Launched  # pickle and threading are not on the way of a command line
 

@@ -43,7 +43,7 @@ MS_PRIVATE, MS_SLAVE = 0x40000, 0x80000
 MNT_DETACH = 2
 
 # <linux/prctl.h>
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 
 
 class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
@@ -142,13 +142,13 @@ def close_range(first: int, last: int = 2**31 - 1) -> None:
     call("close_range", first, last, 0)
 
 
-def clone3(flags: int, cgroup: int = 0) -> int:
+def clone3(flags: int, cgroup: int = 0, exit_signal: int = signal.SIGCHLD) -> int:
     """clone3(2): fork, but into new namespaces, and (CLONE_INTO_CGROUP) into the cgroup v2 behind a descriptor.
 
     Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child. It keeps
     Python's global lock, which the child would else have to wait for.
     """
-    clone_args = structure(flags, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    clone_args = structure(flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup)
     pid: int = _Fork(_ctypes.dlsym(_libc, "syscall"))(435, clone_args, len(clone_args))
     if pid == -1:
         raise error("clone3", _ctypes.get_errno())

@@ -1,6 +1,6 @@
 """Chapter 0: connect the user's own terminal with that of a container: `docker run -it`.
 
-    with start(["sh"], *isolators, terminal=True, env={"TERM": "linux"}) as process:
+    with start(["sh"], *isolators, terminal=size(0), env={"TERM": "linux"}) as process:
         interact(process)
 
 The container writes to a pseudo-terminal of its own. This side copies bytes in both directions, with the user's
@@ -16,23 +16,32 @@ import signal
 import termios
 import tty
 
+from minidocker.descriptors import read
 from minidocker.process import Process, Result
+
+
+def size(terminal: int) -> bytes:
+    """The rows and columns of the user's terminal, as `start` takes them; nothing that counts if it is none."""
+    return fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8)) if os.isatty(terminal) else bytes(8)
 
 
 def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:
     """Copy `keyboard` to the process's terminal and that to `screen`, until the process ends; return its result.
 
     Follows changes of the window's size (SIGWINCH), so it wants the main thread. The user's terminal is put back
-    whatever happens; where `keyboard` is no terminal, its bytes are copied as they are.
+    whatever happens; where `keyboard` is no terminal, its bytes are copied as they are; where it is -1, none are.
     """
-    before = termios.tcgetattr(keyboard) if os.isatty(keyboard) else None
-    resize = signal.signal(signal.SIGWINCH, lambda *_: copy_size(keyboard, process.terminal))
+    before = termios.tcgetattr(keyboard) if keyboard >= 0 and os.isatty(keyboard) else None
+    window = screen if before is None else keyboard
+    output = _unblocked(screen) if os.isatty(screen) else os.dup(screen)
+    resize = signal.signal(signal.SIGWINCH, lambda *_: copy_size(window, process.terminal))
     try:
-        copy_size(keyboard, process.terminal)
+        copy_size(window, process.terminal)
         if before is not None:
             tty.setraw(keyboard, termios.TCSADRAIN)  # not TCSAFLUSH, which would drop what was typed ahead
-        _copy(process, keyboard, screen)
+        _copy(process, keyboard, output)
     finally:
+        os.close(output)
         signal.signal(signal.SIGWINCH, resize)
         if before is not None:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
@@ -42,32 +51,62 @@ def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:
 def copy_size(source: int, target: int) -> None:
     """Give terminal `target` the rows and columns of `source`; its kernel side sends SIGWINCH to whom it concerns."""
     if os.isatty(source):
-        fcntl.ioctl(target, termios.TIOCSWINSZ, fcntl.ioctl(source, termios.TIOCGWINSZ, bytes(8)))
+        fcntl.ioctl(target, termios.TIOCSWINSZ, size(source))
 
 
 def _copy(process: Process, keyboard: int, screen: int) -> None:
-    """Both directions in one loop. The keyboard's end is Ctrl-D for the container; the process's end ends the loop."""
-    waiting = [keyboard, process.terminal, process.pidfd]
+    """Both directions in one loop, which waits in poll(2) only: who does not read must not stop the other direction.
+
+    What cannot be written yet is kept, and no more is read for that side meanwhile. The keyboard's end is Ctrl-D for
+    the container. The container's end ends the loop, as soon as the screen has all of its output.
+    """
+    os.set_blocking(process.terminal, False)
+    targets = {process.terminal: screen, keyboard: process.terminal}
+    kept, ends = dict.fromkeys(targets.values(), b""), [process.pidfd]
     while True:
-        ready = select.select(waiting, [], [])[0]
-        if process.terminal in ready and not _forward(process.terminal, screen):
+        events = dict.fromkeys(ends, select.POLLIN)
+        for source, target in targets.items():
+            place, event = (target, select.POLLOUT) if kept[target] else (source, select.POLLIN)
+            events[place] = events.get(place, 0) | event
+        ready = _polled(events, None if ends or kept[screen] else 0)
+        if process.pidfd in ready:
+            targets, ends = {process.terminal: screen}, []
+        for source, target in [*targets.items()]:
+            if kept[target] and ready.get(target, 0) & ~select.POLLIN:
+                kept[target] = _rest(target, kept[target], final=target == screen)
+            elif not kept[target] and ready.get(source, 0) & ~select.POLLOUT:
+                kept[target] = read(source)
+                if not kept[target] and source == keyboard:
+                    targets[-1], kept[target] = targets.pop(keyboard), b"\x04"
+                elif not kept[target]:
+                    return
+        if not ready:
             return
-        if ready == [process.pidfd]:
-            return
-        if keyboard in ready and not _forward(keyboard, process.terminal):
-            os.write(process.terminal, b"\x04")
-            waiting.remove(keyboard)
 
 
-def _forward(source: int, target: int) -> bool:
-    """Copy what is there; False at the end, which a terminal without a process behind it reports as EIO."""
+def _polled(events: dict[int, int], timeout: int | None) -> dict[int, int]:
+    """poll(2): what has happened of these events; an end is reported in any case."""
+    poll = select.poll()
+    for descriptor in events.keys() - {-1}:
+        poll.register(descriptor, events[descriptor])
+    return dict(poll.poll(timeout))
+
+
+def _rest(target: int, data: bytes, final: bool) -> bytes:
+    """Write what can be written now; a pipe that is ready takes PIPE_BUF bytes. Nobody reads at the container's end?"""
     try:
-        data = os.read(source, 65536)
+        return data[os.write(target, data[: select.PIPE_BUF]) :]
+    except BlockingIOError:
+        return data
     except OSError:
-        return False
-    while data:
-        written = os.write(target, data)
-        data = data[written:]
-        if not data:
-            return True
-    return False
+        if final:
+            raise
+        return b""
+
+
+def _unblocked(screen: int) -> int:
+    """The user's terminal, opened once more: to write without waiting is then said of this one, not of the shell's."""
+    try:
+        return os.open(f"/proc/self/fd/{screen}", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return os.dup(screen)  # it is somebody else's

@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import sys
 
+from minidocker.descriptors import fill_streams
 from minidocker.outcome import ContainerError
+from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def command() -> NoReturn:
     Python's own end would give back all that it holds, piece by piece, which takes a tenth of the time of a start. The
     kernel gives it back at once, and what is to outlive us, or must not, is the business of the verb.
     """
+    _begin()
     status = main(sys.argv[1:])
     try:
         print(end="", file=sys.stderr, flush=True)
@@ -64,6 +67,17 @@ def command() -> NoReturn:
     except OSError:
         pass  # nobody is there to read it
     os._exit(status)
+
+
+def _begin() -> None:
+    """Forget what the caller may have left in a strange state: closed streams, umask, ignored and blocked signals."""
+    fill_streams()
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+    os.umask(0o022)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def main(arguments: list[str]) -> int:

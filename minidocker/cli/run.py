@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from minidocker.cli.options import Options
+    from minidocker.process import Process
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -131,22 +132,40 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
 
     The container is in a session of its own, so Ctrl-C reaches us alone, and we pass it on: Docker's --sig-proxy.
     """
+    keyboard = 0 if options.interactive else -1
     if options.tty:
-        from minidocker.terminal import interact
+        from minidocker.terminal import interact, size
 
         if options.interactive and not os.isatty(0):
             raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
-        with start(argv, *isolators, terminal=True, name=name, **settings) as process:
-            _warn(isolators)
-            return interact(process).exit_code
-    stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        settings["terminal"] = size(1 if keyboard < 0 else keyboard)
+    else:
+        stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that comes meanwhile waits until it can be passed on
-    with start(argv, *isolators, stdin=stdin, stdout=1, stderr=2, name=name, **settings) as process:
+    with start(argv, *isolators, name=name, **settings) as process:
         _warn(isolators)
         for wanted in FORWARDED:
-            signal.signal(wanted, lambda received, _: process.send_signal(received))
+            if signal.getsignal(wanted) != signal.SIG_IGN:  # nohup(1) is respected
+                signal.signal(wanted, lambda received, _: _pass_on(process, received))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        return process.wait().exit_code
+        return (interact(process, keyboard) if options.tty else process.wait()).exit_code
+
+
+def _pass_on(process: Process, number: int) -> None:
+    """Give it the signal; and kill it if that cannot have an effect, since who sent this one to us wants an end.
+
+    The kernel drops a signal for which the first process of a PID namespace has no handler.
+    """
+    process.send_signal(number)
+    heeds = ("SigBlk", "SigCgt") if number in (signal.SIGTERM, signal.SIGQUIT) else ("SigBlk", "SigCgt", "SigIgn")
+    try:
+        with open(f"/proc/{process.pid}/status") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(heeds)]
+    except OSError:
+        return  # it has ended
+    if not any(mask >> number - 1 & 1 for mask in masks):
+        process.kill()
 
 
 def _warn(isolators: list[Any]) -> None:

@@ -41,6 +41,8 @@ class Filesystems(Isolator):
     An image whose /proc is a symlink could make its own files look like the kernel's (CVE-2019-16884): refused.
     """
 
+    devices = True
+
     def inside(self) -> None:
         """sysfs shows the devices of the network namespace of who mounts it, so it needs one of its own."""
         for target, fstype, flags, options in MOUNTS:
@@ -82,6 +84,8 @@ class User(Isolator):
         if self.cwd:
             os.makedirs(self.cwd, exist_ok=True)
         uid, gid, groups = resolve(self.user or "0", records("/etc/passwd"), records("/etc/group"))
+        if os.isatty(0):
+            os.fchown(0, uid, -1)  # or /dev/stdout could not be opened
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

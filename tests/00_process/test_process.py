@@ -31,7 +31,7 @@ def descriptors():
 
 
 def test_the_way_depends_on_the_number_of_threads(way, monkeypatch):
-    with start(["true"]) as process:
+    with start(["sleep", "60"]) as process:  # something that is still there when /proc is read
         assert type(process._parent) is {"fork": child.Forked, "launcher": launcher.Launched}[way]
         parent = process._parent
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
@@ -664,7 +664,7 @@ def test_a_thousand_runs_leave_nothing():
     assert descriptors() == before
     assert children() == family
     for pid in launchers():
-        assert until(lambda pid=pid: len(os.listdir(f"/proc/{pid}/fd"))) <= 6
+        assert until(lambda pid=pid: len(os.listdir(f"/proc/{pid}/fd"))) <= 7
         assert children(pid) == []
 
 

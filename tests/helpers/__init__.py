@@ -39,14 +39,22 @@ def python(code, *arguments, **options):
 
 
 def children(pid="self"):
-    """The pids of the children of all threads of a process."""
+    """The pids of the children of all threads of a process, without its watcher, which stays."""
     found = []
     for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            found += map(int, task.read_text().split())
+            found += [int(child) for child in task.read_text().split() if name_of(child) != "watcher"]
         except OSError:
             pass  # a thread that has ended since
     return sorted(found)
+
+
+def name_of(pid):
+    """What the kernel calls a process."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def until(condition, seconds=10):

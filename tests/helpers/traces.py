@@ -47,9 +47,11 @@ def firewall():
 
 
 def descendants(pid):
-    """Children, and theirs: "pid command line"; but not the launcher, which lives as long as its caller."""
+    """Children, and theirs: "pid command line"; but not launcher and watcher, which live as long as their caller."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in read(children).split():
+            if read(Path(f"/proc/{child}/comm")) == "watcher\n":
+                continue
             command = read(Path(f"/proc/{child}/cmdline")).replace("\0", " ")
             if "minidocker.launcher" not in command:
                 yield f"{child} {command or read(Path(f'/proc/{child}/stat'))[:40]}"
@@ -82,15 +84,15 @@ def read(path):
 
 
 def descriptors():
-    """Open descriptors of this process, but not the one with which it talks to its launcher."""
-    launcher = sys.modules.get("minidocker.launcher")
-    own = launcher and launcher._Caller.socket
+    """Open descriptors of this process, but not those with which it talks to its launcher and its watcher."""
+    launcher, watcher = (sys.modules.get(f"minidocker.{name}") for name in ("launcher", "watcher"))
+    own = {launcher and launcher._Caller.socket, watcher and watcher._sockets.get(os.getpid())}
     for number in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{number}")
         except OSError:
             continue  # the directory that listdir had open
-        if int(number) != own:
+        if int(number) not in own:
             yield f"{number} {target}"
 
 

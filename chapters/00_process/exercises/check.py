@@ -14,7 +14,9 @@ sys.path.insert(0, os.path.join(HERE, "../../.."))
 
 from minidocker.process import ContainerError, ContainerTimeout, Isolator, run
 
-FORK_BOMB = "bomb() { bomb | bomb & }; bomb; sleep 60"
+FORK_BOMB = (
+    "bomb() { bomb | bomb & }; bomb; exec sleep 60"  # exec: when the bomb is ripe, no process is left for a fork
+)
 
 
 def load(path):

@@ -1,0 +1,79 @@
+"""Chapter 0: the watcher, a small process that ends containers when their owner ends, however it ends.
+
+    watch(pid, pidfd)       # from now on that process does not outlive this one
+
+A process can ask the kernel for a signal at the death of its parent: PR_SET_PDEATHSIG of prctl(2). But the kernel
+forgets the wish when the process changes its user, as many servers do, or executes a set-user-ID program. So somebody
+has to be there who knows the container's pidfd, sees the end of the owner, and is not killed with it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from minidocker import syscalls
+from minidocker.descriptors import keep, pair, polled, receive, send
+from minidocker.syscalls import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_sockets: dict[int, int] = {}  # the pid of this process -> its socket to its watcher; a fork of it needs its own
+
+
+def watch(pid: int, pidfd: int) -> None:
+    """Tell the watcher of this process, which is forked at the first need. The caller must have one thread.
+
+    A message that was sent is read even if this process is killed now, so nobody has to wait for an answer.
+    """
+    owner = os.getpid()
+    try:
+        send(_sockets[owner], pid, pidfd)
+    except (KeyError, ConnectionError):  # there is none yet, or somebody has killed it
+        ours, theirs = pair()
+        if syscalls.clone3(0, exit_signal=0) == 0:  # no SIGCHLD at its end: the caller's wait(2) does not see it
+            _serve(theirs, os.pidfd_open(owner))
+        os.close(theirs)
+        if owner in _sockets:
+            os.close(_sockets[owner])
+        _sockets[owner] = ours
+        send(ours, pid, pidfd)
+
+
+def _serve(channel: int, owner: int) -> NoReturn:
+    """The whole life of the watcher: note each pidfd that comes, forget those that end, and kill the rest at the end.
+
+    It holds nothing else: no stream, whose reader would wait for its end, and no terminal whose keys would reach it.
+    """
+    watched: dict[int, int] = {}
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.setsid()
+        syscalls.call("prctl", syscalls.PR_SET_NAME, b"watcher", 0, 0, 0)
+        keep(channel, owner)
+        while ready := polled([channel, owner, *watched], None):
+            for pidfd in watched.keys() & {*ready}:
+                del watched[pidfd]
+                os.close(pidfd)
+            pid, pidfds = receive(channel) if channel in ready else (None, [])
+            watched |= {pidfd: pid for pidfd in pidfds if pid}
+            if pid is None and {channel, owner} & {*ready}:
+                break  # what was sent before the end has been read
+        for pidfd, pid in watched.items():
+            end(pid, pidfd)
+    finally:
+        os._exit(0)
+
+
+def end(pid: int, pidfd: int) -> None:
+    """SIGKILL to its process group, while its number is certainly its own, and to it."""
+    try:
+        if not polled([pidfd], 0):
+            os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass  # it never became the leader of a group
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended
