@@ -17,6 +17,8 @@ list() {
 
 say() { echo "trial: $* $(($(date +%s) - BEGAN)) s after the beginning"; }
 BEGAN=$(date +%s)
+mkdir -p /root/.ssh    # ssh(1) would make it
+mkdir -m 1777 /run/tests
 list before
 sh vagrant/provision.sh || die "set-up failed"
 say "set-up is done"
@@ -30,7 +32,7 @@ python3 chapters/03_cgroups/stage.py || die "the stage of chapter 3 failed"
 PY=$(echo /var/lib/minidocker/venv-3*/bin/python)
 failed=''
 try() {
-    HOME=/run PYTHONPATH="$PWD" MINIDOCKER_GUEST=root MINIDOCKER_MUST_WORK=1 \
+    HOME=/run TMPDIR=/run/tests PYTHONPATH="$PWD" MINIDOCKER_GUEST=root MINIDOCKER_MUST_WORK=1 \
         "$PY" -m pytest -q -p no:cacheprovider --color=no "$@" ||
         failed="$failed $1"
     say "$1 has run"

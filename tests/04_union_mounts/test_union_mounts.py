@@ -239,7 +239,8 @@ def facts(path):
     status = os.lstat(path)
     names = os.listxattr(path, follow_symlinks=False)
     kept = {name: os.getxattr(path, name, follow_symlinks=False) for name in names if "overlay" not in name}
-    return status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_rdev, status.st_mtime_ns, kept
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size  # of a directory a tmpfs counts the names
+    return status.st_mode, status.st_uid, status.st_gid, size, status.st_rdev, status.st_mtime_ns, kept
 
 
 @drivers

@@ -32,7 +32,7 @@ INIT = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
 root=/run/root
 mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mkdir -p /run/up /run/work $root /run/m/lib/modules
-mount -t hostfs -o {modules} none /run/m/lib/modules
+busybox mount -t hostfs -o {modules} none /run/m/lib/modules  # util-linux 2.41 takes a path for a parameter
 busybox insmod /run/m/lib/modules/*/kernel/fs/overlayfs/overlay.ko
 mount -t overlay -o lowerdir=/,upperdir=/run/up,workdir=/run/work overlay $root || exec busybox poweroff -f
 mkdir -p $root/lib/modules && mount --move /run/m/lib/modules $root/lib/modules

@@ -28,7 +28,7 @@ HARDWARE = {
 # No device that nobody asked for, no display; a guest that would restart ends QEMU
 PLAIN = ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]
 # Each of the last four saves a boot some time, mostly where the processor is emulated
-ARGUMENTS = "quiet loglevel=0 mitigations=off no_timer_check cryptomgr.notests random.trust_cpu=on"
+ARGUMENTS = "quiet loglevel=0 TERM=dumb mitigations=off no_timer_check cryptomgr.notests random.trust_cpu=on"
 MEMORY = {"minimal": 128, "usual": 256}  # MiB; the smallest guest does not boot in 64
 PROBE = 5.0  # seconds that a processor without emulation gets: it needs one, and some never begin
 
