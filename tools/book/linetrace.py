@@ -128,7 +128,10 @@ def main(names: list[str]) -> int:
     traced = {"MINIDOCKER_LINES": LOG, "PATH": f"{command(REPO / 'build/traced')}:{os.environ['PATH']}"}
     for path in sorted(REPO.glob("notebooks/*.ipynb")):
         if not names or path.stem in names:
-            notebooks.execute(path, env=notebooks.environment(**traced), keep_going=True)
+            run = notebooks.execute(path, env=notebooks.environment(**traced), keep_going=True)
+            for cell in run.cells:
+                for what in notebooks.failures(cell):
+                    print(f"{path.name}: {what}", flush=True)
     return report(LOG.read_bytes())
 
 

@@ -159,11 +159,17 @@ def _code(cell, before):
         yield "it is empty"
 
 
-def _outputs(cell):
-    """Rules about what is stored under a code cell."""
-    for output in cell.outputs:
+def failures(cell):
+    """What went wrong in a cell that was not meant to fail."""
+    for output in cell.get("outputs", []):
         if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
             yield f"it failed: {output.ename}: {output.evalue}"
+
+
+def _outputs(cell):
+    """Rules about what is stored under a code cell."""
+    yield from failures(cell)
+    for output in cell.outputs:
         if output.get("name") == "stderr":
             yield f"it wrote to stderr: {output.text[:60]!r}"
         if alt_text(output) == "":
