@@ -103,7 +103,7 @@ def check(chapter, number):
 
 
 def claim(number, text):
-    """Record what this run showed of a claim (DESIGN §1) for the table at the end of `make run`. Prints nothing.
+    """Record what this run showed of a claim, for the table at the end of `make run`. Prints nothing.
 
     The figures in `text` come from variables of the run.
     """

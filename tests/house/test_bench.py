@@ -72,7 +72,7 @@ def test_what_takes_long_runs_in_some_rounds_and_its_ratio_is_taken_there():
 
 
 def check(entry):
-    """The record of DESIGN: these fields, in this order, and nothing of the machine's name."""
+    """A record: these fields, in this order, and nothing of the machine's name."""
     assert tuple(entry) == ("id", "subject", "against", "ratio", "low", "high", "runs", "unit", "median", "machine")
     assert entry["subject"] == "minidocker" and entry["unit"] in ("s", "B")
     assert 0 < entry["low"] <= entry["ratio"] <= entry["high"]

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import posixpath
+import re
 import shutil
 import socket
 import subprocess
@@ -136,7 +138,7 @@ def test_a_notebook_runs_in_a_browser_and_shows_its_plots(lab, name, tmp_path):
     expected = sum("image/png" in output.get("data", {}) for cell in cells(path) for output in cell["outputs"])
     empty(path)
     with page(tmp_path / "profile") as tab:
-        tab.goto(f"{url}/lab/tree/{name}.ipynb?token={TOKEN}")
+        tab.goto(f"{url}/lab/tree/work/{name}.ipynb?token={TOKEN}")
         assert run_all(tab) == []
         ran = cells(path)
         assert [cell["execution_count"] for cell in ran] == [*range(1, len(ran) + 1)]
@@ -148,13 +150,25 @@ def test_a_notebook_runs_in_a_browser_and_shows_its_plots(lab, name, tmp_path):
         assert picture.evaluate("image => image.naturalWidth") > 100
 
 
+def test_the_links_of_the_notebooks_lead_to_their_chapters(lab):
+    url, work = lab
+    links = {
+        posixpath.normpath(f"work/{link}")
+        for path in work.glob("*.ipynb")
+        for link in re.findall(r"\]\((\.\./[^)#]*)", path.read_text())
+    }
+    assert len(links) >= 9
+    for link in sorted(links):
+        assert answer(f"{url}/api/contents/{link}?token={TOKEN}&content=0") == 200, link
+
+
 def test_without_the_token_there_is_nothing(lab, tmp_path):
     url, _ = lab
     assert answer(f"{url}/api/contents?token={TOKEN}") == 200
     assert answer(f"{url}/api/contents") == 403
     assert answer(f"{url}/api/contents?token=wrong") == 403
     with page(tmp_path / "profile") as tab:
-        tab.goto(f"{url}/lab/tree/00_process.ipynb")
+        tab.goto(f"{url}/lab/tree/work/00_process.ipynb")
         assert "/login" in tab.url
         assert "hostname" not in tab.content()
 

@@ -55,6 +55,17 @@ def chown(path: Path, owner: os.stat_result) -> None:
             pass
 
 
+def top() -> Path:
+    """What JupyterLab shows: the directory above work/, so that the notebooks' links to the chapters lead somewhere.
+
+    That is the repository, unless work/ is elsewhere; then links to what the texts name are made there.
+    """
+    for name in ("chapters", "minidocker", "notebooks") if WORK.parent != REPO else ():
+        if not (WORK.parent / name).exists():
+            (WORK.parent / name).symlink_to(REPO / name)
+    return WORK.parent
+
+
 def main(arguments: list[str]) -> None:
     """Copy, then become JupyterLab. The notebooks' helper `lab` is found by PYTHONPATH, also from a copy."""
     copy()
@@ -66,7 +77,8 @@ def main(arguments: list[str]) -> None:
     home = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
     os.environ.setdefault("JUPYTER_RUNTIME_DIR", f"{home}/jupyter")
     settings = ["--ip=127.0.0.1", "--no-browser", "--allow-root", "--KernelManager.transport=ipc"]
-    settings += [f"--LabApp.app_settings_dir={REPO / 'tools/learner/jupyter'}"]  # no questions about news
+    settings += [f"--ServerApp.root_dir={top()}", f"--ServerApp.preferred_dir={WORK}"]
+    settings += [f"--LabApp.app_settings_dir={REPO / 'tools/learner/jupyter'}"]  # pages as pages, no news
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *settings, *arguments])
 
 
