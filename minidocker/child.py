@@ -15,7 +15,7 @@ import sys
 
 from minidocker import syscalls
 from minidocker.descriptors import polled, receive, send
-from minidocker.outcome import ENGINE_FAILED, NOT_FOUND
+from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError
 from minidocker.syscalls import signal
 from minidocker.watcher import end, watch
 
@@ -248,6 +248,8 @@ def _described(isolator: Isolator | None, failure: BaseException) -> tuple[objec
     if isinstance(failure, OSError) and failure.strerror:
         path = os.fsdecode(failure.filename) if isinstance(failure.filename, str | bytes) else None
         return name, getattr(failure, "syscall", None), failure.errno, path, failure.strerror
+    if isinstance(failure, ContainerError):  # one of our own, a line for people already
+        return "", None, None, None, str(failure)[:4096]
     return name, None, None, None, f"{type(failure).__name__}: {failure}"[:4096] + _place(failure)
 
 

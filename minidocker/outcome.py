@@ -80,7 +80,9 @@ def failure(
     else:
         place = f"{syscall}({path})" if syscall and path else syscall or path
         remedy = REMEDIES.get((syscall or "", number or 0))
-        message = ": ".join(filter(None, [isolator or "engine", place, text])) + (f" ({remedy})" if remedy else "")
+        message = ": ".join(filter(None, ["engine" if isolator is None else isolator, place, text])) + (
+            f" ({remedy})" if remedy else ""
+        )
     return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path, exit_code=code)
 
 

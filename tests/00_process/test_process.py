@@ -494,6 +494,10 @@ def has_a_mistake():
     return 1 // 0
 
 
+def refuses():
+    raise ContainerError("a line for people")
+
+
 @both_ways
 def test_a_function_runs_inside_with_the_streams_of_the_container(tmp_path):
     diary = tmp_path / "diary"
@@ -512,6 +516,8 @@ def test_the_failure_of_a_function_reaches_the_caller_as_that_of_an_isolator_doe
     assert (error.syscall, error.errno, error.path, error.exit_code) == ("mount", errno.ENOENT, "/nowhere", 125)
     with pytest.raises(ContainerError, match="ZeroDivisionError.*of has_a_mistake"):
         run(has_a_mistake)
+    with pytest.raises(ContainerError, match="^a line for people$"):
+        run(refuses)
     assert descriptors() == before
 
 
