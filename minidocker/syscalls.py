@@ -157,8 +157,11 @@ def clone3(flags: int, cgroup: int = 0, exit_signal: int = signal.SIGCHLD) -> in
 
 def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
     """openat2(2), Linux 5.6: open(2) below an open directory; `resolve` judges the whole way, and not only its end."""
-    how = structure(flags, 0, resolve)
-    try:
-        return call("syscall", 437, directory, path, how, len(how), path=path)
-    except OSError as refused:
-        raise error("openat2", refused.errno or 0, path) from None
+    how, tries = structure(flags, 0, resolve), 1000
+    while True:
+        try:
+            return call("syscall", 437, directory, path, how, len(how), path=path)
+        except OSError as refused:
+            tries -= isinstance(refused, BlockingIOError)  # EAGAIN: somebody renamed something while there was a ".."
+            if not tries or not isinstance(refused, BlockingIOError):
+                raise error("openat2", refused.errno or 0, path) from None

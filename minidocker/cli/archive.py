@@ -39,7 +39,7 @@ def load(arguments: list[str]) -> int:
 
     options, _ = parse(load.__doc__, arguments, 0, 0)
     with source(options.input or "-") as stream:
-        found = read(Store(), stream, options.input or "standard input")
+        found = read(Store(), stream.fileno(), options.input or "standard input")
     for name in found if not options.quiet else []:
         print(f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}")
     return 0
@@ -51,12 +51,12 @@ def import_(arguments: list[str]) -> int:
     -c, --change INSTRUCTION...   set a part of its config, as a Dockerfile does: 'CMD ["sh"]'
     -m, --message TEXT            what its history says
     """
-    from minidocker.images.flat import import_ as take
+    from minidocker.images.archive import import_ as take
 
     options, (path, *names) = parse(import_.__doc__, arguments, 1, 2)
     comment = options.message or f"Imported from {path}"
     with source(path) as stream:
-        image = take(Store(), stream, "".join(names), options.change, comment)
+        image = take(Store(), stream.fileno(), "".join(names), options.change, comment)
     print(image.id)
     return 0
 
@@ -66,7 +66,7 @@ def export(arguments: list[str]) -> int:
 
     -o, --output FILE   write to a file, and not to standard output
     """
-    from minidocker.images.flat import export as write
+    from minidocker.images.archive import export as write
     from minidocker.images.image import find
 
     options, (name,) = parse(export.__doc__, arguments, 1, 1)

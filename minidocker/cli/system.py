@@ -29,11 +29,10 @@ def system_prune(arguments: list[str]) -> int:
     """
     options, _ = parse(system_prune.__doc__, arguments, 0, 0)
     from minidocker.cli.image import image_prune
-    from minidocker.images import cache
     from minidocker.images.store import Store
 
     prune([])
-    cache.forget(Store())
+    Store().forget_steps()
     return image_prune(["--all"] if options.all else [])
 
 
@@ -41,18 +40,27 @@ def system_df(arguments: list[str]) -> int:
     """system df: how much of the disk images, their unpacked layers and containers take"""
     parse(system_df.__doc__, arguments, 0, 0)
     from minidocker.cli.image import human, table
-    from minidocker.images import cache, image
-    from minidocker.images.garbage import disk_usage
+    from minidocker.files import usage
+    from minidocker.images import image
+    from minidocker.images.image import Image
     from minidocker.images.store import Store
 
     store = Store()
     containers = os.path.join(store.home, "containers")
     names = os.listdir(containers) if os.path.isdir(containers) else []
+    found, steps = image.images(store), list(store.steps().values())
+    shared = {digest for one in found for digest in [*one.digests(), *one.diff_ids]}
+    made = {digest for entry in steps for one in [Image(store, entry)] for digest in [*one.digests(), *one.diff_ids]}
+    where = [f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256"]
+    cached = [f"{top}/{digest[7:]}" for digest in made - shared for top in where]
+    everything = [f"{top}/{name}" for top in where for name in os.listdir(top)]
+    layers = [path for path in everything if path.startswith(store.unpacked)]
+    blobs = [path for path in everything if not path.startswith(store.unpacked)]
     rows = [["TYPE", "TOTAL", "SIZE"]]
-    rows.append(["Images", str(len(image.images(store))), human(disk_usage([store.layout]))])
-    rows.append(["Layers", str(len(os.listdir(f"{store.unpacked}/sha256"))), human(disk_usage([store.unpacked]))])
-    rows.append(["Containers", str(len(names)), human(disk_usage([os.path.join(containers, name) for name in names]))])
-    rows.append(["Build cache", str(len(cache.remembered(store))), human(disk_usage([f"{store.home}/build"]))])
+    rows.append(["Images", str(len(found)), human(usage(path for path in blobs if path not in cached))])
+    rows.append(["Layers", str(len(layers)), human(usage(path for path in layers if path not in cached))])
+    rows.append(["Containers", str(len(names)), human(usage(os.path.join(containers, name) for name in names))])
+    rows.append(["Build cache", str(len(steps)), human(usage(path for path in cached if os.path.exists(path)))])
     table(rows)
     return 0
 

@@ -1,9 +1,9 @@
-"""Chapter 5: an image in one file: to carry it on a stick, through a pipe, or to another engine.
+"""Chapter 5: an image in one file, to carry it on a stick, through a pipe, or to another engine.
 
-    with open("app.tar", "wb") as file:
-        save(Store(), ["app:1.2", "debian"], file)
-    with open("app.tar", "rb") as file:
-        load(Store(), file)
+    save(Store(), ["app:1.2", "debian"], file)                 # with its layers, its config, and its names
+    load(Store(), file.fileno())
+    export(find(Store(), "app"), file.fileno())                # only its files, as a container would see them
+    import_(Store(), file.fileno(), "mine:1")
 
 Two formats are in use. An oci-archive is an image layout (the one of our store) in a tar. A docker-archive has
 manifest.json, a list of {"Config", "RepoTags", "Layers"}: names of other files in the same tar. `save` writes one file
@@ -14,37 +14,46 @@ Filesystem Changeset Format".
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import json
 import os
+import stat
+from functools import partial
 
 from minidocker.images import manifest as media
 from minidocker.images import tar
+from minidocker.images.container import Layers
 from minidocker.images.garbage import bringing
-from minidocker.images.image import Image, find
-from minidocker.images.members import CHUNK, GZIP, ZSTD, Members, reading, uncompressed
-from minidocker.images.pack import Packer
+from minidocker.images.image import Image, find, make
+from minidocker.images.layer import CHUNK
+from minidocker.images.layer.compressed import GZIP, ZSTD
+from minidocker.images.layer.pack import Packer, write_layer
+from minidocker.images.layer.unpack import decompressed, unpack_from
 from minidocker.images.reference import check_digest, parse
 from minidocker.images.store import REF_NAME
 from minidocker.outcome import ContainerError
+from minidocker.process import run
+from minidocker.syscalls import openat2
+from minidocker.union import Union
 
 FULL_NAME = "io.containerd.image.name"  # where Docker and containerd look first
+RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>: the directory is the root of links, too
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any, BinaryIO
 
     from minidocker.images.manifest import Descriptor
     from minidocker.images.store import Store
 
 
-# --- save ------------------------------------------------------------------------------------------------------------
-
-
-def save(store: Store, names: list[str], stream: BinaryIO) -> None:
+def save(store: Store, names: Sequence[str], stream: BinaryIO) -> None:
     """Write these images as an archive. The same images give the same bytes: no times, no owners."""
     with store.writing():
-        chosen = [(name, find(store, name)) for name in names]
-        blobs = sorted(set[str]().union(*(image.digests() for _, image in chosen)))
+        chosen = [find(store, name) for name in names]
+        blobs = sorted(set[str]().union(*(image.digests() for image in chosen)))
         for digest in blobs:
             if not store.has(digest):
                 raise ContainerError(f"{digest}: this part of the image is not in the store: pull or load it again")
@@ -52,40 +61,34 @@ def save(store: Store, names: list[str], stream: BinaryIO) -> None:
         _add(stream, "index.json", _index(chosen))
         _add(stream, "manifest.json", _docker_manifest(chosen))
         for digest in blobs:
-            _add_blob(stream, digest, store.blob(digest))
+            with open(store.blob(digest), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                stream.write(tar.write(tar.Entry(_path(digest).encode(), size=size)))
+                while data := file.read(CHUNK):
+                    stream.write(data)
+                stream.write(bytes(tar.padded(size) - size))
         stream.write(tar.END)
 
 
-def _name_of(name: str, image: Image) -> str:
-    """The full name under which an image was asked for; nothing if that was its ID, or a digest."""
-    digits = name.removeprefix("sha256:")
-    by_id = len(digits) > 1 and image.id.removeprefix("sha256:").startswith(digits)
-    return "" if by_id or parse(name).digest else str(parse(name))
-
-
-def _index(chosen: list[tuple[str, Image]]) -> dict[str, Any]:
+def _index(chosen: list[Image]) -> dict[str, Any]:
     entries = []
-    for name, image in chosen:
+    for image in chosen:
         entry = {key: image.descriptor[key] for key in ("mediaType", "digest", "size")}
-        if full := _name_of(name, image):
-            entry["annotations"] = {FULL_NAME: full, REF_NAME: parse(full).familiar}
+        if image.name:
+            entry["annotations"] = {FULL_NAME: image.name, REF_NAME: parse(image.name).familiar}
         entries.append(entry)
     return {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": entries}
 
 
-def _docker_manifest(chosen: list[tuple[str, Image]]) -> list[dict[str, Any]]:
+def _docker_manifest(chosen: list[Image]) -> list[dict[str, Any]]:
     """Each image once, with all its names."""
-    images = {image.id: image for _, image in chosen}
-    names: dict[str, list[str]] = {digest: [] for digest in images}
-    for name, image in chosen:
-        names[image.id] += [parse(full).familiar for full in [_name_of(name, image)] if full]
     return [
         {
             "Config": _path(image.id),
-            "RepoTags": names[image.id] or None,
+            "RepoTags": [parse(one.name).familiar for one in chosen if one.id == image.id and one.name] or None,
             "Layers": [_path(layer["digest"]) for layer in image.manifest["layers"]],
         }
-        for image in images.values()
+        for image in {image.id: image for image in chosen}.values()
     ]
 
 
@@ -99,116 +102,178 @@ def _add(stream: BinaryIO, name: str, value: object) -> None:
     stream.write(tar.write(tar.Entry(name.encode(), size=len(data))) + tar.fill(data))
 
 
-def _add_blob(stream: BinaryIO, digest: str, path: str) -> None:
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        stream.write(tar.write(tar.Entry(_path(digest).encode(), size=size)))
-        while data := file.read(CHUNK):
-            stream.write(data)
-    stream.write(bytes(tar.padded(size) - size))
-
-
-# --- load ------------------------------------------------------------------------------------------------------------
-
-
-def load(store: Store, stream: BinaryIO, what: str = "the archive") -> list[str]:
+def load(store: Store, source: int, what: str = "the archive") -> list[str]:
     """Bring all images of an archive into the store; return their names, or IDs of those that have none.
 
-    Needs root, to unpack. Raises `ContainerError`, and leaves nothing then.
+    `source` is a descriptor, of a file or a pipe. The archive is unpacked where a layer would be, behind the same
+    walls. Needs root. Raises `ContainerError`, and leaves nothing then.
     """
-    with bringing(store, what), store.place() as directory, reading(what):
-        members = Members(uncompressed(stream), directory)
-        if "index.json" in members and "oci-layout" in members:
-            found = _oci_images(store, members)
-        elif "manifest.json" in members:
-            found = [_docker_image(store, members, item) for item in _docker_items(members)]
-        else:
-            raise ContainerError(f"{what}: it has neither index.json nor manifest.json: minidocker import takes files")
+    with bringing(store, what), store.place() as directory:
+        try:
+            unpack_from(source, directory)
+        except ContainerError as bad:
+            raise ContainerError(f"{what}: not an archive that can be read: {bad}") from None
+        archive = _Archive(store, directory)
+        found = [*(archive.images() if archive.has("index.json") and archive.has("oci-layout") else archive.dockers())]
         for image, _ in found:
             image.layers()
         for image, names in found:
             for name in names:
                 store.tag(name, image.descriptor)
+            if not names:
+                store.tag("", image.descriptor)
     return [line for image, names in found for line in [*names] or [image.id]]
 
 
-def _oci_images(store: Store, members: Members) -> list[tuple[Image, list[str]]]:
-    """The images of an OCI layout, and their names; of several platforms' the one that is this machine's."""
-    entries = media.parsed(members.small("index.json")).get("manifests")
-    found = []
-    for entry in entries if isinstance(entries, list) else []:
-        descriptor = media.check_descriptor(entry, (*media.INDEXES, *media.MANIFESTS))
-        notes = entry["annotations"] if isinstance(entry.get("annotations"), dict) else {}
-        name = notes.get(FULL_NAME) or notes.get(REF_NAME)
-        while descriptor["mediaType"] in media.INDEXES:
-            index = media.parsed(members.small(_path(descriptor["digest"])), descriptor)
-            descriptor = media.for_platform(index)
-        manifest = media.check_manifest(media.parsed(members.small(_path(descriptor["digest"])), descriptor))
-        for blob in (manifest["config"], *manifest["layers"], descriptor):
-            _keep(store, members.find(_path(blob["digest"])), blob)
-        found.append((Image(store, descriptor), [str(parse(name))] if isinstance(name, str) else []))
-    return found
+class _Archive:
+    """The directory that an archive was unpacked in: anybody's names and links, none of which leads out of it."""
 
+    def __init__(self, store: Store, directory: str) -> None:
+        self.store, self.directory = store, directory
 
-def _keep(store: Store, member: Descriptor, claimed: Descriptor) -> None:
-    """Move a member to its place as a blob, if it is what its descriptor says."""
-    if (member["digest"], member["size"]) != (claimed["digest"], claimed["size"]):
-        raise ContainerError(f"{claimed['digest']}: the archive has {member['size']} bytes {member['digest']} for it")
-    if not store.has(claimed["digest"]):
-        with open(member["path"], "r+b") as file:
-            store.keep(file, claimed["digest"])
-        member["path"] = store.blob(claimed["digest"])
+    def open(self, name: str) -> BinaryIO:
+        """A regular file: a FIFO would be waited for, and a device do something."""
+        root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            file = openat2(root, name.lstrip("/"), os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
+            try:
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    raise FileNotFoundError
+                return open(f"/proc/self/fd/{file}", "rb")
+            finally:
+                os.close(file)
+        except (OSError, ValueError):
+            raise ContainerError(f"the archive speaks of {name[:80]!r}, and has no such file") from None
+        finally:
+            os.close(root)
 
+    def has(self, name: str) -> bool:
+        """Whether it is there."""
+        return os.path.lexists(f"{self.directory}/{name}")
 
-def _docker_items(members: Members) -> list[dict[str, Any]]:
-    """The list in manifest.json."""
-    items = media.parsed(b'{"items":' + members.small("manifest.json") + b"}").get("items")
-    for item in items if isinstance(items, list) else [None]:
-        texts = [item.get("Config"), *(item.get("Layers") or [None])] if isinstance(item, dict) else [None]
-        tags = (item.get("RepoTags") or []) if isinstance(item, dict) else []
-        if not all(isinstance(text, str) for text in (*texts, *tags)):
-            raise ContainerError("manifest.json of the archive is no list of images, each with Config and Layers")
-    return list(items or [])
+    def small(self, name: str) -> bytes:
+        """The content of a JSON document."""
+        with self.open(name) as file:
+            return file.read(media.MAX_JSON + 1)
 
+    def images(self) -> Iterator[tuple[Image, list[str]]]:
+        """The images of an OCI layout, and their names; of several platforms' the one that is this machine's."""
+        entries = media.parsed(self.small("index.json")).get("manifests")
+        listed = [media.check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
+        for entry in list(filter(media.fits, listed)) or listed:
+            descriptor = media.check_descriptor(entry, (*media.INDEXES, *media.MANIFESTS))
+            notes = entry["annotations"] if isinstance(entry.get("annotations"), dict) else {}
+            name = notes.get(FULL_NAME) or notes.get(REF_NAME)
+            while descriptor["mediaType"] in media.INDEXES:
+                descriptor = media.for_platform(media.parsed(self.small(_path(descriptor["digest"])), descriptor))
+            manifest = media.check_manifest(media.parsed(self.small(_path(descriptor["digest"])), descriptor))
+            for blob in (manifest["config"], *manifest["layers"], descriptor):
+                self.keep(_path(blob["digest"]), blob)
+            yield Image(self.store, descriptor), [str(parse(name))] if isinstance(name, str) else []
 
-def _docker_image(store: Store, members: Members, item: dict[str, Any]) -> tuple[Image, list[str]]:
-    """An image of a docker-archive, which has no manifest: we write one. Its config stays as it is, and so its ID."""
-    data = members.small(item["Config"])
-    diff_ids = media.check_config(media.parsed(data), len(item["Layers"]))["rootfs"]["diff_ids"]
-    pairs = zip(item["Layers"], diff_ids, strict=True)
-    document = {
-        "schemaVersion": 2,
-        "mediaType": media.MANIFEST,
-        "config": store.put(data, media.CONFIG),
-        "layers": [_docker_layer(store, members.find(name), diff_id) for name, diff_id in pairs],
-    }
-    names = [str(parse(tag)) for tag in item.get("RepoTags") or []]
-    return Image(store, store.put_json(document, media.MANIFEST)), names
+    def keep(self, name: str, claimed: Descriptor) -> Descriptor:
+        """Copy a file to its place as a blob, if it is what its descriptor says, and that says a digest."""
+        with self.open(name) as file, self.store.incoming() as target:
+            digest, size = hashlib.sha256(), 0
+            while data := file.read(CHUNK):
+                digest.update(data)
+                size += target.write(data)
+            is_: Descriptor = {"digest": f"sha256:{digest.hexdigest()}", "size": size}
+            if {**claimed, **is_} != {**is_, **claimed}:
+                raise ContainerError(f"{claimed['digest']}: the archive has {size} bytes {is_['digest']} for it")
+            self.store.keep(target, is_["digest"])
+        return {**claimed, **is_}
 
+    def dockers(self) -> Iterator[tuple[Image, list[str]]]:
+        """The images of a docker-archive, which has no manifest: we write one. The config stays, and so the ID."""
+        if not self.has("manifest.json"):
+            raise ContainerError("the archive has neither index.json nor manifest.json: minidocker import takes files")
+        layers: dict[str, Descriptor] = {}
+        for item in self.items():
+            data = self.small(item["Config"])
+            names = item["Layers"] or []
+            diff_ids = media.check_config(media.parsed(data), len(names))["rootfs"]["diff_ids"]
+            for name, diff_id in zip(names, diff_ids, strict=True):
+                layers[name] = layers.get(name) or self.layer(name, diff_id)
+            document = {
+                "schemaVersion": 2,
+                "mediaType": media.MANIFEST,
+                "config": self.store.put(data, media.CONFIG),
+                "layers": [layers[name] for name in names],
+            }
+            tags = [str(parse(tag)) for tag in item.get("RepoTags") or []]
+            yield Image(self.store, self.store.put_json(document, media.MANIFEST)), tags
 
-def _docker_layer(store: Store, member: Descriptor, diff_id: str) -> Descriptor:
-    """A layer of a docker-archive; most are not compressed there, and are here: the store holds what travels."""
-    with open(member["path"], "rb") as file:
-        magic = file.read(4)
-    kind = media.LAYER_ZSTD if magic == ZSTD else media.LAYER_GZIP
-    if magic == ZSTD or magic.startswith(GZIP):
-        descriptor = {"mediaType": kind, "digest": member["digest"], "size": member["size"]}
-        _keep(store, member, descriptor)
+    def items(self) -> list[dict[str, Any]]:
+        """The list in manifest.json."""
+        items = media.parsed(b'{"items":' + self.small("manifest.json") + b"}").get("items")
+        for item in items if isinstance(items, list) else [None]:
+            texts = [item.get("Config"), *(item.get("Layers") or [])] if isinstance(item, dict) else [None]
+            tags = (item.get("RepoTags") or []) if isinstance(item, dict) else []
+            if not all(isinstance(text, str) for text in (*texts, *tags)):
+                raise ContainerError("manifest.json of the archive is no list of images, each with Config and Layers")
+        return list(items or [])
+
+    def layer(self, name: str, diff_id: str) -> Descriptor:
+        """A layer of a docker-archive; most are not compressed there, and are here: the store holds what travels."""
+        with self.open(name) as file:
+            magic = os.pread(file.fileno(), 4, 0)
+            if magic == ZSTD or magic.startswith(GZIP):
+                return self.keep(name, {"mediaType": media.LAYER_ZSTD if magic == ZSTD else media.LAYER_GZIP})
+            descriptor, its = packed(self.store, file.fileno())
+        if its != diff_id:
+            raise ContainerError(f"a layer has the digest {its}, and the config says {diff_id}")
         return descriptor
-    if member["digest"] != diff_id:
-        raise ContainerError(f"a layer has the digest {member['digest']}, and the config says {diff_id}")
-    if "packed" not in member:  # two images of one archive may share it
-        with open(member["path"], "rb") as file:
-            member["packed"] = packed(store, file)[0]
-    return dict(member["packed"])
 
 
-def packed(store: Store, stream: BinaryIO) -> tuple[Descriptor, str]:
-    """Store a tar as a layer; return its descriptor and its diff ID."""
+def packed(store: Store, source: int) -> tuple[Descriptor, str]:
+    """Store a tar, compressed or not, as a layer; return its descriptor and its diff ID."""
     with store.incoming() as target:
         packer = Packer(target)
-        while data := stream.read(CHUNK):
-            packer.write(data)
+        with decompressed(source) as stream:
+            while data := stream.read(CHUNK):
+                packer.write(data)
         packer.close()
         store.keep(target, packer.digest)
     return {"mediaType": media.LAYER_GZIP, "digest": packer.digest, "size": packer.size}, packer.diff_id
+
+
+def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = (), comment: str = "Imported") -> Image:
+    """Make an image of one layer of a tar, compressed or not; `changes`: instructions that set its config ("USER www").
+
+    The tar is checked as any layer is, by unpacking it in the jail. Needs root. Raises `ContainerError`.
+    """
+    from minidocker.images.stage import configured
+
+    config = configured(changes)
+    if name:
+        parse(name)
+    with bringing(store, name or "import"):
+        layer, diff_id = packed(store, source)
+        created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        document = {
+            **media.platform(),
+            "created": created,
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+            "history": [{"created": created, "comment": comment}],
+        }
+        image = make(store, document, [layer])
+        image.layers()
+        store.tag(name, image.descriptor)
+        return image
+
+
+def export(image: Image, descriptor: int) -> None:
+    """Write the files of an image, as a container would see them, as a tar to a file descriptor. Needs root."""
+    layers = image.layers()
+    union = Union(layers)
+    result = run(partial(_write, union.root), Layers(layers), union, stdout=descriptor)
+    if result.exit_code:  # an error has been raised already; this is a process that was killed
+        raise ContainerError(f"export: it ended with {result.exit_code} before all files were written: try again")
+
+
+def _write(root: str) -> None:
+    """To descriptor 1. Runs as root in the mount namespace of the union, where that is mounted, and nowhere else."""
+    with open(1, "wb", closefd=False) as stream:
+        write_layer(root, stream)

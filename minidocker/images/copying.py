@@ -44,9 +44,9 @@ def plan_of(instruction: Instruction, variables: Mapping[str, str], directory: s
     _check(instruction, sources, len(words), path, target)
     archives = None
     if instruction.keyword == "ADD":
-        from minidocker.images import compression  # it brings four libraries that COPY does not need
+        from minidocker.images.layer import compressed  # it brings four libraries that COPY does not need
 
-        archives = compression.opened
+        archives = compressed.opened
     selection = Selection(
         sources,
         [(document.name, _content(instruction, document, variables)) for document in instruction.documents],

@@ -9,14 +9,10 @@ that they need, and the rest goes: mark and sweep. Needed are the images of the 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
-from minidocker import state
+from minidocker import files, state
 from minidocker.images import manifest as media
-from minidocker.images import share
-from minidocker.images.cache import remembered
-from minidocker.images.diff import walk
 from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
@@ -32,8 +28,17 @@ def collect(store: Store, wait: bool = True) -> int:
         if not alone:
             return 0
         blobs, layers = _needed(store)
-        freed = _remove_blobs(store, blobs) + _remove_layers(store, layers) + _remove_litter(store)
-        return freed + share.prune(store.files)
+        freed = 0
+        for name in os.listdir(f"{store.layout}/blobs/sha256"):
+            if f"sha256:{name}" not in blobs:
+                freed += files.remove(f"{store.layout}/blobs/sha256/{name}")
+        for name in os.listdir(f"{store.unpacked}/sha256"):
+            if f"sha256:{name}" not in layers:
+                _put_away(store, f"{store.unpacked}/sha256/{name}")
+        litter = [store.tmp, f"{store.home}/ready"]  # who makes something in tmp holds `store.writing`: nobody does now
+        for directory in filter(os.path.isdir, litter):
+            freed += sum(files.remove(f"{directory}/{name}") for name in os.listdir(directory))
+        return freed
 
 
 @contextlib.contextmanager
@@ -57,7 +62,7 @@ def bringing(store: Store, what: str, kept: type[Exception] = PermissionError) -
 def _needed(store: Store) -> tuple[set[str], set[str]]:
     """(digests of blobs, diff IDs of layers) of all images that have a name or are in the build cache."""
     blobs, layers = set[str](), set[str]()
-    waiting = [*store.entries(), *remembered(store)]
+    waiting = store.entries()
     while waiting:
         descriptor = waiting.pop()
         blobs.add(descriptor["digest"])
@@ -73,72 +78,9 @@ def _needed(store: Store) -> tuple[set[str], set[str]]:
     return blobs, layers
 
 
-def _remove_blobs(store: Store, needed: set[str]) -> int:
-    freed = 0
-    for name in os.listdir(f"{store.layout}/blobs/sha256"):
-        if f"sha256:{name}" not in needed:
-            path = f"{store.layout}/blobs/sha256/{name}"
-            freed += os.stat(path).st_size
-            os.unlink(path)
-    return freed
-
-
-def _remove_layers(store: Store, needed: set[str]) -> int:
-    """First out of its place, at once, then file by file. A layer that a container runs on is locked, and stays."""
-    freed = 0
-    for name in os.listdir(f"{store.unpacked}/sha256"):
-        path = f"{store.unpacked}/sha256/{name}"
-        if f"sha256:{name}" not in needed and (lock := _lock(path)) >= 0:
-            litter = f"{store.tmp}/{name}"
-            os.rename(path, litter)
-            os.close(lock)
-            freed += _remove(litter)
-    return freed
-
-
-def _lock(path: str) -> int:
-    """A descriptor that locks the directory, or -1 if a container has it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return -1
-    return descriptor
-
-
-def _remove_litter(store: Store) -> int:
-    """All that is in tmp: whoever makes something there holds `store.writing()`, and now nobody does."""
-    return sum(_remove(f"{store.tmp}/{name}") for name in os.listdir(store.tmp))
-
-
-def _remove(path: str) -> int:
-    """Remove a file or a tree; return the bytes on the disk that it took."""
-    if not os.path.isdir(path) or os.path.islink(path):
-        size = os.lstat(path).st_blocks * 512
-        os.unlink(path)
-        return size
-    size = disk_usage([path])
-    state.remove_tree(path)
-    return size
-
-
-def disk_usage(paths: list[str]) -> int:
-    """Bytes on the disk of everything below these paths, each file once however many names it has: du(1)."""
-    sizes: dict[tuple[int, int], int] = {}
-    for path in paths:
-        for status in _statuses(path):
-            sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return sum(sizes.values())
-
-
-def _statuses(path: str) -> Iterator[os.stat_result]:
-    """Of a file, or of a directory and all that is in it, also where no path would be long enough."""
-    if not os.path.isdir(path) or os.path.islink(path):
-        yield os.lstat(path)
-        return
-    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield from (status for _, _, status in walk(top))
-    finally:
-        os.close(top)
+def _put_away(store: Store, path: str) -> None:
+    """A layer, out of its place at once, to be removed file by file; unless a container runs on it, and holds it."""
+    lock = state.hold(path)
+    if lock is not None:
+        os.rename(path, f"{store.tmp}/{os.path.basename(path)}")
+        os.close(lock)

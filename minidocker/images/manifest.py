@@ -23,16 +23,27 @@ LAYER, LAYER_GZIP, LAYER_ZSTD = (f"{_OCI}layer.v1.tar{suffix}" for suffix in (""
 DOCKER_LIST = f"{_DOCKER}distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = f"{_DOCKER}distribution.manifest.v2+json"
 DOCKER_CONFIG = f"{_DOCKER}container.image.v1+json"
-DOCKER_LAYER, DOCKER_LAYER_TAR = f"{_DOCKER}image.rootfs.diff.tar.gzip", f"{_DOCKER}image.rootfs.diff.tar"
+DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD = (
+    f"{_DOCKER}image.rootfs.diff.tar{suffix}" for suffix in (".gzip", "", ".zstd")
+)
 DOCUMENTS = (INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST, CONFIG, DOCKER_CONFIG)  # what points to something else
 INDEXES, MANIFESTS = (INDEX, DOCKER_LIST), (MANIFEST, DOCKER_MANIFEST)
-LAYERS = (LAYER, LAYER_GZIP, LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_TAR)
+LAYERS = (LAYER, LAYER_GZIP, LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD)
 MAX_JSON = 4 << 20  # bytes: what a registry must take as a manifest at least, and we at most
 MAX_LAYERS = 500  # OverlayFS stacks no more, Documentation/filesystems/overlayfs.rst
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}  # uname's name -> Go's
+CHECKED = {  # the keys of a config that we use -> what is there, if anything is
+    "created": str, "author": str, "architecture": str, "os": str, "variant": str, "rootfs": dict, "config": dict,
+    "history": [dict],
+}  # fmt: skip
+CHECKED_INSIDE = {
+    "User": str, "WorkingDir": str, "StopSignal": str, "Env": [str], "Cmd": [str], "Entrypoint": [str], "Shell": [str],
+    "Volumes": dict, "ExposedPorts": dict, "Labels": dict,
+}  # fmt: skip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     Descriptor = dict[str, Any]
@@ -64,7 +75,7 @@ def check_descriptor(value: object, allowed: tuple[str, ...] = ()) -> Descriptor
     """A descriptor from outside: digest and size are there and possible, and the media type is one of these."""
     fields = [type(value.get(name)) for name in ("digest", "size")] if isinstance(value, dict) else []
     if not isinstance(value, dict) or fields != [str, int]:
-        raise ContainerError(f"{str(value)[:80]}: no descriptor: digest and size are needed")
+        raise ContainerError(f"{printable(str(value)[:80])}: no descriptor: digest and size are needed")
     check_digest(value["digest"])
     if value["size"] < 0:
         raise ContainerError(f"{value['digest']}: a size of {value['size']} bytes")
@@ -90,43 +101,69 @@ def check_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def for_platform(index: dict[str, Any], wanted: str = "") -> Descriptor:
     """The entry of an index for "os/architecture[/variant]", by default this machine's; one that says none fits all."""
-    parts = dict(zip(("os", "architecture", "variant"), wanted.split("/"), strict=False)) if wanted else platform()
     if "layers" in index or "config" in index:
         raise ContainerError("an index that is a manifest as well: it would be two images, CVE-2021-41190")
-    there = []
     entries = index.get("manifests")
-    for entry in entries if isinstance(entries, list) else []:
-        check_descriptor(entry)
-        has = entry.get("platform") if isinstance(entry.get("platform"), dict) else {}
-        if all(has.get(key, value) == value for key, value in parts.items()):
-            check_descriptor(entry, (*INDEXES, *MANIFESTS))
-            return dict(entry)
-        there.append("/".join(str(has[key]) for key in ("os", "architecture", "variant") if key in has))
-    raise ContainerError(f"no image for {'/'.join(parts.values())}; there are {printable(' '.join(there)) or 'none'}")
+    there = [check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
+    for entry in filter(lambda entry: fits(entry, wanted), there):
+        return dict(check_descriptor(entry, (*INDEXES, *MANIFESTS)))
+    has = " ".join("/".join(map(str, _platform(entry).values())) for entry in there)
+    wanted = wanted or "/".join(platform().values())
+    raise ContainerError(f"no image for {wanted}; there are {printable(has) or 'none'}")
+
+
+def fits(descriptor: Descriptor, wanted: str = "") -> bool:
+    """Whether that platform, by default this machine, can execute it. An attestation is for "unknown"."""
+    parts = dict(zip(("os", "architecture", "variant"), wanted.split("/"), strict=False)) if wanted else platform()
+    has = _platform(descriptor)
+    return all(has.get(key, value) == value for key, value in parts.items())
+
+
+def _platform(descriptor: Descriptor) -> dict[str, Any]:
+    has = descriptor.get("platform")
+    return {key: has[key] for key in ("os", "architecture", "variant") if key in has} if isinstance(has, dict) else {}
 
 
 def check_config(config: dict[str, Any], layers: int) -> dict[str, Any]:
     """The config of an image of that many layers. Only what we use is looked at; the rest is kept as it is."""
-    rootfs, inner = config.get("rootfs"), config.setdefault("config", {})
-    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-    if not isinstance(diff_ids, list) or len(diff_ids) != layers:
+    _check(config, CHECKED)
+    inner = config["config"] = config.get("config") or {}
+    for name in ("Cmd", "Entrypoint"):
+        if isinstance(inner.get(name), str):
+            inner[name] = [inner[name]]  # Docker takes it, and early builders wrote it
+    _check(inner, CHECKED_INSIDE)
+    if inner.get("Volumes"):
+        inner["Volumes"] = {os.path.join("/", path): empty for path, empty in inner["Volumes"].items()}
+    rootfs = config["rootfs"] = config.get("rootfs") or {}
+    rootfs["diff_ids"] = rootfs.get("diff_ids") or []
+    _check(rootfs, {"diff_ids": [str]})
+    if len(rootfs["diff_ids"]) != layers:
         raise ContainerError(f"the image's config does not name one diff ID for each of its {layers} layers")
-    for diff_id in diff_ids:
-        check_digest(diff_id if isinstance(diff_id, str) else repr(diff_id))
-    if inner is None:
-        inner = config["config"] = {}
-    for name, kind in (("Env", list), ("Cmd", list), ("Entrypoint", list), ("WorkingDir", str), ("User", str)):
-        value = inner.get(name) if isinstance(inner, dict) else inner
-        if value is not None and not isinstance(value, kind):
-            raise ContainerError(f"the image's config has a {name} that is no {kind.__name__}: {str(value)[:40]}")
-        if isinstance(value, list) and not all(isinstance(word, str) for word in value):
-            raise ContainerError(f"the image's config has a {name} with something that is no text")
+    for diff_id in rootfs["diff_ids"]:
+        check_digest(diff_id)
+    for step in config.get("history") or []:
+        _check(step, dict.fromkeys(("created", "created_by", "comment"), str))
     return config
 
 
+def _check(document: dict[str, Any], kinds: Mapping[str, Any]) -> None:
+    for name, kind in kinds.items():
+        value = document.get(name)
+        if not (value is None or _is(value, kind)):
+            raise ContainerError(f"the image's config has a {name} that cannot be: {printable(str(value)[:40])}")
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Whether it is of this kind; [str] is a list of texts."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(isinstance(one, kind[0]) for one in value)
+    return isinstance(value, kind)
+
+
 def check_platform(config: dict[str, Any]) -> None:
-    """An image of another architecture would fail at its first execve, with a worse message."""
-    here, its = "/".join(platform().values()), f"{config.get('os')}/{config.get('architecture')}"
+    """An image of another architecture would fail at its first execve, with a worse message. What is not said fits."""
+    said = {key: config[key] for key in platform() if config.get(key)}
+    here, its = ("/".join(fields.values()) for fields in (platform(), platform() | said))
     if its != here:
         raise ContainerError(f"the image is for {its}, and this machine is {here}: pull it for this platform")
 

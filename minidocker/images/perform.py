@@ -13,7 +13,7 @@ import json
 import os
 import time
 
-from minidocker.images import cache, manifest
+from minidocker.images import manifest
 from minidocker.images.context import read
 from minidocker.images.copying import plan_of
 from minidocker.images.image import Image, make
@@ -143,13 +143,13 @@ class Performer:
     def advance(self, state: State, config: Config, text: str, work: Work | None = None, key: object = None) -> None:
         """The stage's next image: out of the cache, or made now and noted there."""
         name = hashlib.sha256(json.dumps([state.id, text, key]).encode()).hexdigest()
-        known = cache.recall(self.store, name) if self.cached else None
+        known = self.store.recall(name) if self.cached else None
         image = _whole(self.store, known) if known else None
         if image:
             self.show(" ---> CACHED\n")
         else:
             image = self.made(state, config, text, work)
-            cache.remember(self.store, name, image.descriptor)
+            self.store.remember(name, image.descriptor)
         state.image = image
 
     def made(self, state: State, config: Config, text: str, work: Work | None) -> Image:

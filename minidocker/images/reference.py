@@ -10,12 +10,16 @@ localhost is a registry, and that everything else is on docker.io, is Docker's c
 
 from __future__ import annotations
 
+import re
+
 from minidocker.outcome import ContainerError
 
 DEFAULT_REGISTRY, OFFICIAL, DEFAULT_TAG = "docker.io", "library/", "latest"
-_LOWER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
-_WORD = _LOWER | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
-_HEX = frozenset("0123456789abcdef")
+_HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9a-f:]+\])(?::[0-9]+)?"
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_NAME = re.compile(
+    rf"(?:(?=[^/]*[.:]|localhost/)({_HOST})/)?({_PART}(?:/{_PART})*)(?::([A-Za-z0-9_][A-Za-z0-9_.-]{{,127}}))?(?:@(.*))?"
+)
 
 
 class Reference:
@@ -28,16 +32,16 @@ class Reference:
         return f"{self.registry}/{self.repository}{self._suffix()}"
 
     @property
-    def familiar(self) -> str:
-        """Without the parts that everybody leaves out."""
+    def name(self) -> str:
+        """The column REPOSITORY of `images`: without the parts that everybody leaves out."""
         if self.registry != DEFAULT_REGISTRY:
-            return str(self)
-        return self.repository.removeprefix(OFFICIAL) + self._suffix()
+            return f"{self.registry}/{self.repository}"
+        return self.repository.removeprefix(OFFICIAL)
 
     @property
-    def name(self) -> str:
-        """The column REPOSITORY of `images`."""
-        return self.familiar.removesuffix(self._suffix())
+    def familiar(self) -> str:
+        """The same, with tag and digest."""
+        return self.name + self._suffix()
 
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
@@ -45,40 +49,22 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """The parts of an image's name; a name without tag and digest means the tag `latest`. Raises `ContainerError`."""
-    name, at, digest = text.partition("@")
-    first, slash, rest = name.partition("/")
-    registry, repository = (first, rest) if slash and _is_registry(first) else (DEFAULT_REGISTRY, name)
-    repository, colon, tag = repository.partition(":")
-    if registry == DEFAULT_REGISTRY and repository and "/" not in repository:
-        repository = OFFICIAL + repository
-    if not repository or not all(map(_is_component, repository.split("/"))) or len(repository) > 255:
-        _refuse(text, "a repository is lower-case letters and digits, with single . _ - or / between them")
-    if colon and not (tag and len(tag) <= 128 and tag[0] in _WORD and not set(tag) - _WORD - {*".-"}):
-        _refuse(text, "a tag is up to 128 letters, digits, _ . and -, and does not begin with . or -")
-    if at:
+    found = _NAME.fullmatch(text)
+    if not found or len(found[2]) > 255:
+        raise ContainerError(
+            f"{text!r} is no name of an image: a repository is lower-case letters and digits, with single . _ - or / "
+            "between them, and a tag up to 128 letters, digits, _ . and -"
+        )
+    registry, repository, tag, digest = found.groups(default="")
+    if digest or "@" in text:
         check_digest(digest)
-    return Reference(registry, repository, tag or ("" if digest else DEFAULT_TAG), digest)
-
-
-def _is_registry(part: str) -> bool:
-    return "." in part or ":" in part or part == "localhost"
-
-
-def _is_component(part: str) -> bool:
-    """Between two of its words stands one dot, one or two underscores, or any number of dashes."""
-    gaps = "".join("x" if letter in _LOWER else letter for letter in part)
-    return all(gap in ("", ".", "_", "__") or not gap.strip("-") for gap in gaps.strip("x").split("x")) and (
-        part[:1] in _LOWER and part[-1:] in _LOWER
-    )
+    if registry in ("", DEFAULT_REGISTRY) and "/" not in repository:
+        repository = OFFICIAL + repository
+    return Reference(registry or DEFAULT_REGISTRY, repository, tag or ("" if digest else DEFAULT_TAG), digest)
 
 
 def check_digest(digest: str) -> str:
     """The hexadecimal part of a sha256 digest. It comes from outside: nothing else may become a part of a path."""
-    algorithm, _, value = digest.partition(":")
-    if algorithm != "sha256" or len(value) != 64 or set(value) - _HEX:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise ContainerError(f"{digest!r} is no digest: sha256: and 64 hexadecimal digits are expected")
-    return value
-
-
-def _refuse(text: str, why: str) -> None:
-    raise ContainerError(f"{text!r} is no name of an image: {why}")
+    return digest.removeprefix("sha256:")

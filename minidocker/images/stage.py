@@ -15,7 +15,7 @@ import os
 from minidocker.child import DEFAULT_PATH
 from minidocker.images import manifest
 from minidocker.images.instruction import Instruction, refuse
-from minidocker.images.settings import expanded
+from minidocker.images.settings import change, expanded
 from minidocker.images.words import split
 from minidocker.outcome import ContainerError
 
@@ -23,7 +23,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")  #
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from minidocker.images.image import Image
@@ -112,3 +112,16 @@ def from_words(settings: list[str]) -> dict[str, str]:
         if equals or name in os.environ:
             arguments[name] = value if equals else os.environ[name]
     return arguments
+
+
+def configured(changes: Sequence[str]) -> dict[str, Any]:
+    """The config that instructions of a Dockerfile make out of nothing: those that only set something."""
+    config: dict[str, Any] = {}
+    for number, text in enumerate(changes, 1):
+        instruction = Instruction(number, text)
+        variables = dict(setting.partition("=")[::2] for setting in config.get("Env", []))
+        try:
+            change(instruction, config, variables)
+        except KeyError:
+            raise ContainerError(f"--change {instruction.keyword}: only what sets a part of the config") from None
+    return config

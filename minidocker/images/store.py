@@ -2,10 +2,10 @@
 
     images/oci-layout, index.json, blobs/sha256/…    the layout: everything by its digest, and names for it
     layers/sha256/…                                  each layer's files, by the digest of its tar (its diff ID)
-    build/…                                          the build cache: what a step depends on -> the image that it made
     tmp/…                                            what is being made; a rename moves it into place, else it is litter
 
 A name in index.json (annotation org.opencontainers.image.ref.name) points to a manifest, that to a config and layers.
+The build cache is there as well, under names of another kind: what a step depends on -> the image that it made.
 Whatever changes a name holds the layout's lock for a moment. Who makes blobs holds `writing` as long as nothing names
 them yet, and `collect`, which removes what nothing names, waits for all of those. A process that is killed leaves
 litter and no lock. Source: the OCI image specification, image-layout.md and descriptor.md.
@@ -14,24 +14,26 @@ litter and no lock. Source: the OCI image specification, image-layout.md and des
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
 
-from minidocker import state
+from minidocker import files, state
 from minidocker.images import manifest as media
 from minidocker.images.reference import check_digest, parse
 from minidocker.outcome import ContainerError
 
-REF_NAME = "org.opencontainers.image.ref.name"
+REF_NAME, STEP = "org.opencontainers.image.ref.name", "minidocker.build.step"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, BinaryIO
 
     from minidocker.images.manifest import Descriptor
+
+    Index = list[Descriptor]
 
 
 class Store:
@@ -43,15 +45,14 @@ class Store:
     def __init__(self, home: str | None = None) -> None:
         self.home = home or state.home()
         self.layout, self.unpacked, self.tmp = (os.path.join(self.home, name) for name in ("images", "layers", "tmp"))
-        self.files = f"{self.unpacked}/files"  # see `share`
-        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/build", self.tmp):
+        self.index = f"{self.layout}/index.json"
+        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", self.tmp):
             os.makedirs(directory, exist_ok=True)
         for directory in (self.unpacked, self.tmp):  # foreign setuid files lie here: for root only, CVE-2021-41091
             os.chmod(directory, 0o700)
-        if not os.path.exists(f"{self.layout}/index.json"):
-            with self._locked(self.layout, fcntl.LOCK_EX):
-                self.replace("images/oci-layout", {"imageLayoutVersion": "1.0.0"})
-                self._write_index(self._index())
+        if not os.path.exists(self.index):
+            state.replace(f"{self.layout}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+            self._change(lambda entries: entries)
 
     # --- blobs ---------------------------------------------------------------------------------------------------
 
@@ -97,32 +98,25 @@ class Store:
                     os.unlink(path)
 
     def keep(self, file: BinaryIO, digest: str) -> None:
-        """Move a temporary file to its place as a blob; the caller has checked the digest."""
-        self._move(file, self.blob(digest))
-
-    @staticmethod
-    def _move(file: BinaryIO, path: str) -> None:
-        """First onto the disk, then to its name: a reader sees old or new content, also after a power cut."""
+        """Give a temporary file its place as a blob, once it is on the disk; the caller has checked the digest."""
         file.flush()
         os.fsync(file.fileno())
-        os.replace(file.name, path)
+        os.replace(file.name, self.blob(digest))
 
     # --- layers --------------------------------------------------------------------------------------------------
 
-    def layer_directory(self, diff_id: str) -> str:
-        """Where the files of a layer are, or would be."""
-        return f"{self.unpacked}/sha256/{check_digest(diff_id)}"
-
     def layer(self, descriptor: Descriptor, diff_id: str) -> str:
         """The directory with the files of a layer, unpacked now if it is not yet: once, whoever uses it."""
-        target = self.layer_directory(diff_id)
+        target = f"{self.unpacked}/sha256/{check_digest(diff_id)}"
         if not os.path.isdir(target):
-            from minidocker.images.unpack import unpack  # a process that finds all layers unpacked needs none of it
+            from minidocker.images.layer.unpack import (
+                unpack,
+            )  # a process that finds all layers unpacked needs none of it
 
             if not self.has(descriptor["digest"]):
                 raise ContainerError(f"{descriptor['digest']}: this layer is not in the store: pull its image again")
             with self.place() as directory:
-                unpack(self.blob(descriptor["digest"]), directory, diff_id, shared=self.files)
+                unpack(self.blob(descriptor["digest"]), directory, diff_id)
                 with contextlib.suppress(OSError):  # another process was faster with the same layer
                     os.rename(directory, target)
         return target
@@ -132,18 +126,19 @@ class Store:
         """A temporary directory, removed at the end if it is still there."""
         path = f"{self.tmp}/{os.urandom(8).hex()}"
         with self.writing():
-            os.mkdir(path, 0o755)
+            os.mkdir(path)
+            os.chmod(path, 0o755)  # whatever the caller's umask: a layer may not say how its root is to look like
             try:
                 yield path
             finally:
-                state.remove_tree(path)
+                files.remove(path)
 
     def add_layer(self, directory: str, whiteouts: str = "overlay") -> tuple[Descriptor, str]:
         """Pack a directory as a layer; return the descriptor of its blob, and its diff ID.
 
-        `whiteouts`: the form of those in the directory, see `diff`. The blob is the same for the same content.
+        `whiteouts`: whether the directory has some, see `layer.pack`. The blob is the same for the same content.
         """
-        from minidocker.images.pack import pack
+        from minidocker.images.layer.pack import pack
 
         with self.incoming() as file:
             digest, diff_id, size = pack(directory, file, whiteouts)
@@ -152,99 +147,127 @@ class Store:
 
     # --- names ---------------------------------------------------------------------------------------------------
 
-    def entries(self) -> list[Descriptor]:
-        """The descriptors of index.json: manifests with a name, and dangling ones that had one."""
-        return [entry for entry in self._index()["manifests"] if isinstance(entry, dict) and "digest" in entry]
+    def entries(self) -> Index:
+        """The descriptors of index.json: manifests with a name, dangling ones that had one, steps of builds."""
+        try:
+            with open(self.index, "rb") as file:
+                found = media.parsed(file.read()).get("manifests")
+        except FileNotFoundError:
+            found = []
+        if not isinstance(found, list):
+            raise ContainerError(f"{self.index}: no list of manifests: it is no index of an OCI image layout")
+        return [entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("digest"), str)]
 
     def tags(self) -> dict[str, Descriptor]:
         """Full name -> descriptor of the manifest. What other tools call `app` is docker.io/library/app:latest."""
-        named = ((entry.get("annotations", {}).get(REF_NAME), entry) for entry in self.entries())
-        return {str(parse(name)): entry for name, entry in named if name}
+        return {name: entry for entry in self.entries() if (name := name_of(entry))}
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """Let the name ("": none, only its ID) point to this manifest. What it pointed to before stays, dangling."""
-        full = parse(name) if name else None
-        entry = {key: descriptor[key] for key in ("mediaType", "digest", "size")}
-        if full:
-            entry["annotations"] = {REF_NAME: full.familiar}
-        with self._locked(self.layout, fcntl.LOCK_EX):
-            others = [self._nameless(old) if self._is(old, full) else old for old in self.entries()]
-            self._write_index({"manifests": [*self._without_named_twins([*others, entry])]})
+        full, familiar = (str(parse(name)), parse(name).familiar) if name else ("", "")
+
+        def change(entries: Index) -> Index:
+            others = [_entry(entry) if full and name_of(entry) == full else entry for entry in entries]
+            return [*others, _entry(descriptor, REF_NAME, familiar)]
+
+        self._change(change)
 
     def untag(self, name: str) -> bool:
         """Remove a name, and its manifest from the index if that had no other; whether there was such a name."""
-        full = parse(name)
-        with self._locked(self.layout, fcntl.LOCK_EX):
+        full = str(parse(name))
+        return self._change(lambda entries: [entry for entry in entries if name_of(entry) != full])
+
+    def forget(self, *digests: str) -> None:
+        """Remove manifests from the index, whatever their names."""
+        self._change(lambda entries: [entry for entry in entries if entry["digest"] not in digests])
+
+    def steps(self) -> dict[str, Descriptor]:
+        """The build cache: what a step depends on, in hexadecimal -> the image that it made."""
+        return {step: entry for entry in self.entries() if (step := _note(entry, STEP))}
+
+    def remember(self, step: str, descriptor: Descriptor) -> None:
+        """Note the image that this step made. A cache that cannot be written is none."""
+        with contextlib.suppress(OSError):
+            self._change(lambda entries: [*entries, _entry(descriptor, STEP, step)])
+
+    def recall(self, step: str) -> Descriptor | None:
+        """The manifest's descriptor of the image that such a step made before, unless that has been pruned."""
+        found = self.steps().get(step)
+        return _entry(found) if found and self.has(found["digest"]) else None
+
+    def forget_steps(self, *digests: str) -> None:
+        """Empty the cache; or only of these images."""
+        self._change(
+            lambda entries: [
+                entry for entry in entries if not _note(entry, STEP) or (digests and entry["digest"] not in digests)
+            ]
+        )
+
+    def _change(self, change: Callable[[Index], Index]) -> bool:
+        """Read the index, change it, and write it, alone; whether it is another one now.
+
+        A shorter one needs no room: on a full disk it is written over the old one, which is how one gets room again.
+        """
+        with self._locked(self.layout, True):
             before = self.entries()
-            after = [entry for entry in before if not self._is(entry, full)]
-            if len(after) < len(before):
-                self._write_index({"manifests": after})
-        return len(after) < len(before)
+            after = _tidy(change([*before]))
+            index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": after}
+            data = json.dumps(index, indent=1).encode()
+            try:
+                state.replace(self.index, data)
+            except OSError as refused:
+                if refused.errno not in (errno.ENOSPC, errno.EDQUOT) or len(data) > os.path.getsize(self.index):
+                    raise
+                with open(self.index, "r+b") as file:
+                    file.write(data.ljust(os.path.getsize(self.index)))
+            return after != before
 
-    def forget(self, digest: str) -> None:
-        """Remove a manifest from the index, whatever its names."""
-        with self._locked(self.layout, fcntl.LOCK_EX):
-            self._write_index({"manifests": [entry for entry in self.entries() if entry["digest"] != digest]})
+    # --- locks ---------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _is(entry: Descriptor, full: object) -> bool:
-        name = entry.get("annotations", {}).get(REF_NAME)
-        return bool(name and full) and str(parse(name)) == str(full)
-
-    @staticmethod
-    def _nameless(entry: Descriptor) -> Descriptor:
-        return {key: value for key, value in entry.items() if key != "annotations"}
-
-    @staticmethod
-    def _without_named_twins(entries: list[Descriptor]) -> Iterator[Descriptor]:
-        """A manifest is dangling only if no other entry names it."""
-        named = {entry["digest"] for entry in entries if "annotations" in entry}
-        seen: set[str] = set()
-        for entry in entries:
-            if "annotations" in entry or entry["digest"] not in named | seen:
-                seen.add(entry["digest"])
-                yield entry
-
-    # --- files of the layout, locks ------------------------------------------------------------------------------
-
-    def _index(self) -> dict[str, Any]:
-        path = f"{self.layout}/index.json"
-        if not os.path.exists(path):
-            return {"manifests": []}
-        with open(path, "rb") as file:
-            index = media.parsed(file.read())
-        if not isinstance(index.get("manifests"), list):
-            raise ContainerError(f"{path}: no list of manifests in it: it is no index of an OCI image layout")
-        return index
-
-    def _write_index(self, index: dict[str, Any]) -> None:
-        self.replace("images/index.json", {"schemaVersion": 2, "mediaType": media.INDEX, **index})
-
-    def replace(self, name: str, value: object) -> None:
-        """Write a small file of the store."""
-        with self.incoming() as file:
-            file.write(json.dumps(value, indent=1).encode())
-            self._move(file, f"{self.home}/{name}")
-
-    def writing(self) -> contextlib.AbstractContextManager[None]:
+    def writing(self) -> contextlib.AbstractContextManager[bool]:
         """Hold this while there are blobs that nothing names yet: `collect` waits for it."""
-        return self._locked(self.tmp, fcntl.LOCK_SH)
+        return self._locked(self.tmp, False)
 
-    @contextlib.contextmanager
-    def alone(self, wait: bool = True) -> Iterator[bool]:
+    def alone(self, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
         """Hold this to remove what nothing names: nobody makes anything meanwhile. False if that would mean to wait."""
-        try:
-            with self._locked(self.tmp, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB):
-                yield True
-        except BlockingIOError:
-            yield False
+        return self._locked(self.tmp, True, wait)
 
     @contextlib.contextmanager
-    def _locked(self, path: str, kind: int) -> Iterator[None]:
-        """flock(2) on a directory; the kernel lets go of it when the process ends, however it ends."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def _locked(self, path: str, exclusive: bool, wait: bool = True) -> Iterator[bool]:
+        lock = state.hold(path, exclusive, wait)
         try:
-            fcntl.flock(descriptor, kind)
-            yield
+            yield lock is not None
         finally:
-            os.close(descriptor)
+            if lock is not None:
+                os.close(lock)
+
+
+def name_of(entry: Descriptor) -> str:
+    """The full name of an entry of the index; nothing if it has none, or one that no image can have."""
+    try:
+        name = _note(entry, REF_NAME)
+        return str(parse(name)) if name else ""
+    except ContainerError:
+        return ""
+
+
+def _note(entry: Descriptor, key: str) -> str:
+    notes = entry.get("annotations")
+    value = notes.get(key) if isinstance(notes, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _entry(descriptor: Descriptor, key: str = "", value: str = "") -> Descriptor:
+    """A descriptor as the index has it, with one annotation or none."""
+    entry: Descriptor = {field: descriptor[field] for field in ("mediaType", "digest", "size") if field in descriptor}
+    return {**entry, "annotations": {key: value}} if value else entry
+
+
+def _tidy(entries: Index) -> Index:
+    """A manifest is dangling only if no other entry names it; of the rest, each once."""
+    named = {entry["digest"] for entry in entries if _note(entry, REF_NAME)}
+    kept: Index = []
+    for entry in entries:
+        if ("annotations" in entry or entry["digest"] not in named) and entry not in kept:
+            kept.append(entry)
+    return kept

@@ -12,9 +12,9 @@ import tempfile
 from hypothesis import strategies as st
 
 from minidocker.images import tar
-from minidocker.images.diff import write_layer
+from minidocker.images.layer.pack import write_layer
+from minidocker.images.layer.unpack import unpack
 from minidocker.images.tar import Entry
-from minidocker.images.unpack import unpack
 
 # Names and numbers that archives have trouble with
 NAMES = [b"a", b"b", b"c", "é".encode(), b"\xff\xfe", b"line\nbreak %=", b"-x", b"n" * 101, b"m" * 255]
@@ -184,13 +184,13 @@ def sha256(data):
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def unpacked(data, target, whiteouts="overlay", blob=None, diff_id=None, **options):
+def unpacked(data, target, blob=None, diff_id=None):
     """Unpack an uncompressed layer into a directory, which is made if it is not there. `blob`: how it is compressed."""
     os.makedirs(target, exist_ok=True)
     path = os.path.join(os.path.dirname(target), "blob")
     with open(path, "wb") as file:
         file.write(data if blob is None else blob)
-    unpack(path, os.fspath(target), diff_id or sha256(data), whiteouts, **options)
+    unpack(path, os.fspath(target), diff_id or sha256(data))
     os.unlink(path)
 
 

@@ -184,7 +184,7 @@ def test_each_hint_belongs_to_a_test_that_is_run(chapter):
 
 @pytest.mark.parametrize(
     ("chapter", "importer"),
-    [(3, "minidocker.cgroups"), (4, "aufs"), (5, "minidocker.images.unpack"), (8, "bench.memory")],
+    [(3, "minidocker.cgroups"), (4, "aufs"), (5, "minidocker.images.layer.unpack"), (8, "bench.memory")],
 )
 def test_every_importer_gets_the_readers_module_and_the_rest_is_ours(chapter, importer, tmp_path):
     name = MODULES[chapter]

@@ -1,6 +1,5 @@
 """Chapter 5: the same images in other people's tools, both ways: skopeo, umoci, podman, and the OCI's own schemas."""
 
-import io
 import json
 import os
 import shutil
@@ -13,8 +12,7 @@ import jsonschema
 import pytest
 import referencing.jsonschema
 
-from minidocker.images.archive import load, save
-from minidocker.images.flat import import_
+from minidocker.images.archive import import_, load, save
 from minidocker.images.image import find
 from minidocker.images.registry.transfer import pull, push
 from minidocker.images.store import Store
@@ -181,7 +179,7 @@ def test_we_load_what_skopeo_writes(store, app, skopeo, tmp_path, kind):
     skopeo("copy", f"oci:{store.layout}:app:1", f"{kind}:{tmp_path}/app.tar:app:1")
     other = Store(str(tmp_path / "other"))
     with open(tmp_path / "app.tar", "rb") as file:
-        assert load(other, file) == ["docker.io/library/app:1"]
+        assert load(other, file.fileno()) == ["docker.io/library/app:1"]
     loaded = find(other, "app:1")
     assert loaded.diff_ids == app.diff_ids and loaded.config["config"]["Env"] == app.config["config"]["Env"]
     assert not differences(merged(loaded), merged(app))
@@ -293,8 +291,10 @@ def minidocker_base(store):
     """An imported root. (podman builds on no image whose history does not speak of each of its layers.)"""
     root = Path(os.environ.get("MINIDOCKER_ROOTS", "/var/lib/minidocker/roots"), "busybox")
     need(root.is_dir(), "needs the root file system of set-up: run vagrant/provision.sh")
-    files = subprocess.run(["tar", "-C", root, "-c", "."], capture_output=True, check=True).stdout
-    return import_(store, io.BytesIO(files), "base:1", ['CMD ["sh"]', "ENV PATH=/bin"])
+    with tempfile.TemporaryFile() as files:
+        subprocess.run(["tar", "-C", root, "-c", "."], stdout=files, check=True)
+        files.seek(0)
+        return import_(store, files.fileno(), "base:1", ['CMD ["sh"]', "ENV PATH=/bin"])
 
 
 def test_the_command_is_the_same_program(store, app):

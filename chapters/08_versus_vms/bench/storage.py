@@ -10,6 +10,7 @@ it has. So a hole in a disk image costs nothing, and a file of one byte costs a 
 """
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from typing import Self
@@ -122,10 +123,10 @@ def squashed(place: str, *names: str) -> tuple[int, int]:
     """Bytes of images whose layers are made one each, so that no digest of them is the same: without and with sharing.
 
     That is what images look like that were built from a base of different days. The files that two of the layers have
-    in common are one file nevertheless, by the pool of chapter 5: `du` of one layer alone counts it, of both once.
+    in common become one file nevertheless, by hardlink(1): `du` of one layer alone counts it, of both once.
     Needs root; `place` is on the disk that is measured. Raises `ContainerError` for an image that is not there.
     """
-    from minidocker.images.flat import export, import_
+    from minidocker.images.archive import export, import_
     from minidocker.images.image import find
     from minidocker.images.store import Store
 
@@ -134,8 +135,10 @@ def squashed(place: str, *names: str) -> tuple[int, int]:
         with tempfile.TemporaryFile(dir=place) as file:
             export(find(Store(), name), file.fileno())
             file.seek(0)
-            layers += import_(store, file, name).layers()
-    return sum(map(usage, layers)), usage(*layers)
+            layers += import_(store, file.fileno(), name).layers()
+    apart = sum(map(usage, layers))
+    subprocess.run(["hardlink", "-q", "-X", "-f", "-s", "64K", store.unpacked], check=True)
+    return apart, usage(*layers)
 
 
 def original() -> str:
