@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from minidocker.images.image import find
-from minidocker.images.store import Store
 from minidocker.images.layer.unpack import unpack
+from minidocker.images.store import Store
 from tools.bench import measure, sandbox
 from tools.bench.engines import podman_client
 from tools.bench.sandbox import PATH, checked, minidocker, own_home
