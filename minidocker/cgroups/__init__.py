@@ -111,12 +111,10 @@ class Cgroup(Isolator):
     def freeze(self, frozen: bool = True) -> None:
         """Stop all of its processes where they are, and return when they have: `docker pause`. They cannot notice it.
 
-        An error if that takes longer than `PATIENCE`. With version 1 alone not even SIGKILL ends what is frozen: `kill`
-        thaws, `Process.kill` waits for a `thaw`.
+        With version 1 alone not even SIGKILL ends what is frozen: `kill` thaws, `Process.kill` waits for a `thaw`.
         """
         if not freeze(self._first(), frozen):
-            what = "not all of its processes have stopped: one waits for a device"
-            raise ContainerError(f"Cgroup: {self._first()}: {what}")
+            raise ContainerError(f"Cgroup: {self._first()}: a process of it has not stopped: it waits for a device")
 
     def thaw(self) -> None:
         """Let them go on: `docker unpause`."""

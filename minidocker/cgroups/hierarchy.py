@@ -1,13 +1,8 @@
 """Chapter 3: where the control groups of this machine are, and one directory in one of them.
 
-Control groups are directories of a file system, cgroups(7). There are two versions of it, and a machine may mount both:
-
-    version 2    one hierarchy (a tree of directories) with all controllers; what a directory's children may use
-                 is written to its cgroup.subtree_control
-    version 1    a hierarchy for each controller (or a few): the same tree of directories again and again
-
-A controller is in one hierarchy only. So each is looked up once, wherever it is. Version 2 freezes and kills with or
-without controllers, and does it better than version 1; so where it is mounted it is used for these.
+Control groups are directories of a file system, cgroups(7). Version 2 has one hierarchy (a tree of directories) with
+all controllers; version 1 has one for each controller, or a few. A machine may mount both, and a controller is in one
+of them. Version 2 freezes and kills with or without controllers: where it is mounted, it is used for these.
 """
 
 from __future__ import annotations
@@ -18,7 +13,6 @@ import time
 
 from minidocker import state
 from minidocker.cgroups import v1
-from minidocker.files import NotRemoved
 from minidocker.outcome import ContainerError, failure
 
 PARENT = "minidocker"  # all our groups are children of this one
@@ -152,17 +146,12 @@ def prune(which: list[Hierarchy] | None = None) -> list[str]:
 
     Groups of living owners stay, and so does every group that is not below ours.
     """
-    removed, failures = list[str](), list[Exception]()
-    for hierarchy in hierarchies() if which is None else which:
-        try:
-            removed += state.prune(hierarchy.parent, remove)
-            os.rmdir(hierarchy.parent)
-        except NotRemoved as left:
-            removed += left.removed
-            failures += left.failures
-        except OSError as busy:
-            if busy.errno not in (errno.ENOENT, errno.EBUSY):
-                raise  # nobody was here, or another prune; and a living owner's group is no error
-    if failures:
-        raise NotRemoved(failures, removed)
-    return removed
+    parents = [hierarchy.parent for hierarchy in which or hierarchies()]
+    try:
+        return state.prune(*parents, remove=remove) if parents else []
+    finally:
+        for parent in parents:
+            try:
+                os.rmdir(parent)
+            except OSError:
+                pass  # a living owner's group is in there, or nobody was here

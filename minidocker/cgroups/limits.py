@@ -35,7 +35,8 @@ LIMITS = (
     ("riops", ("io", "io.max", "{} riops={}"), ("blkio", "blkio.throttle.read_iops_device", "{} {}")),
     ("wiops", ("io", "io.max", "{} wiops={}"), ("blkio", "blkio.throttle.write_iops_device", "{} {}")),
 )
-# The name, then controller, file, the word before the number (or ""), and how many make one, in version 2 and in 1
+# The name, then controller, file, the word before the number (or ""), and how many make one, in version 2 and in 1.
+# Periods in which the quota was used up; kills since the memory limit was reached; forks that failed at the limit
 FIGURES = (
     ("cpu_seconds", ("cpu", "cpu.stat", "usage_usec", 1e6), ("cpuacct", "cpuacct.usage", "", 1e9)),
     ("throttled_periods", ("cpu", "cpu.stat", "nr_throttled", 1), ("cpu", "cpu.stat", "nr_throttled", 1)),
@@ -78,39 +79,30 @@ class Limits:
         io: Mapping[str, Mapping[str, Size]] | None = None,
     ) -> None:
         self.values: dict[str, list[tuple[object, ...]]] = {}  # what fills the lines of the table; of io, for each disk
-        self.swap_asked = memory_swap is not None
-        if memory is not None:
-            self._memory(size(memory), memory_swap)
-        else:
-            self._check("memory_swap", memory_swap in (None, -1, "-1"), "is with memory together: it needs memory, too")
+        self.swap_asked, boundless = memory_swap is not None, str(memory_swap) == "-1"
+        if memory is not None:  # without `memory_swap` no swap: a hog would swap the machine to a crawl
+            room = size(memory)
+            both = room if memory_swap is None or boundless else size(memory_swap)
+            _check(f"memory={room}", room >= SMALLEST, "the minimum memory limit allowed is 6MB")
+            _check(f"memory_swap={both}", both >= room, f"it includes memory={room}, and is too small")
+            self.values |= {"memory": [(room,)], "memory_swap": [("max", -1) if boundless else (both - room, both)]}
+        _check(
+            "memory_swap", bool(memory or boundless or not memory_swap), "it includes memory, so it needs memory, too"
+        )
         if cpus is not None:
-            self._check(f"cpus={cpus}", 0.01 <= cpus <= 10_000, "the smallest share is 0.01, 1 ms of every 100")
+            _check(f"cpus={cpus}", 0.01 <= cpus <= 10_000, "the smallest share is 0.01, 1 ms of every 100")
             self.values["cpus"] = [(round(cpus * PERIOD),)]
         if cpu_weight is not None:
-            self._check(f"cpu_weight={cpu_weight}", 1 <= cpu_weight <= 10_000, "not between 1 and 10000; 100 is usual")
+            _check(f"cpu_weight={cpu_weight}", 1 <= cpu_weight <= 10_000, "not between 1 and 10000; 100 is the default")
             self.values["cpu_weight"] = [(cpu_weight, max(2, cpu_weight * 1024 // 100))]
         if pids is not None:
-            self._check(f"pids={pids}", pids >= 1 or pids == -1, "the command itself is one; -1 is no limit")
+            _check(f"pids={pids}", pids >= 1 or pids == -1, "the command itself is one; -1 is no limit")
             self.values["pids"] = [("max" if pids == -1 else pids,)]
-        known = {name for name, (controller, *_), _ in LIMITS if controller == "io"}
+        known = [name for name, (controller, *_), _ in LIMITS if controller == "io"]
         for path, rates in (io or {}).items():
-            self._check("io", known.issuperset(rates), f"it takes {', '.join(sorted(known))}, not {', '.join(rates)}")
+            _check("io", {*rates} <= {*known}, f"it takes {', '.join(known)}, not {', '.join(rates)}")
             for key, value in rates.items():
                 self.values.setdefault(key, []).append((device(path), size(value)))
-
-    def _memory(self, memory: int, both: Size | None) -> None:
-        """Without `memory_swap` there is no swap: a hog would swap the machine to a crawl before it is killed."""
-        self._check(f"memory={memory}", memory >= SMALLEST, "the minimum memory limit allowed is 6MB")
-        self.values["memory"] = [(memory,)]
-        self.values["memory_swap"] = [("max", -1)]
-        if both not in (-1, "-1"):
-            total = memory if both is None else size(both)
-            self._check(f"memory_swap={total}", total >= memory, f"it includes memory={memory}, and is too small")
-            self.values["memory_swap"] = [(total - memory, total)]
-
-    def _check(self, what: str, right: bool, why: str) -> None:
-        if not right:
-            raise ContainerError(f"Cgroup: {what}: {why}")
 
     def settings(self, groups: Mapping[str, Group]) -> list[tuple[str, str]]:
         """(file, text) for each limit, in an order that the kernel takes; `groups` by their controllers.
@@ -129,6 +121,11 @@ class Limits:
         return v1.in_order(found)
 
 
+def _check(what: str, right: bool, why: str) -> None:
+    if not right:
+        raise ContainerError(f"Cgroup: {what}: {why}")
+
+
 def _cell(groups: Mapping[str, Group], cells: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
     """The cell of the version that has the controller here, with the whole path of the file."""
     for version, (controller, file, *rest) in zip((2, 1), cells, strict=True):
@@ -139,18 +136,11 @@ def _cell(groups: Mapping[str, Group], cells: Sequence[tuple[Any, ...]]) -> tupl
 
 
 class Statistics:
-    """Used so far. Seconds, bytes, and counts; None where this kernel or this machine does not say."""
+    """Used so far, by the names of `FIGURES`; None where this kernel or this machine does not say."""
 
-    cpu_seconds: float | None
-    throttled_periods: int | None  # in how many periods the CPU quota was used up
-    throttled_seconds: float | None
-    memory_bytes: int | None
-    memory_peak_bytes: int | None  # version 2: since Linux 5.19
-    oom_kills: int | None  # processes that the kernel killed since the memory limit was reached
-    pids: int | None
-    pids_refused: int | None  # forks that failed at the limit
-    read_bytes: int | None
-    written_bytes: int | None
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, groups: Mapping[str, Group]) -> None:
         """Read them now, from the group of each controller."""
@@ -176,13 +166,9 @@ def device(path: str) -> str:
     try:
         status = os.stat(path)
     except OSError as failure:
-        raise ContainerError(f"Cgroup: io: {path}: {os.strerror(failure.errno or 0).lower()}") from failure
+        raise ContainerError(f"Cgroup: io: {path}: {str(failure.strerror).lower()}") from failure
     number = status.st_rdev or status.st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     place = os.path.realpath(f"/sys/dev/block/{name}")
-    if not os.path.exists(place):
-        raise ContainerError(f"Cgroup: io: {path} is not on a disk of its own (device {name}): see lsblk")
-    if os.path.exists(f"{place}/partition"):
-        with open(f"{os.path.dirname(place)}/dev") as file:
-            return file.read().strip()
-    return name
+    _check(f"io: {path}", os.path.exists(place), f"not on a disk of its own (device {name}): see lsblk")
+    return read(f"{place}/../dev" if os.path.exists(f"{place}/partition") else f"{place}/dev").strip()
