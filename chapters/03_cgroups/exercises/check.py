@@ -45,9 +45,7 @@ def check_4(module):
     """The bomb hit its limit, and nothing is left of it."""
     number = random.randint(20, 40)
     most, refused, left = module.bomb(number)
-    assert most == number, (
-        f"there were {most} at most: give Cgroup a limit for pids of {number}, and the bomb some time"
-    )
+    assert most == number, f"at most there were {most}: give Cgroup {number} for pids, and the bomb some time"
     assert refused > 0, "no fork was refused: its statistics know, until the group is gone"
     assert left == 0, f"{left} processes are left: kill the group"
 
