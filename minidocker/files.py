@@ -26,9 +26,10 @@ WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     Name = str | bytes
+    Owner = tuple[int, int] | None
     Step = tuple[list[bytes], int, bytes, os.stat_result, bool]
 
 
@@ -45,7 +46,13 @@ class NotRemoved(ContainerError):
         self.failures, self.removed, self.freed = failures, list(removed), freed
 
 
-def _steps(path: Name, dir_fd: int | None, resolve: int = 0, failures: list[Exception] | None = None) -> Iterator[Step]:
+def _steps(
+    path: Name,
+    dir_fd: int | None,
+    resolve: int = 0,
+    failures: list[Exception] | None = None,
+    skips: Callable[[bytes], bool] | None = None,
+) -> Iterator[Step]:
     """(way, open directory, name, status, False) of an entry and all below; a directory again, with True, at its end.
 
     `way` is the list of names that leads there. What cannot be looked into is an error, or one of the `failures`.
@@ -68,7 +75,7 @@ def _steps(path: Name, dir_fd: int | None, resolve: int = 0, failures: list[Exce
             try:
                 status = os.lstat(name, dir_fd=directory)
                 yield way, directory, name, status, False
-                if stat.S_ISDIR(status.st_mode):
+                if stat.S_ISDIR(status.st_mode) and not (skips and skips(b"/".join(way[1:]))):
                     directory = _entered(directory, name, resolve)
                     levels.append((os.fstat(directory), iter(())))
                     levels[-1] = levels[-1][0], iter(sorted(map(os.fsencode, os.listdir(directory))))
@@ -109,9 +116,12 @@ def _check(descriptor: int, expected: os.stat_result, name: Name) -> None:
         raise OSError(errno.ESTALE, "somebody moved or exchanged it meanwhile", name)
 
 
-def walk(top: int) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
-    """(path below the top, open directory, name in it, status); a directory before its content, names in order."""
-    for way, directory, name, status, after in _steps(".", top):
+def walk(top: int, skips: Callable[[bytes], bool] | None = None) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
+    """(path below the top, open directory, name in it, status); a directory before its content, names in order.
+
+    `skips` is told the path of each directory, and says whether to leave out what is in it.
+    """
+    for way, directory, name, status, after in _steps(".", top, skips=skips):
         if not after:
             yield b"/".join(way[1:]), directory, name, status
 
@@ -195,8 +205,19 @@ def _link(top: int, path: bytes, expected: os.stat_result, directory: int, name:
         os.close(first)
 
 
-def copy_entry(source: int | None, name: Name, target: int | None, new: Name, content: bool = True) -> None:
-    """A file, a link, a FIFO, a socket or a device, from one open directory into another. Without `content`, empty."""
+def copy_entry(
+    source: int | None,
+    name: Name,
+    target: int | None,
+    new: Name,
+    content: bool = True,
+    owner: Owner = None,
+    mode: int | None = None,
+) -> None:
+    """A file, a link, a FIFO, a socket or a device, from one open directory into another. Without `content`, empty.
+
+    `owner`, (uid, gid), and `mode` are in place of its own.
+    """
     status = os.lstat(name, dir_fd=source)
     if stat.S_ISREG(status.st_mode):
         with (
@@ -205,15 +226,15 @@ def copy_entry(source: int | None, name: Name, target: int | None, new: Name, co
         ):
             _check(read.fileno(), status, name)
             copy_content(read.fileno(), write.fileno(), status.st_size if content else 0)
-            attributes(read.fileno(), write.fileno())
+            attributes(read.fileno(), write.fileno(), owner, mode)
         return
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(os.fsencode(name), dir_fd=source), new, dir_fd=target)
     else:
-        os.mknod(new, status.st_mode, status.st_rdev, dir_fd=target)
-    os.chown(new, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-    for key, value in xattrs(place(source, name)).items():
-        os.setxattr(place(target, new), key, value, follow_symlinks=False)
+        kind, own = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+        os.mknod(new, kind | (own if mode is None else mode), status.st_rdev, dir_fd=target)
+    os.chown(new, *(owner or (status.st_uid, status.st_gid)), dir_fd=target, follow_symlinks=False)
+    _set(place(target, new), xattrs(place(source, name)))
     os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
 
@@ -232,14 +253,23 @@ def copy_content(source: int, target: int, size: int) -> None:
             position += os.sendfile(target, source, position, hole - position) or hole
 
 
-def attributes(source: int, target: int) -> None:
+def attributes(source: int, target: int, owner: Owner = None, mode: int | None = None) -> None:
     """Of descriptors. Owner first: its change takes setuid and capabilities away. Times last: the rest changes them."""
     status = os.fstat(source)
-    os.chown(target, status.st_uid, status.st_gid)
-    for key, value in xattrs(source).items():
-        os.setxattr(target, key, value)
-    os.chmod(target, stat.S_IMODE(status.st_mode))
+    os.chown(target, *(owner or (status.st_uid, status.st_gid)))
+    _set(target, xattrs(source))
+    os.chmod(target, stat.S_IMODE(status.st_mode) if mode is None else mode)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _set(entry: int | bytes, attributes: dict[str, bytes]) -> None:
+    """One that this file system does not have is left out, as Docker does it."""
+    for key, value in attributes.items():
+        try:
+            os.setxattr(entry, key, value, follow_symlinks=isinstance(entry, int))
+        except OSError as refused:
+            if refused.errno != errno.ENOTSUP:
+                raise
 
 
 def place(directory: int | None, name: Name) -> bytes:
