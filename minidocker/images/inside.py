@@ -93,7 +93,7 @@ class User(Isolator):
 
 def resolve(user: str, passwd: list[list[str]], group: list[list[str]]) -> tuple[int, int, list[int]]:
     """(uid, gid, further groups) of a user as images name it, with the records of passwd(5) and group(5)."""
-    name, _, group_name = user.partition(":")
+    name, _, group_name = (f"0{user}" if user.startswith(":") else user).partition(":")
     known = next((record for record in passwd if len(record) > 3 and name in (record[0], record[2])), None)
     uid = _number(known[2] if known else name, user, "/etc/passwd")
     gid = int(known[3]) if known and known[3].isdecimal() else 0
