@@ -7,10 +7,13 @@ import sys
 
 from minidocker.cli.options import parse
 from minidocker.outcome import ContainerError
+from minidocker.syscalls import signal
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from minidocker.images.patterns import Ignore
+    from minidocker.images.build.patterns import Ignore
 
 
 def build(arguments: list[str]) -> int:
@@ -25,15 +28,18 @@ def build(arguments: list[str]) -> int:
     -q, --quiet                  say nothing but the image's ID
     """
     options, (directory,) = parse(build.__doc__, arguments, 1, 1)
-    from minidocker.images import build as builder
-    from minidocker.images.dockerfile import parse as read
-    from minidocker.images.stage import from_words
+    from minidocker.images.build.config import from_words
+    from minidocker.images.build.dockerfile import parse as read
+    from minidocker.images.build.executor import build as make
     from minidocker.images.store import Store
 
     if not os.path.isdir(directory):
         raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
     text, ignore = _files(directory, options.file)
-    image = builder.build(
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, _end)
+    image = make(
         Store(),
         read(text),
         directory,
@@ -54,9 +60,16 @@ def build(arguments: list[str]) -> int:
     return 0
 
 
+def _end(number: int, _: object) -> None:
+    """A build ends as by an error: all that holds something lets go of it, and no further signal disturbs that."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 def _files(directory: str, name: str) -> tuple[str, Ignore]:
     """The text of the Dockerfile, and the rules of FILE.dockerignore, or else of DIRECTORY/.dockerignore."""
-    from minidocker.images.patterns import Ignore
+    from minidocker.images.build.patterns import Ignore
 
     path = name or os.path.join(directory, "Dockerfile")
     try:

@@ -243,7 +243,7 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
 
     The tar is checked as any layer is, by unpacking it in the jail. Needs root. Raises `ContainerError`.
     """
-    from minidocker.images.stage import configured
+    from minidocker.images.build.config import configured
 
     config = configured(changes)
     if name:

@@ -8,16 +8,14 @@ from minidocker.process import start
 from minidocker.union import Union
 
 
-def pull_the_rug(lower):
+def pull_the_rug(root):
     """A process that needs no file sleeps on. One that needs another page of its own program would get a SIGBUS."""
-    union = Union([lower], driver=Aufs)
+    union = Union([root], driver=Aufs)
     with start(["sleep", "1000"], union) as process:
-        place = f"/proc/{process.pid}/root{union.root}"
-        names = os.listdir(place)
         os.kill(union.server, signal.SIGKILL)
         os.waitid(os.P_PID, union.server, os.WEXITED | os.WNOWAIT)  # it is dead; the union collects it
         try:
-            os.listdir(place)
+            os.listdir(f"/proc/{process.pid}/root{union.root}/etc")
         except OSError as refused:
-            return names, refused.errno, process.alive()
-    return names, None, False
+            return refused.errno, process.alive()
+    return None, False

@@ -1,0 +1,153 @@
+"""Chapter 5: what a step of a build does to the file system, each time in a container whose changes become a layer.
+
+    with upper_of(store, layers) as (lowers, upper):
+        execute(store, image, upper, ["make"], ...)          # RUN: behind the walls of `minidocker run`
+        store.add_layer(upper)
+
+The union of the layers below and an empty directory, which keeps what the step changes: that directory is the layer.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+
+from minidocker.images.container import Layers, container
+from minidocker.images.inside import Filesystems
+from minidocker.isolator import Isolator
+from minidocker.process import start
+from minidocker.rootfs import PivotRoot
+from minidocker.syscalls import MS_BIND, mount, signal
+from minidocker.union import Union
+
+RESOLVER = ("/etc/resolv.conf", "/etc/hosts")  # what a program needs to reach others by name
+SCRIPT = "/dev/script"
+TAIL = 64 << 10  # characters: how much of a step's output an error remembers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from minidocker.images.store import Store
+
+
+@contextlib.contextmanager
+def upper_of(store: Store, layers: Sequence[str]) -> Iterator[tuple[list[str], str]]:
+    """(directories below, the top one first; the one for the changes), on the host. Both are gone afterwards.
+
+    The upper directory covers the root of what is below, so it looks like that. `scratch` is an empty directory.
+    """
+    with store.place() as place:
+        empty, upper = os.path.join(place, "scratch"), os.path.join(place, "upper")
+        os.chmod(place, 0o700)  # nobody of this machine may look in: there may be setuid files
+        os.mkdir(empty, 0o755)
+        os.mkdir(upper)
+        lowers = [*layers] or [empty]
+        root = os.stat(lowers[0])
+        os.chown(upper, root.st_uid, root.st_gid)
+        os.chmod(upper, root.st_mode & 0o7777)
+        yield lowers, upper
+
+
+def jail_of(lowers: Sequence[str], upper: str | None = None) -> list[Isolator]:
+    """A root made of layers, in which our own code reads or writes: nothing is mounted there, and nothing executed."""
+    union = Union(lowers, upper)
+    return [Layers(lowers), union, PivotRoot(union.root, proc=False)]
+
+
+@contextlib.contextmanager
+def standing(layers: Sequence[str]) -> Iterator[int]:
+    """The root made of layers as an open directory, for as long as a process waits in it: proc(5), /proc/PID/root."""
+    with start(signal.pause, *jail_of(layers)) as process:
+        root = os.open(f"/proc/{process.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield root
+        finally:
+            os.close(root)
+
+
+def execute(
+    store: Store,
+    image: dict[str, Any],
+    upper: str,
+    argv: Sequence[str],
+    env: Sequence[str],
+    network: str,
+    script: str,
+    show: Callable[[str], object],
+) -> tuple[int, str]:
+    """RUN: (exit code, the end of its output), while `show` is told of all output as it comes.
+
+    With a `script`, which begins with #!, that is executed, and not `argv`. Mount points that the image lacks are in a
+    directory below all layers, so that they are there for the step, and never in its own layer.
+    """
+    texts = {SCRIPT: script.encode()} if script else {}
+    if network == "host":
+        texts |= {path: text for path in RESOLVER if (text := _read(path))}
+    with store.place() as skeleton:
+        for name in ("proc", "dev", "sys", "etc"):
+            os.mkdir(os.path.join(skeleton, name), 0o755)
+        for path in RESOLVER:
+            os.close(os.open(skeleton + path, os.O_CREAT | os.O_WRONLY, 0o644))
+        words, isolators, options = container(
+            {**image, "layers": [*image["layers"], skeleton]},
+            [SCRIPT] if script else argv,
+            entrypoint=[],
+            env=env,
+            hostname="build",
+            network=network,
+            upper=upper,
+            init=True,
+        )
+        ready = next(at for at, wall in enumerate(isolators, 1) if isinstance(wall, Filesystems))
+        isolators.insert(ready, Texts(texts))
+        return _shown(words, isolators, options, show)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(16 << 10)
+    except OSError:
+        return b""
+
+
+def _shown(
+    argv: list[str], isolators: list[Isolator], options: dict[str, Any], show: Callable[[str], object]
+) -> tuple[int, str]:
+    """Run it, with one pipe for both outputs, so that their lines stay in order."""
+    output, theirs = os.pipe()
+    decoder, tail = codecs.getincrementaldecoder("utf-8")("backslashreplace"), ""
+    with open(output, "rb", 0) as ours, open(theirs, "wb", 0) as writer:
+        with start(argv, *isolators, stdout=theirs, stderr=theirs, **options) as process:
+            writer.close()
+            while data := ours.read(65536):
+                text = decoder.decode(data)
+                tail = (tail + text)[-TAIL:]
+                show(text)
+            return process.wait().exit_code, tail
+
+
+class Texts(Isolator):
+    """Files of one step, by their paths. They are in the container's /dev, which is in memory, and mounted over the
+    image's own from there: what is mounted is not part of the layer.
+
+    After Filesystems, in the jail, where every link leads to the image's own files.
+    """
+
+    def __init__(self, texts: Mapping[str, bytes]) -> None:
+        self.texts = texts
+
+    def inside(self) -> None:
+        """An image in which the file is a link to nothing has no place for it: then it goes without."""
+        for path, text in self.texts.items():
+            target, own = os.path.realpath(path), f"/dev/{os.path.basename(path)}"
+            if path == own or os.path.isfile(target):
+                with open(own, "wb") as file:
+                    file.write(text)
+                os.chmod(own, 0o755 if path == own else 0o644)
+            if path != own and os.path.isfile(target):
+                mount(own, target, flags=MS_BIND)
+                os.unlink(own)
