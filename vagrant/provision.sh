@@ -23,7 +23,7 @@ unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME    # byte code makes each st
 
 PACKAGES="
     python3 python3-venv ca-certificates make
-    util-linux procps iproute2 nftables iptables strace
+    util-linux procps iproute2 nftables conntrack iptables strace
     busybox-static mmdebstrap
     fuse3 e2fsprogs
     runc crun bubblewrap

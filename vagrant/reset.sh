@@ -39,6 +39,8 @@ if [ -x "$COMMAND" ]; then
     timeout 60 "$COMMAND" prune 2>/dev/null || say "minidocker prune does not work here; going on without it"
 fi
 
+rm -f /run/minidocker.network  # the lock of chapter 7
+
 # Mount points below the directory, the innermost first. The kernel writes a space as \040.
 mounts_below() {
     prefix=$(printf '%s' "$1" | sed 's/\\/\\134/g; s/ /\\040/g')

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from minidocker import syscalls
 from minidocker.namespaces import Namespaces
+from minidocker.network import links
 from minidocker.process import start
 
 
@@ -124,13 +125,24 @@ def ruleset():
     return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
 
 
+def real(name):
+    """What is called md-NAME, mv... or minidocker in the default home: in another one its name has a digest of it."""
+    mark = links.tag()
+    if name == "minidocker":
+        return f"minidocker_{mark}" if mark else name
+    return f"md{mark}{name[2:]}" if name.startswith("md") else f"m{mark}{name[1:]}"
+
+
 def ours():
-    """The interfaces there that are ours."""
-    return {name for _, name in socket.if_nameindex() if name.startswith(("md-", "mv"))}
+    """The interfaces there that are ours, by the names that they have in the default home."""
+    heads = {real(head): head for head in ("md-", "mv")}
+    found = [(name, head) for _, name in socket.if_nameindex() for head in heads if name.startswith(head)]
+    return {heads[head] + name.removeprefix(head) for name, head in found}
 
 
 def counters(name):
     """The bytes that an interface there has received and sent."""
+    name = real(name) if name.startswith(("md-", "mv")) else name
     for line in pathlib.Path("/proc/thread-self/net/dev").read_text().splitlines():
         interface, _, rest = line.partition(":")
         if interface.strip() == name:

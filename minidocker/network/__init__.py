@@ -12,31 +12,17 @@ from __future__ import annotations
 import os
 
 from minidocker.namespaces import Join
-from minidocker.network import bandwidth, firewall, forwarding, names
-from minidocker.network.bridge import VIEWS, Bridge
-from minidocker.network.netlink import Netlink, address, default_route, hairpin, up, veth
-from minidocker.network.networks import (
-    DEFAULT,
-    clean,
-    create,
-    find,
-    inspect,
-    listed,
-    opened,
-    prune,
-    remove,
-    restore,
-)
-from minidocker.network.pool import Lease, Lock, interface_of, mac_of
-from minidocker.network.ports import Port, parse_port, reserve
-from minidocker.network.tracking import forget_udp
+from minidocker.network import firewall, links, names, networks, ports
+from minidocker.network.leases import Lease, Lock
+from minidocker.network.networks import DEFAULT, Bridge, create, inspect, listed, prune, remove
+from minidocker.network.ports import Port, parse_port
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.syscalls import CLONE_NEWNET, CLONE_NEWNS
 
-__all__ = ["Bridge", "Network", "Port", "clean", "create", "inspect", "listed", "parse_port", "prune", "remove"]
+__all__ = ["Bridge", "Network", "Port", "create", "inspect", "listed", "parse_port", "prune", "remove"]
 
-CARD = "eth0"  # the container's end
+VIEWS = "/etc/hosts", "/etc/resolv.conf"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +37,7 @@ class Network(Isolator):
     directory that will be the root, so that /etc/hosts and /etc/resolv.conf there can be covered with ours. `address`:
     a wish. `aliases`: more names in the network, besides the container's. `dns`: name servers instead of the host's.
     `hosts`: lines NAME:ADDRESS for this container only. `egress`, `ingress`: bits per second that it may send and
-    receive, such as "10M". Host side as root; what does not work here is a `ContainerError`, before anything is made.
+    receive, such as "10M". Host side as root; what does not work here is a `ContainerError`, before the command starts.
     `warnings` says what works less well on this host. In the list before `PivotRoot`, and after the mounts of the root.
     """
 
@@ -73,14 +59,14 @@ class Network(Isolator):
         self.published = [port for text in ports for port in parse_port(text)]
         self.aliases, self.dns = names.checked([*aliases]), [*dns]
         self.extra = [names.extra_host(text) for text in hosts]
-        self.egress = bandwidth.parse_rate(egress) if egress is not None else 0
-        self.ingress = bandwidth.parse_rate(ingress) if ingress is not None else 0
+        self.egress = links.parse_rate(egress) if egress is not None else 0
+        self.ingress = links.parse_rate(ingress) if ingress is not None else 0
         self.warnings: list[str] = []
         self.bridge: Bridge | None = None
         self.lease: Lease | None = None
         self.join: Join | None = None
         self._held: list[int] = []  # descriptors of the host's ports
-        self._items: list[str] = []  # of the firewall
+        self._nft: firewall.Pending | None = None  # while it runs
         self.addresses: list[str] = []  # the container's: IPv4, and IPv6 where there is any
         self.files: dict[str, str] = {}  # what it sees -> the host's file
         self.clone_flags = (CLONE_NEWNS if root is not None else 0) | (0 if self._shared() else CLONE_NEWNET)
@@ -101,7 +87,10 @@ class Network(Isolator):
             raise ContainerError("Network: it serves a container already: make one for each")
         try:
             if self.network.startswith("container:"):
-                self._find()
+                pid, self.files = networks.find(self.network.partition(":")[2])
+                self.join = Join(pid, "net")
+                self.join.__enter__()
+                self.descriptors = self.join.descriptors
             elif self.network == "host" and self.root:
                 self.files = {path: path for path in VIEWS if os.path.exists(path)}
             elif not self._plain():
@@ -111,97 +100,78 @@ class Network(Isolator):
             raise
         return self
 
-    def _find(self) -> None:
-        """The container whose network namespace this one is to share, by its name or the pid of its first process."""
-        pid, self.files = find(self.network.partition(":")[2])
-        join = Join(pid, "net")
-        join.__enter__()
-        self.join, self.descriptors = join, join.descriptors
-
     def _plug_in(self) -> None:
         """Take what the container gets: ports of the host, an address, lines in the hosts file, elements."""
-        firewall.program()
-        self.warnings = forwarding.checked(self.published)
+        links.program("nft")
+        called, servers = names.checked([self.container, *self.aliases]), names.resolv_conf(self.dns)
+        self.warnings = ports.checked(self.published)
         for port in self.published:
-            self._held += reserve(port)
-        with Lock():
-            self.bridge = opened(self.network)
-            self.lease = lease = self.bridge.pool.take(self.container, self.wanted)
-            self.addresses = self.bridge.addresses(lease.number)
-            lines = [" ".join([text, *names.checked([self.container, *self.aliases])]) for text in self.addresses]
-            self.files = self.bridge.introduce(lease.address, lines, self.extra, self.dns)
-            self._publish(lease)
+            self._held += ports.reserve(port)
+        with Lock() as lock:
+            found = networks.survey()
+            self.bridge = networks.opened(self.network, found)
+            self.lease = lease = self.bridge.take(self.wanted)
+            self.addresses, gateway = self.bridge.addresses(lease.number), self.bridge.gateways()[0]
+            lease.names, lease.extra = called, [text.replace("host-gateway", gateway, 1) for text in self.extra]
+            lease.items = self.bridge.guest(lease.number) + self._items(lease.number)
+            lease.note((lease.names, lease.extra, lease.items))
+            self.files = self.bridge.views(lease)
+            names.write(self.files[VIEWS[1]], servers)
+            self.bridge.introduce()
+            self._nft = firewall.begin(networks.everything(found), networks.rules(), lock.descriptor)
 
-    def _publish(self, lease: Lease) -> None:
-        """Tell the firewall of the ports. If somebody has flushed it since the network was made, it is written anew."""
-        self._items = [
+    def _items(self, number: int) -> list[str]:
+        """What the firewall is to know of this container besides: its published ports and its limit."""
+        return [
             firewall.published(host, port.protocol, port.number, guest, port.container)
             for port in self.published
             for host in port.addresses()
             for guest in self.addresses
             if (":" in host) == (":" in guest)
-        ]
-        if self.egress:
-            self._items += firewall.policed(interface_of(lease.number), self.egress)
-        try:
-            firewall.add(self._items)
-        except ContainerError as refused:
-            if "No such file" not in str(refused):
-                raise
-            restore()
-            firewall.add(self._items)
-        udp = {port.number for port in self.published if port.protocol == "udp"}
-        if udp:
-            forget_udp(udp)
+        ] + (firewall.policed(links.interface_of(number), self.egress) if self.egress else [])
 
     def attach(self, pid: int) -> None:
-        """Lay the cable. The interface may still be there from a namespace that is about to end: it is nobody's."""
-        if not self.lease or not self.bridge:
+        """Lay the cable, while nft runs; the container's end is switched on when the firewall is as it should be."""
+        if self.network == "none":
+            links.tool("ip", "link", "set", "lo", "up", pid=pid)
+        if not self.lease or not self.bridge or not self._nft:
             return
-        name = interface_of(self.lease.number)
-        cable = veth(name, self.bridge.interface, CARD, mac_of(self.lease.number), pid), hairpin(name)
-        with Netlink() as kernel:
-            try:
-                kernel.do(*cable)
-            except FileExistsError:
-                kernel.remove(name)
-                kernel.do(*cable)
-            if self.ingress:
-                kernel.do(bandwidth.limit(name, self.ingress))
-        self.lease.write(self.container, pid)
+        name = links.interface_of(self.lease.number)
+        lines = links.cable(self.lease.number, self.bridge.interface, pid)
+        if links.exists(name):  # of a namespace that is about to end: it is nobody's
+            lines = f"link del {name}\n{lines}"
+        links.tool("ip", "-batch", "-", text=lines)
+        pending, self._nft = self._nft, None
+        self.warnings += networks.settled(pending) + ports.forget_udp(self.published)
+        card = links.card(self.bridge.addresses(self.lease.number, prefix=True), self.bridge.gateways())
+        links.tool("ip", "-batch", "-", text=card, pid=pid)
+        if self.ingress:
+            links.tool("tc", *links.limit(name, self.ingress))
+        if self.egress:
+            links.tool("tc", *links.limit(links.CARD, self.egress), pid=pid)
+        self.lease.note(pid)
 
     def inside(self) -> None:
-        """Switch the interfaces on, with addresses and a way out, and cover the two files."""
+        """Enter another's network, and cover the two files."""
         if self.join:
             self.join.inside()
-        if not self._shared():
-            with Netlink() as kernel:
-                kernel.do(up("lo"))
-                if self.bridge:
-                    self._configure(kernel, self.bridge)
         if self.files and self.root:
             for target, source in self.files.items():
                 names.show(self.root, source, target)
 
-    def _configure(self, kernel: Netlink, bridge: Bridge) -> None:
-        """The container's end of the cable: for each family an address, and the bridge as the way to everybody else."""
-        own = zip(self.addresses, bridge.prefixes(), strict=True)
-        routes = [default_route(gateway, CARD) for gateway in bridge.gateways()]
-        limits = [bandwidth.limit(CARD, self.egress)] if self.egress else []
-        kernel.do(*(address(CARD, text, prefix) for text, prefix in own), up(CARD), *routes, *limits)
-
     def __exit__(self, *_: object) -> None:
-        """Give everything back. The cable went with the container's namespace."""
+        """Let go of everything. The cable went with the container's namespace, and the lease is now a dead owner's."""
         try:
             if self.join:
                 self.join.__exit__()
-            if self.bridge:
+            if self._nft:
+                firewall.settle(self._nft)
+            if self.lease:
+                os.close(self.lease.descriptor or 0)
+            if not self._plain():
                 with Lock():
-                    try:
-                        firewall.remove(self._items)
-                    finally:
-                        self.bridge.release(self.lease)
+                    networks.survey()
         finally:
             for descriptor in self._held:
                 os.close(descriptor)
-            self._held, self._items, self.bridge, self.lease, self.join = [], [], None, None, None
+            self._held, self._nft, self.bridge, self.lease, self.join = [], None, None, None, None

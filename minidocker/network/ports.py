@@ -14,11 +14,12 @@ import _socket as socket
 import errno
 import os
 
-from minidocker.network.netlink import parse_address
+from minidocker.network.links import parse_address, tool
 from minidocker.outcome import ContainerError
 
 PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 ATTEMPTS = 100  # to find an ephemeral port that is free in IPv4 and IPv6
+SWITCHES = {"4": "net.ipv4.ip_forward", "6": "net.ipv6.conf.all.forwarding"}
 
 
 class Port:
@@ -37,15 +38,9 @@ class Port:
         asked = "?" if not first else f"{first}" if first == last else f"{first}-{last}"
         return f"{where}:{self.number or asked} -> {self.container}/{self.protocol}"
 
-    def local(self) -> bool:
-        """Whether it is published to this host only."""
-        return self.address.startswith("127.")
-
     def addresses(self) -> list[str]:
         """Where it is opened: on the address, or on every one of each family that this machine has."""
-        if self.address:
-            return [self.address]
-        return ["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"]
+        return [self.address] if self.address else ["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"]
 
 
 def has_ipv6() -> bool:
@@ -60,57 +55,52 @@ def has_ipv6() -> bool:
 def parse_port(text: str) -> list[Port]:
     """The ports of a text [ADDRESS:][HOST:]CONTAINER[/PROTOCOL], as after docker run -p.
 
-    HOST and CONTAINER are numbers or ranges of the same length; a range for one port means any that is free. For a text
-    that is none: `ContainerError`.
+    HOST and CONTAINER are numbers or ranges of the same length; a range for one port means any that is free, and 0 any
+    at all. For a text that is none: `ContainerError`.
     """
-    rest, _, protocol = text.partition("/")
-    if protocol not in ("", *PROTOCOLS) or text.endswith("/"):
-        raise _bad(text, f"the protocol is tcp or udp, not {protocol!r}")
-    rest, _, last = rest.rpartition(":")
-    address, colon, first = rest.rpartition(":")
-    if colon:
-        address = _host_address(text, address)
-    inner = _range(text, last)
-    outer = _range(text, first) if first else None
-    if outer is not None and len(outer) != len(inner) and len(inner) > 1:
-        raise _bad(text, f"{len(outer)} ports of the host for {len(inner)} of the container")
-    if outer is not None and len(inner) == 1:
-        return [Port(address, outer, inner[0], protocol or "tcp")]
-    return [
-        Port(address, range(outer[place], outer[place] + 1) if outer else range(1), number, protocol or "tcp")
-        for place, number in enumerate(inner)
-    ]
+    try:
+        rest, slash, protocol = text.partition("/")
+        if slash and protocol not in PROTOCOLS:
+            raise ValueError(f"the protocol is tcp or udp, not {protocol!r}")
+        rest, _, last = rest.rpartition(":")
+        address, colon, first = rest.rpartition(":")
+        address = _host_address(address) if colon else ""
+        inner, outer = _range(last), _range(first, least=0) if first else range(1)
+        if len(inner) > 1 and outer != range(1):
+            if len(outer) != len(inner):
+                raise ValueError(f"{len(outer)} ports of the host for {len(inner)} of the container")
+            pairs = [(range(one, one + 1), number) for one, number in zip(outer, inner, strict=True)]
+        else:
+            pairs = [(outer, number) for number in inner]
+    except ValueError as why:
+        usage = "write [ADDRESS:][HOST:]CONTAINER[/udp]"
+        raise ContainerError(f"Network: port {text!r}: {why}; {usage}") from None
+    return [Port(address, choices, number, protocol or "tcp") for choices, number in pairs]
 
 
-def _bad(text: str, why: str) -> ContainerError:
-    return ContainerError(f"Network: port {text!r}: {why}; write [ADDRESS:][HOST:]CONTAINER[/udp]")
-
-
-def _host_address(text: str, address: str) -> str:
-    """An address without the brackets that IPv6 wants; "" for those that mean all of the host."""
+def _host_address(address: str) -> str:
+    """An address without the brackets that IPv6 wants."""
     plain = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     try:
-        if ":" in plain and plain == address:
-            raise OSError
-        parse_address(plain)
+        parse_address("" if ":" in plain and plain == address else plain)
     except OSError:
-        raise _bad(text, f"{address!r} is no address of the form 192.0.2.1 or [2001:db8::1]") from None
+        raise ValueError(f"{address!r} is no address of the form 192.0.2.1 or [2001:db8::1]") from None
     if plain == "::1":
-        raise _bad(text, "the kernel lets nothing that begins at ::1 leave the machine; use 127.0.0.1")
+        raise ValueError("the kernel lets nothing that begins at ::1 leave the machine; use 127.0.0.1")
     return plain
 
 
-def _range(text: str, part: str) -> range:
+def _range(part: str, least: int = 1) -> range:
     """The ports in "80" or "8000-8010"."""
     low, dash, high = part.partition("-")
-    high = high if dash else low
-    if not (low.isascii() and low.isdecimal() and high.isascii() and high.isdecimal()):
-        raise _bad(text, f"{part!r} is no port")
-    if not 1 <= int(low) <= 65535 or not 1 <= int(high) <= 65535:
-        raise _bad(text, f"{part} is not from 1 to 65535")
-    if int(high) < int(low):
-        raise _bad(text, f"the range {part} ends before it begins")
-    return range(int(low), int(high) + 1)
+    if not all(word.isascii() and word.isdecimal() for word in (low, high if dash else low)):
+        raise ValueError(f"{part!r} is no port")
+    first, last = int(low), int(high or low)
+    if not (1 if dash else least) <= first <= 65535 or last > 65535:
+        raise ValueError(f"{part} is not from 1 to 65535")
+    if last < first:
+        raise ValueError(f"the range {part} ends before it begins")
+    return range(first, last + 1)
 
 
 def reserve(port: Port) -> list[int]:
@@ -118,54 +108,76 @@ def reserve(port: Port) -> list[int]:
 
     Host side; ports below 1024 want CAP_NET_BIND_SERVICE. The descriptors die with their owner, and so does the claim.
     """
-    choices = port.choices if port.choices.start else [0] * ATTEMPTS
-    for number in choices:
+    for number in port.choices if port.choices[0] else [0] * ATTEMPTS:
+        held: list[int] = []
+        port.number = number
         try:
-            return _open_all(port, number)
+            for address in port.addresses():
+                held.append(_open(address, port))
+            return held
         except OSError as refused:
-            if refused.errno != errno.EADDRINUSE:
-                raise _refused(port, refused.errno, str(refused.strerror).lower()) from None
-    raise _refused(port, errno.EADDRINUSE, "taken, by a program (ss -lnp tells) or by another container")
+            for descriptor in held:
+                os.close(descriptor)
+            code, why, port.number = refused.errno, str(refused.strerror).lower(), 0
+            if code != errno.EADDRINUSE:
+                break
+            why = "taken, by a program (ss -lnp tells) or by another container"
+    raise ContainerError(f"Network: port {port}: {why}", isolator="Network", syscall="bind", errno=code)
 
 
-def _refused(port: Port, code: int | None, why: str) -> ContainerError:
-    return ContainerError(f"Network: port {port}: {why}", isolator="Network", syscall="bind", errno=code)
-
-
-def _open_all(port: Port, number: int) -> list[int]:
-    """The same number on each address of the port, or on none of them."""
-    held: list[int] = []
-    try:
-        for address in port.addresses():
-            descriptor, number = _open(address, number, PROTOCOLS[port.protocol])
-            held.append(descriptor)
-    except OSError:
-        for descriptor in held:
-            os.close(descriptor)
-        raise
-    port.number = number
-    return held
-
-
-def _open(address: str, number: int, kind: int) -> tuple[int, int]:
-    """A socket that holds that port, and the number of the port, which the kernel chooses if it is 0.
+def _open(address: str, port: Port) -> int:
+    """A socket that holds that port, whose number the kernel chooses if it is 0.
 
     A server that ended a moment ago leaves connections in TIME_WAIT; SO_REUSEADDR ignores them, but lets others in
     beside us, too, until we listen. Then we stop to listen, and nobody who comes past the firewall is kept waiting.
     """
-    family, _ = parse_address(address)
-    holder = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    family, stream = parse_address(address)[0], port.protocol == "tcp"
+    holder = socket.socket(family, PROTOCOLS[port.protocol] | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_INET6:
             holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        stream = kind == socket.SOCK_STREAM
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(stream))
-        holder.bind((address, number))
+        holder.bind((address, port.number))
         if stream:
             holder.listen(1)
             holder.shutdown(socket.SHUT_RDWR)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        number = holder.getsockname()[1]
-        return holder.detach(), number
+        port.number = holder.getsockname()[1]
+        return holder.detach()
     finally:
         holder.close()
+
+
+def checked(ports: list[Port]) -> list[str]:
+    """What will not work on a host that does not forward; for a port that was asked for in vain, `ContainerError`.
+
+    To switch it on is for the owner of the host: it makes a router of a machine that perhaps must be none.
+    """
+    warnings = []
+    for family in "46" if has_ipv6() else "4":
+        with open("/proc/sys/" + SWITCHES[family].replace(".", "/")) as file:
+            if file.read().strip() != "0":
+                continue
+        remedy, none = f"sysctl -w {SWITCHES[family]}=1", f"no forwarding of IPv{family} on this host"
+        for port in ports:
+            if not port.address.startswith("127.") and (":" in port.address) == (family == "6"):
+                text = f"{none}, so nobody outside could reach {port}: {remedy}, or publish it on 127.0.0.1 only"
+                raise ContainerError(f"Network: {text}", isolator="Network")
+        warnings.append(f"{none}: from the container no way to others, nor back; {remedy}")
+    return warnings
+
+
+def forget_udp(ports: list[Port]) -> list[str]:
+    """Let connection tracking forget who sent to these ports by UDP; return a warning where conntrack(8) is missing.
+
+    The kernel asks the rules about the first packet of a connection only. UDP has none: a client that goes on sending
+    from the same port is one, to the kernel, and would be led to a container that is gone, for ever.
+    """
+    for number in sorted({port.number for port in ports if port.protocol == "udp"}):
+        for family in ("ipv4", "ipv6"):
+            try:
+                tool("conntrack", "-D", "-f", family, "-p", "udp", "--orig-port-dst", f"{number}")
+            except ContainerError as refused:
+                if refused.syscall != "conntrack":  # it is not there; else it only says that there was nothing
+                    return [f"{refused}: clients that go on sending by UDP may not find this container"]
+    return []

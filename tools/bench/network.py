@@ -42,7 +42,7 @@ SERVER = ["sh", "-c", f"nc -ll -p {ECHO} -e cat & nc -ll -p {SINK} -e sh -c 'cat
 REQUESTS, AMOUNT = 200, 64 << 20
 PAUSE = 0.05  # seconds in which the namespace of the run before ends
 OUTSIDE = """link add v{0} type veth peer name eth0 netns {0}
-link set v{0} master md-bench up
+link set v{0} master {1} up
 link set v{0} type bridge_slave hairpin on
 """
 INSIDE = """link set lo up
@@ -81,7 +81,7 @@ class Timed(Network):
 def add(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> dict[str, measure.Samples]:
     """The samples of network.add. Its network is its own."""
     os.environ["MINIDOCKER_HOME"] = str(scratch)
-    network.create("bench")
+    bridge = network.create("bench").interface
 
     def ours() -> float:
         net = Timed("bench")
@@ -92,7 +92,7 @@ def add(runs: int, scratch: Path, progress: Callable[[int], object] = str) -> di
         with start(["sleep", "60"], Namespaces("net")) as process:
             inside = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "ip", "-batch", "-"]
             begin = time.perf_counter()
-            subprocess.run(["ip", "-batch", "-"], input=OUTSIDE.format(process.pid).encode(), check=True)
+            subprocess.run(["ip", "-batch", "-"], input=OUTSIDE.format(process.pid, bridge).encode(), check=True)
             subprocess.run(inside, input=INSIDE.encode(), check=True)
             return time.perf_counter() - begin
 

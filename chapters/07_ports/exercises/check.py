@@ -94,16 +94,22 @@ def check_3(module):
 
 @on_a_host_of_its_own
 def check_4(module):
-    """What was measured is true."""
-    web = Network(ports=["127.0.0.1::80"], root=ROOT)
-    serve = ["sh", "-c", "httpd -p 80 -h /etc; echo ready; sleep 60"]
-    with start(serve, Namespaces("pid mount"), web, PivotRoot(ROOT)) as server:
-        assert next(server.lines()) == "ready"
-        with start(["sleep", "60"], Network()) as other:
-            found = module.after_a_flush(web, other.pid, web.published[0].number)
-    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
-    assert "minidocker" not in rules, "the rules are still there"
-    assert found == {"direct", "neighbour"}, f"you found {', '.join(sorted(found)) or 'nothing'}: see the hint"
+    """What was measured is true, also where the truth is another one: nobody there, and a stranger for a neighbour."""
+    for serving, neighbour, truth in (
+        (True, Network(), {"direct", "neighbour"}),
+        (True, Namespaces("net"), {"direct"}),
+        (False, Network(), set()),
+    ):
+        web = Network(ports=["127.0.0.1::80"], root=ROOT)
+        serve = ["sh", "-c", f"{'httpd -p 80 -h /etc; ' * serving}echo ready; sleep 60"]
+        with start(serve, Namespaces("pid mount"), web, PivotRoot(ROOT)) as server:
+            assert next(server.lines()) == "ready"
+            with start(["sleep", "60"], neighbour) as other:
+                found = module.after_a_flush(web, other.pid, web.published[0].number)
+                rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+        assert "minidocker" not in rules, "the rules are still there"
+        case = f"{'a' if serving else 'no'} server, and {'a' if truth != {'direct'} else 'no'} neighbour in its network"
+        assert found == truth, f"{case}: you found {', '.join(sorted(found)) or 'nothing'}: see the hint"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Exercise 3: a message that the chapter does not have."""
+"""Exercise 3: netlink by hand."""
 
 
 def set_mtu(name, mtu):
-    """Tell the kernel by netlink that packets through the interface `name` have at most `mtu` bytes; no ip(8)."""
+    """Tell the kernel by netlink that packets through the interface `name` have at most `mtu` bytes; no ip(8).
+
+    What the kernel refuses is an OSError.
+    """
