@@ -43,7 +43,7 @@ def test_a_published_port_a_name_and_the_verbs(home, tmp_path):
         "md network inspect bridge >inspected\n"
         "md network rm bridge\n"
         "kill -9 $server; wait\n"
-        "md prune >pruned; md network ls -q; ip -br link | grep -c md-\n"
+        "md prune >pruned; md network ls -q; ip -br link | grep -c 'md.*-'\n"
     )
     result = host(home, script)
     assert result.stdout.split("\n")[:2] == ["it works", "it works"]

@@ -13,13 +13,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, until
+from hosts import SEND, SINK, counters, get, ours, real, ruleset, sysctl, until
 
 from minidocker import network
 from minidocker.namespaces import Join, namespace_of
-from minidocker.network import Network, bandwidth, firewall, parse_port
-from minidocker.network.netlink import Netlink, delete
-from minidocker.network.pool import Subnet, link_local_of, mac_of
+from minidocker.network import Network, leases, links, names, parse_port
 from minidocker.process import ContainerError, run, start
 from tests.helpers import HOME, REPO, both_ways, need
 from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
@@ -35,6 +33,8 @@ pytestmark = pytest.mark.chapter(7)
     [
         ("80", ["*:? -> 80/tcp"]),
         ("8080:80", ["*:8080 -> 80/tcp"]),
+        ("0:80", ["*:? -> 80/tcp"]),
+        ("127.0.0.1:0:80-81", ["127.0.0.1:? -> 80/tcp", "127.0.0.1:? -> 81/tcp"]),
         ("8080:80/udp", ["*:8080 -> 80/udp"]),
         ("8080:80/tcp", ["*:8080 -> 80/tcp"]),
         ("127.0.0.1:8080:80", ["127.0.0.1:8080 -> 80/tcp"]),
@@ -65,7 +65,8 @@ def test_a_range_for_one_port_is_a_choice():
         (":80:", "is no address"),
         ("8080:80:", "is no address"),
         ("-1:80", "'-1' is no port"),
-        ("0:80", "0 is not from 1 to 65535"),
+        ("0-5:80", "0-5 is not from 1 to 65535"),
+        ("80:0", "0 is not from 1 to 65535"),
         ("80:65536", "65536 is not from 1 to 65535"),
         ("８０", "is no port"),
         ("8081-8080:80-81", "ends before it begins"),
@@ -90,20 +91,21 @@ def test_a_bad_port_is_refused(text, why):
 @pytest.mark.parametrize("text", ["", "10.0.0.0", "10.0.0.0/8", "10.0.0.0/31", "10.0.0.1/24", "10.0.0/24", "fd00::/64"])
 def test_a_bad_subnet_is_refused(text):
     with pytest.raises(ContainerError, match="Network: subnet "):
-        Subnet(text)
+        leases.checked(text)
 
 
 def test_all_addresses_of_a_guest_follow_from_one():
-    assert mac_of(0x0A4D0102).hex(":") == "02:6d:0a:4d:01:02"
-    assert socket.inet_pton(socket.AF_INET6, link_local_of(0x0A4D0102)).hex() == "fe80000000000000006d0afffe4d0102"
-    assert socket.inet_pton(socket.AF_INET6, link_local_of(0x0A000001)).hex() == "fe80000000000000006d0afffe000001"
+    assert links.mac_of(0x0A4D0102) == "02:6d:0a:4d:01:02"
+    for number, last in ((0x0A4D0102, "4d0102"), (0x0A000001, "000001")):
+        address = socket.inet_pton(socket.AF_INET6, f"fe80::{links.eui64_of(number)}")
+        assert address.hex() == f"fe80000000000000006d0afffe{last}"
 
 
 @pytest.mark.parametrize(
     ("text", "rate"), [("10M", 10**7), ("10mbit", 10**7), ("500k", 500_000), ("1.5g", 1_500_000_000), (8000, 8000)]
 )
 def test_a_rate_is_bits_per_second(text, rate):
-    assert bandwidth.parse_rate(text) == rate
+    assert links.parse_rate(text) == rate
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1M", "10", 0, "nan", "inf", "1e30"])
@@ -119,10 +121,10 @@ def test_what_needs_a_network_of_our_own_is_refused_without_one(mode):
             Network(mode, **options)
 
 
-def test_netlink_says_what_the_kernel_refused():
-    with Netlink() as kernel, pytest.raises(OSError, match="No such device") as refused:
-        kernel.do(delete("nobody0"))
-    assert (refused.value.syscall, refused.value.filename) == ("netlink", "delete nobody0")
+def test_a_tool_says_what_the_kernel_refused():
+    with pytest.raises(ContainerError, match='^Network: ip: Cannot find device "nobody0"$') as refused:
+        links.tool("ip", "link", "del", "nobody0")
+    assert (refused.value.isolator, refused.value.syscall) == ("Network", "ip")
 
 
 # A network
@@ -160,13 +162,25 @@ def test_containers_find_each_other_by_name_also_those_that_come_later(host):
     assert pathlib.Path(ROOT, "etc/hosts").read_text() == before
 
 
-def test_the_lines_of_the_hosts_file_are_used_again(host):
-    with idle(Network(root=ROOT), "stays") as stays:
-        for _ in range(5):
+def test_the_hosts_file_is_as_docker_writes_it(host):
+    """One line for each address, no padding, and nothing of those that have ended."""
+    net = Network(root=ROOT, aliases=["db"])
+    with idle(net, "stays") as stays:
+        for _ in range(3):
             assert run(["true"], *walls(Network(root=ROOT))).exit_code == 0
-        lines = run(["cat", "/etc/hosts"], Join(stays.pid)).stdout.splitlines()
-    assert len(lines) == 6  # two of the machine's, two of each container that were there at the same time
-    assert {len(line) for line in lines} == {127}
+        with idle(Network(root=ROOT), "short"):
+            pass
+        text = run(["cat", "/etc/hosts"], Join(stays.pid)).stdout
+    assert text == names.LOCALHOST + "".join(f"{address}\tstays db\n" for address in net.addresses)
+
+
+def test_a_reader_never_sees_a_hosts_file_without_the_machine_itself(host):
+    with idle(Network(root=ROOT), "reader") as reader, ThreadPoolExecutor(1, initializer=host.enter) as pool:
+        script = "for i in $(seq 300); do grep -q localhost /etc/hosts && grep -q reader /etc/hosts || echo torn; done"
+        read = pool.submit(run, ["sh", "-c", script], Join(reader.pid))
+        while not read.done():
+            assert run(["true"], *walls(Network(root=ROOT, aliases=["a" * 60]))).exit_code == 0
+        assert read.result().stdout == ""
 
 
 def test_a_container_may_have_lines_and_servers_of_its_own(host):
@@ -195,11 +209,11 @@ def test_a_wrong_name_server_leaves_nothing(host):
 
 def test_a_loopback_name_server_of_the_host_is_of_no_use(host, tmp_path, monkeypatch):
     conf = tmp_path / "resolv.conf"
-    monkeypatch.setattr(network.names, "RESOLV_CONF", (str(conf),))
+    monkeypatch.setattr(names, "RESOLV_CONF", (str(conf),))
     conf.write_text("# stub\nnameserver 127.0.0.53\noptions edns0\n")
-    assert "nameserver" not in network.names.resolv_conf([])
+    assert "nameserver" not in names.resolv_conf([])
     conf.write_text("nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch example\n")
-    assert network.names.resolv_conf([]) == "nameserver 192.0.2.53\nsearch example\n"
+    assert names.resolv_conf([]) == "nameserver 192.0.2.53\nsearch example\n"
 
 
 @both_ways
@@ -337,7 +351,7 @@ def test_a_hundred_starts_at_once_get_a_hundred_addresses(host):
 
 def test_after_a_reboot_the_network_is_made_again(host):
     network.create("web", "10.90.0.0/24")
-    subprocess.run("nft flush ruleset; ip link del md-web", shell=True, check=True)
+    subprocess.run(f"nft flush ruleset; ip link del {real('md-web')}", shell=True, check=True)
     net = Network("web", root=ROOT, ports=["8080:80"])
     with serving(net):
         assert get("http://127.0.0.1:8080/web") == "web"
@@ -660,11 +674,12 @@ def test_where_the_forward_policy_is_drop_ours_pass_and_everything_else_stays_as
                 assert get_inside(other, f"http://{address}:8080/web") == "web", address
             for address in ("192.0.2.2", "2001:db8::2"):
                 assert inside(web, sys.executable, "-c", ASK, address, "9000").stdout.startswith("hello from ")
-            during = [line for line in ruleset().splitlines() if 'comment "minidocker"' in line]
+            during = [line for line in ruleset().splitlines() if f'comment "{real("minidocker")}"' in line]
             assert len(during) == (4 if theirs is docker_chains else 2)
             if theirs is docker_chains:
                 shown = subprocess.run(["iptables-nft", "-S", "FORWARD"], capture_output=True, text=True, check=True)
-                assert "-A FORWARD -i md-+ -m comment --comment minidocker -j ACCEPT" in shown.stdout
+                ours_is = f"-A FORWARD -i {real('md-')}+ -m comment --comment {real('minidocker')} -j ACCEPT"
+                assert ours_is in shown.stdout
     finally:
         server.kill()
         server.communicate()
@@ -673,7 +688,7 @@ def test_where_the_forward_policy_is_drop_ours_pass_and_everything_else_stays_as
 
 def test_without_nft_it_says_so_before_anything_is_made(host, monkeypatch):
     with monkeypatch.context() as without, pytest.raises(ContainerError, match="no nft .* apt install nftables"):
-        without.setattr(firewall, "DIRECTORIES", "")
+        without.setattr(links, "DIRECTORIES", "")
         without.setenv("PATH", "/nowhere")
         run(["/bin/true"], Network())
     assert not ours()
@@ -709,7 +724,7 @@ def test_what_a_container_receives_is_limited(host, lan, limit):
         assert next(sink.lines()) == "ready"
         sender = lan.start(sys.executable, "-c", SEND, "192.0.2.1")
         try:
-            assert 0.9 * bandwidth.parse_rate(limit) <= rate("mv0a4d0002", 1) <= 1.1 * bandwidth.parse_rate(limit)
+            assert 0.9 * links.parse_rate(limit) <= rate("mv0a4d0002", 1) <= 1.1 * links.parse_rate(limit)
         finally:
             sender.kill()
             sender.communicate()

@@ -11,12 +11,11 @@ import sys
 import time
 
 import pytest
-from hosts import SEND, SINK, counters, get, ours, ruleset, sysctl, two_hosts, until
+from hosts import SEND, SINK, counters, get, ours, real, ruleset, sysctl, two_hosts, until
 
 from minidocker import network
 from minidocker.namespaces import Join, Namespaces
-from minidocker.network import Network, bridge, firewall, networks
-from minidocker.network.pool import Pool
+from minidocker.network import Bridge, Network, firewall, links, networks
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
@@ -134,7 +133,7 @@ def test_an_honest_frame_arrives_and_without_the_guard_a_forged_one_too(host):
         forged = [ipv4("10.77.0.9", "10.77.0.2", ATTACKER, VICTIM), arp("10.77.0.1", ATTACKER, ATTACKER)]
         forged += [advertisement(address6, ATTACKER), ipv6("fd00::9", address6, ATTACKER, VICTIM)]
         assert arrived(lines, attacker, *forged) == []
-        subprocess.run(["nft", "flush", "chain", "bridge", "minidocker", "guard"], check=True)
+        subprocess.run(["nft", "flush", "chain", "bridge", real("minidocker"), "guard"], check=True)
         assert {*arrived(lines, attacker, *forged)} == {*forged}
 
 
@@ -188,11 +187,11 @@ def test_the_hosts_loopback_services_are_out_of_reach(host):
     route = "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; ip addr del 127.0.0.1/8 dev lo;"
     route += "ip route add 127.0.0.1 via 10.77.0.1; ip route"
     with server("127.0.0.1", "::1"), idle(Network(), "attacker") as attacker:
-        assert sysctl("net.ipv4.conf.md-bridge.route_localnet") == "1"
+        assert sysctl(f"net.ipv4.conf.{real('md-bridge')}.route_localnet") == "1"
         assert "127.0.0.1 via 10.77.0.1" in inside(attacker, "sh", "-c", route).stdout
         assert get_inside(attacker, "http://127.0.0.1:7777/", patience=1) == 28
-        subprocess.run(["nft", "flush", "chain", "inet", "minidocker", "loopback"], check=True)
-        subprocess.run(["nft", "flush", "chain", "inet", "minidocker", "to_host"], check=True)
+        subprocess.run(["nft", "flush", "chain", "inet", real("minidocker"), "loopback"], check=True)
+        subprocess.run(["nft", "flush", "chain", "inet", real("minidocker"), "to_host"], check=True)
         connect = inside(attacker, "timeout", "2", "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/7777 && echo in")
         assert connect.stdout == "in\n"  # so it was the firewall that stopped it
 
@@ -204,7 +203,7 @@ def test_a_scan_of_the_host_finds_published_ports_only(host):
     with server("0.0.0.0"), server("192.0.2.1", port=7778), web, attacker as attacker:
         found = inside(attacker, "bash", "-c", scan).stdout.splitlines()
         assert found == ["10.77.0.1 8080", "192.0.2.1 8080"]
-        subprocess.run(["nft", "flush", "chain", "inet", "minidocker", "to_host"], check=True)
+        subprocess.run(["nft", "flush", "chain", "inet", real("minidocker"), "to_host"], check=True)
         assert len(inside(attacker, "bash", "-c", scan).stdout.splitlines()) == 5
 
 
@@ -316,16 +315,17 @@ def test_a_name_that_is_none_is_refused_and_leaves_nothing(host):
 
 
 STEPS = [
-    (firewall, "install"),
-    (firewall, "add"),
-    (bridge.forwarding, "open_doors"),
-    (bridge.names, "make_hosts"),
-    (bridge.names, "add_lines"),
-    (bridge.Bridge, "_make_bridge"),
-    (Pool, "take"),
-    (Network, "_publish"),
+    (firewall, "restore"),
+    (firewall, "begin"),
+    (firewall, "open_doors"),
+    (networks.names, "write"),
+    (networks.names, "resolv_conf"),
+    (Bridge, "connect"),
+    (Bridge, "take"),
+    (Bridge, "introduce"),
+    (Network, "_items"),
     (Network, "attach"),
-    (Network, "_configure"),
+    (links, "card"),
 ]
 
 
@@ -341,7 +341,7 @@ def test_a_step_that_fails_leaves_nothing(host, monkeypatch, place, name, kept):
     with monkeypatch.context() as broken:
         broken.setattr(place, name, fails)
         net = Network("web" if kept else "bridge", root=ROOT, ports=["8080:80"])
-        if kept and name in ("install", "open_doors", "make_hosts", "_make_bridge"):
+        if kept and name == "restore":
             assert run(["true"], *walls(net)).exit_code == 0  # a network that is there takes no such step
         else:
             with pytest.raises(ContainerError, match="no space left on device|No space left on device"):

@@ -53,7 +53,10 @@ def color(name: str) -> str:
 
 
 def start_up(samples: measure.Samples, recorded: measure.Samples | None = None, note: str = "") -> Figure:
-    """The time to the first line, on a log scale: each value small and pale, over them the median and its interval."""
+    """The time to the first line, on a log scale: each value small and pale, over them the median and its interval.
+
+    Machines whose processor is emulated, as the `note` below says then, are hollow, and their labels say so.
+    """
     old = {name: values for name, values in (recorded or {}).items() if name not in samples}
     everything = {**samples, **old}
     order = sorted(everything, key=lambda name: -measure.middle(everything[name])[0])
@@ -62,17 +65,23 @@ def start_up(samples: measure.Samples, recorded: measure.Samples | None = None, 
         tint = NOT_NOW if name in old else color(name)
         values = [value for value in everything[name] if value is not None]
         median, low, high = measure.middle(values)
-        axes.plot(values, [row] * len(values), "o", color=tint, alpha=0.25, markersize=4)
-        axes.plot([low, high], [row, row], color=tint, linewidth=5, solid_capstyle="butt")
-        axes.plot(median, row, "|", color="black", markersize=16, markeredgewidth=2)
+        hollow = {"markerfacecolor": "none"} if emulated(name, note) else {"alpha": 0.25}
+        axes.plot(values, [row] * len(values), "o", color=tint, markersize=5, **hollow)
+        axes.errorbar(median, row, xerr=[[median - low], [high - median]], color="black", capsize=7, linewidth=1.5)
         axes.annotate(time(median), (high, row), xytext=(10, -5), textcoords="offset points", fontsize=12)
-    rows = [LABELS.get(name, name) + (" (recorded)" if name in old else "") for name in order]
+    said = {name: ", emulated" if emulated(name, note) else "" for name in order}
+    rows = [LABELS.get(name, name) + said[name] + (" (recorded)" if name in old else "") for name in order]
     axes.set_yticks(range(len(order)), rows)
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 3)
     axes.set_xlabel("seconds from the command to the first line (log scale)")
     figure.supxlabel(note, fontsize=10, x=0.99, ha="right")
     return figure
+
+
+def emulated(name: str, note: str) -> bool:
+    """Whether this is a machine whose processor is emulated: see tools.bench.experiments."""
+    return name in ("minimal", "usual") and ("emulated" in note or "tcg" in note)
 
 
 def time(seconds: float) -> str:
@@ -107,7 +116,6 @@ def storage(
     recorded: Sequence[str] = (),
 ) -> Figure:
     """Bytes on disk for n servers: dots are measured; dashed lines are `computed`, or go through the measured ones."""
-
     figure, axes = plt.subplots(figsize=(10, 5))
     counts, ends = range(1, max(servers) + 1), {}
     for name, sizes in values.items():
@@ -143,20 +151,22 @@ def density(each: Mapping[str, float], used: Mapping[str, float], recorded: Sequ
     tints = [NOT_NOW if name in recorded else color(name) for name in names]
     for row, name in enumerate(names):
         most = max(each[name], used.get(name, 0))
+        text = measure.amount(each[name], "B")
         left.barh(row, each[name] / 1e6, color=tints[row])
         if used.get(name, 0) > 0:
             left.plot(used[name] / 1e6, row, "D", color="black", markersize=8)
-        left.annotate(measure.amount(most, "B"), (most / 1e6, row), xytext=(12, -4), textcoords="offset points")
+            text += f"; diamond {measure.amount(used[name], 'B')}"
+        left.annotate(text, (most / 1e6, row), xytext=(12, -4), textcoords="offset points")
         right.barh(row, 8e9 / most, color=tints[row])
         right.annotate(f"{8e9 / most:,.0f}", (8e9 / most, row), xytext=(8, -4), textcoords="offset points")
     rows = [LABELS.get(name, name) + (" (recorded)" if name in recorded else "") for name in names]
     left.set_yticks(range(len(names)), rows)
     for axes, text in (
-        (left, "MB for one idle server\n(log scale; diamond: the machine's account)"),
-        (right, "idle servers in 8 GB\n(log scale; computed)"),
+        (left, "MB for one idle server, by its own account\n(log scale; diamond: what the machine has lost)"),
+        (right, "idle servers in 8 GB\n(log scale; computed from the larger one)"),
     ):
         axes.set_xscale("log")
-        axes.set_xlim(right=axes.get_xlim()[1] * 20)
+        axes.set_xlim(right=axes.get_xlim()[1] * (300 if axes is left else 20))
         axes.set_xlabel(text)
     return figure
 
@@ -192,7 +202,7 @@ def shares(samples: measure.Samples) -> Figure:
         tint = GUESTS if name.startswith("halves") else OURS
         axes.bar(row, median, color=tint, yerr=[[median - low], [high - median]], capsize=6)
     axes.set_xticks(range(len(texts)), list(texts.values()))
-    axes.set_ylabel("work done\n(1: with hard halves)")
+    axes.set_ylabel("work done (1: hard\nhalves, bursts apart)")
     return figure
 
 

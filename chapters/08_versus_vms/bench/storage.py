@@ -10,13 +10,12 @@ it has. So a hole in a disk image costs nothing, and a file of one byte costs a 
 """
 
 import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from typing import Self
 
 from bench.machine import boot, directory, link
-from minidocker import state
+from minidocker import files, state
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run
@@ -120,11 +119,9 @@ def in_image(name: str) -> Server:
 
 
 def squashed(place: str, *names: str) -> tuple[int, int]:
-    """Bytes of images whose layers are made one each, so that no digest of them is the same: without and with sharing.
+    """Bytes of images with one layer each, so that they have none in common; and with their equal files made one.
 
-    That is what images look like that were built from a base of different days. The files that two of the layers have
-    in common become one file nevertheless, by hardlink(1): `du` of one layer alone counts it, of both once.
-    Needs root; `place` is on the disk that is measured. Raises `ContainerError` for an image that is not there.
+    The second is the work of hardlink(1), for files from 64 KiB. `place` is on the disk that is measured. Needs root.
     """
     from minidocker.images.archive import export, import_
     from minidocker.images.image import find
@@ -137,7 +134,7 @@ def squashed(place: str, *names: str) -> tuple[int, int]:
             file.seek(0)
             layers += import_(store, file.fileno(), name).layers()
     apart = sum(map(usage, layers))
-    subprocess.run(["hardlink", "-q", "-X", "-f", "-s", "64K", store.unpacked], check=True)
+    run(["hardlink", "-q", "-X", "-f", "-s", "64K", *layers])
     return apart, usage(*layers)
 
 
@@ -153,12 +150,4 @@ def copy_sparse(source: str, target: str) -> None:
 
 def usage(*paths: str) -> int:
     """Bytes on disk of these files and directories with all that is in them, each file once."""
-    seen: dict[tuple[int, int], int] = {}
-    waiting = [*paths]
-    while waiting:
-        path = waiting.pop()
-        status = os.lstat(path)
-        seen[status.st_dev, status.st_ino] = status.st_blocks * 512
-        if os.path.isdir(path) and not os.path.islink(path):
-            waiting += [entry.path for entry in os.scandir(path)]
-    return sum(seen.values())
+    return files.usage(paths)
