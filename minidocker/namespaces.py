@@ -2,9 +2,10 @@
 
     run(["sh"], Namespaces("pid mount uts ipc net"), PivotRoot(root))    # alone, as far as it can see
     run(["ps"], Join(process.pid))                                       # one more process in there: docker exec
+    run(["server"], Namespaces("pid"), Init())                           # behind a first process that does its duties
 
-A namespace is made by asking for it at the birth of a process, or by unshare(2); it lasts as long as a process is in
-it (or somebody holds it open), and everything that belongs to it ends with it: namespaces(7).
+A namespace is made at the birth of a process, or by unshare(2); it lasts as long as a process is in it (or somebody
+holds it open), and everything that belongs to it ends with it: namespaces(7).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import os
 import sys
 
 from minidocker import syscalls
-from minidocker.init import Init as Init
-from minidocker.init import go_on_as_child
+from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.process import Isolator
 from minidocker.rootfs import make_mounts_private
+from minidocker.syscalls import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KINDS = {
     "mount": syscalls.CLONE_NEWNS,
@@ -30,33 +34,20 @@ KINDS = {
     "cgroup": syscalls.CLONE_NEWCGROUP,
     "time": syscalls.CLONE_NEWTIME,
 }
-
 # The two that are not made at birth. A cgroup namespace's root is the cgroup that its maker is in, so the new process
 # makes it, when it has joined its own; and the clocks of a time namespace are set before anybody is in it.
 LATE = ("cgroup", "time")
-
-# <linux/sockios.h>, <linux/if.h>, <linux/socket.h>
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-AF_INET, SOCK_DGRAM = 2, 2
-
-# <linux/prctl.h>
-PR_CAPBSET_DROP = 24
-
+SIOCSIFFLAGS, IFF_UP, AF_INET, SOCK_DGRAM = 0x8914, 1, 2, 2  # <linux/sockios.h>, <linux/if.h>, <linux/socket.h>
+PR_CAPBSET_DROP = 24  # <linux/prctl.h>
 APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 
 
 def namespace_of(pid: int | str, kind: str) -> int:
     """The identity of a namespace: the inode number of its file in /proc. Needs the right to trace the process."""
-    return os.stat(_file(pid, kind)).st_ino
-
-
-def _file(pid: int | str, kind: str) -> str:
-    """The kernel's files have the names of our kinds, but for one."""
-    return f"/proc/{pid}/ns/{'mnt' if kind == 'mount' else kind}"
+    return os.stat(f"/proc/{pid}/ns/{'mnt' if kind == 'mount' else kind}").st_ino
 
 
 def _checked(kinds: str) -> list[str]:
-    """The kinds in a string such as "pid mount"; an unknown one is refused."""
     for kind in kinds.split():
         if kind not in KINDS:
             raise ContainerError(f"no namespace is called {kind!r}: the kernel has {' '.join(KINDS)}")
@@ -69,7 +60,7 @@ class Namespaces(Isolator):
     `hostname`: for uts (default: the container's name). `uid_map`, `gid_map`: for user, lines "inside outside count" of
     user_namespaces(7) (default: root inside is the caller outside, which any user may ask for). `monotonic`,
     `boottime`: for time, seconds that the two clocks are ahead of the host's.
-    Needs CAP_SYS_ADMIN, except with "user" among the kinds: whoever makes a user namespace has all rights *in it*.
+    Needs CAP_SYS_ADMIN, except with "user" among the kinds: who makes a user namespace has all rights *in it*.
     """
 
     def __init__(
@@ -82,8 +73,7 @@ class Namespaces(Isolator):
         monotonic: int = 0,
         boottime: int = 0,
     ) -> None:
-        self.kinds = _checked(kinds)
-        self.hostname = hostname
+        self.kinds, self.hostname = _checked(kinds), hostname
         self.uid_map = uid_map or f"0 {os.geteuid()} 1"
         self.gid_map = gid_map or f"0 {os.getegid()} 1"
         self.monotonic, self.boottime = monotonic, boottime
@@ -105,18 +95,18 @@ class Namespaces(Isolator):
 
         The change of user comes last: after it, files in /proc/self belong to somebody else until the command executes.
         """
-        if "user" in self.kinds:
-            _check_rights()
-        if "mount" in self.kinds:
-            make_mounts_private()
-        if "uts" in self.kinds:
-            syscalls.sethostname(self.hostname or self.container)
-        if "net" in self.kinds:
-            _loopback_up()
-        if "cgroup" in self.kinds:
-            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        if "time" in self.kinds:
-            _enter_time(self.monotonic, self.boottime)
+        name = self.hostname or self.container
+        steps: dict[str, Callable[[], object]] = {
+            "user": _check_rights,
+            "mount": make_mounts_private,
+            "uts": lambda: syscalls.call("sethostname", name, len(os.fsencode(name)), path=name),
+            "net": _loopback_up,
+            "cgroup": lambda: syscalls.unshare(syscalls.CLONE_NEWCGROUP),
+            "time": lambda: _enter_time(self.monotonic, self.boottime),
+        }
+        for kind, step in steps.items():
+            if kind in self.kinds:
+                step()
         if "user" in self.kinds:
             _leave_groups()
             _become_root(self.uid_map, self.gid_map)
@@ -132,7 +122,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _check_rights() -> None:
-    """Whoever makes a user namespace has all rights in it, unless a security module takes them away again.
+    """Who makes a user namespace has all rights in it, unless a security module takes them away again.
 
     So ask for something impossible, to drop capability 4095: EINVAL answers those who may ask, EPERM the others.
     """
@@ -148,11 +138,11 @@ def _check_rights() -> None:
 
 
 def _leave_groups() -> None:
-    """Keep none of the caller's other groups, where that is allowed; else they stay, shown as nobody's."""
+    """Keep none of the caller's groups, where that is allowed; else (see `attach`) they stay, as nobody's."""
     try:
         os.setgroups([])
     except PermissionError:
-        pass  # given up in `attach`
+        pass
 
 
 def _become_root(uid_map: str, gid_map: str) -> None:
@@ -184,7 +174,7 @@ class Join(Isolator):
     """Enter the namespaces of the running process `pid` instead of making new ones: nsenter(1), `docker exec`.
 
     `kinds` default to all; those in which it does not differ from the caller are left out. It takes CAP_SYS_ADMIN over
-    each of them: root has it, and whoever made the user namespace that they belong to. setns(2) takes a pidfd, so one
+    each of them: root has it, and the maker of the user namespace that they belong to. setns(2) takes a pidfd, so one
     that ended meanwhile is an error, and never another process with its number.
     """
 
@@ -196,13 +186,12 @@ class Join(Isolator):
         try:
             self.descriptors = (os.pidfd_open(self.pid),)
             self._look()
-        except (ProcessLookupError, FileNotFoundError) as gone:
+        except BaseException as gone:
             self.__exit__()
+            if not isinstance(gone, ProcessLookupError | FileNotFoundError):
+                raise
             message = f"Join: process {self.pid} has ended, and its namespaces cannot be entered through it any more"
             raise ContainerError(message, isolator="Join", errno=gone.errno) from None
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def _look(self) -> None:
@@ -211,18 +200,16 @@ class Join(Isolator):
         Root lets the new process be born in it. Another user has the right to only after entering the user namespace,
         when it is already born: then a child of it becomes the command.
         """
-        differ = [kind for kind in self.kinds if namespace_of(self.pid, kind) != namespace_of("self", kind)]
+        differ = (kind for kind in self.kinds if namespace_of(self.pid, kind) != namespace_of("self", kind))
         self.flags = sum(KINDS[kind] for kind in differ)
         if self.flags & syscalls.CLONE_NEWPID and os.geteuid() == 0:
             self.flags &= ~syscalls.CLONE_NEWPID
             self.pid_namespace = self.descriptors[0]
-        self.maps = [_read(f"/proc/{self.pid}/{name}") for name in ("uid_map", "gid_map")]
+        self.maps = [open(f"/proc/{self.pid}/{name}").read() for name in ("uid_map", "gid_map")]
 
     def inside(self) -> None:
         """All at once: the kernel sorts out that the rights come from the user namespace, and the rest follows."""
-        syscalls.prctl(
-            syscalls.PR_SET_DUMPABLE, 0
-        )  # those who live there must not trace us until the exec (CVE-2016-9962)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # nobody in there may trace us until the exec (CVE-2016-9962)
         if self.flags & syscalls.CLONE_NEWUSER:
             _leave_groups()  # root's groups would be of use in there
         if self.flags:
@@ -230,14 +217,83 @@ class Join(Isolator):
         if self.flags & syscalls.CLONE_NEWUSER:
             _become_root(*self.maps)
         if self.flags & syscalls.CLONE_NEWPID:
-            go_on_as_child()
+            _go_on_as_child()
 
     def __exit__(self, *_: object) -> None:
         for descriptor in self.descriptors:
             os.close(descriptor)
 
 
-def _read(path: str) -> str:
-    """The text of a small file of /proc."""
-    with open(path) as file:
-        return file.read()
+class Init(Isolator):
+    """A PID namespace whose first process stays ours and does its duties; the command is its child, as with --init.
+
+    The kernel gives every orphan of a PID namespace to its first process, which must reap it; it drops every signal for
+    which that process has no handler; and when it ends, all others are killed: pid_namespaces(7).
+    Last in the list, so that it stands behind all the walls, too.
+    """
+
+    clone_flags = syscalls.CLONE_NEWPID
+
+    def inside(self) -> None:
+        """Only the child returns, and becomes the command."""
+        _go_on_as_child()
+
+
+def _go_on_as_child() -> None:
+    """Fork; the child returns, to become the command. The parent forwards signals, reaps, and ends with it.
+
+    A blocked signal is kept, even for PID 1, until sigwait(3) fetches it: so none is lost, from before the fork on.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _hide_the_host()  # before the fork: the command may run, and look, before this process goes on
+    command = os.fork()
+    if command == 0:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # the watcher holds its parent
+        _take_terminal()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return
+    syscalls.close_range(3)  # among them the channel, which must not stay open when the command executes
+    os._exit(_serve(command))
+
+
+def _hide_the_host() -> None:
+    """This process is still a copy of one of the host's, and the container sees it in /proc/1: it must not tell.
+
+    Not dumpable, its memory, its descriptors and its program (CVE-2019-5736) are closed to all but root of the host.
+    Its arguments and environment lie in memory that proc_pid_stat(5) names; they are overwritten, as postgres does it.
+    """
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    syscalls.prctl(syscalls.PR_SET_NAME, b"init")
+    try:
+        with open("/proc/self/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return  # a root without /proc
+    start, end = int(fields[45]), int(fields[48])  # arg_start and env_end
+    syscalls.call("memset", start, 0, end - start)
+    syscalls.call("memcpy", start, b"init", 4)
+
+
+def _take_terminal() -> None:
+    """The signals of the keys of a terminal are for the command alone: it becomes the foreground group."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError:
+        return  # there is no terminal
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+
+
+def _serve(command: int) -> int:
+    """Forward each signal to the command, reap all that ends; return the command's exit code, 128+N after a signal."""
+    while True:
+        number = signal.sigwait(signal.valid_signals())
+        if number != signal.SIGCHLD:
+            os.kill(command, number)  # it is there, or its zombie is, which nobody but us can reap
+            continue
+        ended = -1
+        while ended != 0:  # as long as the command is not reaped, there is a child, so this cannot fail
+            ended, status = os.waitpid(-1, os.WNOHANG)
+            if ended == command:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code

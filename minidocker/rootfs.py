@@ -13,22 +13,12 @@ from __future__ import annotations
 
 import os
 
+from minidocker import syscalls
+from minidocker.isolator import Isolator
 from minidocker.outcome import failure
-from minidocker.process import Isolator
-from minidocker.syscalls import (
-    CLONE_NEWNS,
-    MNT_DETACH,
-    MS_BIND,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_PRIVATE,
-    MS_REC,
-    call,
-    mount,
-    pivot_root,
-    umount,
-)
+from minidocker.syscalls import CLONE_NEWNS, MNT_DETACH, MS_BIND, MS_PRIVATE, MS_REC, call, mount, pivot_root, umount
+
+NO_SURPRISES = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC  # neither rights nor programs from /proc
 
 
 def copy_program(program: str, root: str) -> list[str]:
@@ -40,8 +30,7 @@ def copy_program(program: str, root: str) -> list[str]:
     import subprocess
 
     answer = subprocess.run(["ldd", program], capture_output=True, text=True)  # a static program: none, and exit 1
-    words = answer.stdout.split()
-    paths = [program, *(word for word in words if word.startswith("/"))]
+    paths = [program, *(word for word in answer.stdout.split() if word.startswith("/"))]
     for path in paths:
         target = root + path
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -75,9 +64,7 @@ class Chroot(_NewRoot):
 class PivotRoot(_NewRoot):
     """Make `root` the root mount of a mount namespace of its own, mount /proc there, and let the host's root go.
 
-    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root, unless `proc` is False: then it stays empty.
-    EINVAL from pivot_root: see pivot_root(2), and the machine may have its root on the initial ramfs, which cannot be
-    pivoted away.
+    Needs CAP_SYS_ADMIN, and an empty directory `proc` in the root, unless `proc` is False. EINVAL: see pivot_root(2).
     """
 
     clone_flags = CLONE_NEWNS
@@ -87,21 +74,17 @@ class PivotRoot(_NewRoot):
         self.proc = proc
 
     def inside(self) -> None:
-        """The order leaves no other choice; chapter 1 says why, call by call."""
+        """pivot_root wants a mount point, and puts the old root on top of the new one: both are "." for a moment."""
         make_mounts_private()
-        mount(self.root, self.root, flags=MS_BIND | MS_REC)  # pivot_root wants a mount point
+        mount(self.root, self.root, flags=MS_BIND | MS_REC)
         call("chdir", self.root, path=self.root)
-        # A user namespace may mount /proc only while it still sees another one, so this comes before the pivot
-        if self.proc:
-            mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-        pivot_root(".", ".")  # the old root now lies on top of the new one, and both are "."
+        if self.proc:  # before the pivot: a user namespace may mount one only while it still sees another
+            mount("proc", "proc", "proc", NO_SURPRISES)
+        pivot_root(".", ".")
         umount(".", MNT_DETACH)
         call("chdir", "/", path="/")
 
 
 def make_mounts_private() -> None:
-    """Cut the ties (mount_namespaces(7), "shared subtrees") by which mounts made here would appear on the host, too.
-
-    Run by the new process in its own mount namespace: systemd makes every mount of the host shared.
-    """
+    """Inside, before any mount: systemd makes each mount of the host *shared*, so that it would get ours, too."""
     mount(None, "/", flags=MS_REC | MS_PRIVATE)

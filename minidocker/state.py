@@ -97,16 +97,14 @@ def release(path: str, lock: int, remove: Remove = remove) -> None:
         os.close(lock)
 
 
-def prune(parent: str | None = None, remove: Remove = remove) -> list[str]:
-    """Remove the directories below `parent` (containers/) whose owners are dead; return their paths.
+def prune(*parents: str, remove: Remove = remove) -> list[str]:
+    """Remove the directories below `parents` (containers/) whose owners are dead; return their paths.
 
     Those of the living are locked, and left alone. What resists does not keep the rest: `NotRemoved` at the end.
     """
-    parent = parent or os.path.join(home(), "containers")
     removed, failures = list[str](), list[Exception]()
-    for name in sorted(os.listdir(parent)) if os.path.isdir(parent) else []:
-        path = os.path.join(parent, name)
-        lock = hold(path) if os.path.isdir(path) else None
+    for path in [path for parent in parents or [f"{home()}/containers"] for path in _directories(parent)]:
+        lock = hold(path)
         if lock is None:
             continue
         try:
@@ -120,6 +118,13 @@ def prune(parent: str | None = None, remove: Remove = remove) -> list[str]:
 
 
 remove_tree = remove  # the name that other chapters still use
+
+
+def _directories(parent: str) -> list[str]:
+    try:
+        return sorted(entry.path for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
 
 
 def replace(path: str, data: bytes) -> None:

@@ -1,9 +1,7 @@
 """Chapter 0: the system calls that Python lacks, through libc, by name and not by number.
 
-Every isolator needs a few calls that the `os` module does not have (in Python 3.11: `mount`, `umount2`,
-`pivot_root`, `unshare`, `setns`, `prctl`, `sethostname`). glibc exports each of them under its own name,
-so nothing here depends on the architecture. Only `clone3` and `openat2` have no wrapper; their numbers, 435 and 437,
-are the same everywhere, because calls younger than Linux 5.0 are numbered alike on all architectures.
+glibc exports each call under its own name, so nothing here depends on the architecture. `clone3` and `openat2` alone
+have no wrapper; their numbers are the same everywhere, as those of all calls younger than Linux 5.0.
 
 A failed call raises `OSError` as the functions of `os` do, and its attribute `syscall` says which call it was:
 
@@ -17,7 +15,7 @@ import _ctypes  # the half of `ctypes` that is written in C: the other is dear t
 import os
 import sys
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # what only a type checker needs is imported below such a line: a start does not wait for it
 if TYPE_CHECKING:
     import signal as signal
 else:
@@ -25,24 +23,14 @@ else:
 
 _libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what this program consists of, libc with it
 
-# <linux/sched.h>: the eight namespaces, and a cgroup to be born in
-CLONE_NEWTIME = 0x00000080
-CLONE_NEWNS = 0x00020000  # mount: the first namespace, named when nobody expected a second
-CLONE_NEWCGROUP = 0x02000000
-CLONE_NEWUTS = 0x04000000
-CLONE_NEWIPC = 0x08000000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
+# <linux/sched.h>: the eight namespaces (NEWNS is that of mounts, the first), and a cgroup to be born in
+CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x80, 0x20000, 0x2000000, 0x4000000
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x8000000, 0x10000000, 0x20000000, 0x40000000
 CLONE_INTO_CGROUP = 0x200000000
-
-# <linux/mount.h>, <sys/mount.h>
+# <linux/mount.h>, <sys/mount.h>, <linux/prctl.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
-MS_REMOUNT, MS_BIND, MS_REC = 0x20, 0x1000, 0x4000
-MS_PRIVATE, MS_SLAVE = 0x40000, 0x80000
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x20, 0x1000, 0x4000, 0x40000, 0x80000
 MNT_DETACH = 2
-
-# <linux/prctl.h>
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 
 
@@ -76,21 +64,16 @@ def call(name: str, *arguments: object, path: object = None) -> int:
 
     Strings are encoded as file names, numbers passed as long, None as a null pointer. `path` is named in the error.
     """
-    result: int = _Function(_ctypes.dlsym(_libc, name))(*map(_converted, arguments))
+    converted = [os.fsencode(word) if isinstance(word, str) else word for word in arguments]
+    function = _Function(_ctypes.dlsym(_libc, name))
+    result: int = function(*(_Long(word) if isinstance(word, int) else word for word in converted))
     if result == -1:
         raise error(name, _ctypes.get_errno(), path)
     return result
 
 
-def _converted(argument: object) -> object:
-    """A Python value as it can be passed on."""
-    if isinstance(argument, str):
-        return os.fsencode(argument)
-    return _Long(argument) if isinstance(argument, int) else argument
-
-
 def structure(*numbers: int) -> bytes:
-    """A C structure of 64-bit numbers, as the younger system calls take their arguments, for a call that reads it."""
+    """A C structure of 64-bit numbers, as the younger system calls take their arguments."""
     return b"".join(number.to_bytes(8, sys.byteorder) for number in numbers)
 
 
@@ -126,15 +109,9 @@ def setns(descriptor: int, flags: int = 0) -> None:
     call("setns", descriptor, flags)
 
 
-def sethostname(name: str) -> None:
-    """sethostname(2), at most 64 bytes: the name of the UTS namespace that this process is in."""
-    encoded = os.fsencode(name)
-    call("sethostname", encoded, len(encoded), path=name)
-
-
-def prctl(option: int, *arguments: int) -> int:
-    """prctl(2): attributes of the calling thread."""
-    return call("prctl", option, *(*arguments, 0, 0, 0, 0)[:4])
+def prctl(option: int, argument: int | bytes = 0) -> int:
+    """prctl(2): an attribute of the calling thread."""
+    return call("prctl", option, argument, 0, 0, 0)
 
 
 def close_range(first: int, last: int = 2**31 - 1) -> None:
@@ -145,8 +122,7 @@ def close_range(first: int, last: int = 2**31 - 1) -> None:
 def clone3(flags: int, cgroup: int = 0, exit_signal: int = signal.SIGCHLD) -> int:
     """clone3(2): fork, but into new namespaces, and (CLONE_INTO_CGROUP) into the cgroup v2 behind a descriptor.
 
-    Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child. It keeps
-    Python's global lock, which the child would else have to wait for.
+    Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child.
     """
     clone_args = structure(flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup)
     pid: int = _Fork(_ctypes.dlsym(_libc, "syscall"))(435, clone_args, len(clone_args))
@@ -157,11 +133,8 @@ def clone3(flags: int, cgroup: int = 0, exit_signal: int = signal.SIGCHLD) -> in
 
 def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
     """openat2(2), Linux 5.6: open(2) below an open directory; `resolve` judges the whole way, and not only its end."""
-    how, tries = structure(flags, 0, resolve), 1000
-    while True:
-        try:
-            return call("syscall", 437, directory, path, how, len(how), path=path)
-        except OSError as refused:
-            tries -= isinstance(refused, BlockingIOError)  # EAGAIN: somebody renamed something while there was a ".."
-            if not tries or not isinstance(refused, BlockingIOError):
-                raise error("openat2", refused.errno or 0, path) from None
+    how = structure(flags, 0, resolve)
+    try:
+        return call("syscall", 437, directory, path, how, len(how), path=path)
+    except OSError as refused:
+        raise error("openat2", refused.errno or 0, path) from None

@@ -50,7 +50,7 @@ def _serve(channel: int, owner: int) -> NoReturn:
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         os.setsid()
-        syscalls.call("prctl", syscalls.PR_SET_NAME, b"watcher", 0, 0, 0)
+        syscalls.prctl(syscalls.PR_SET_NAME, b"watcher")
         keep(channel, owner)
         while ready := polled([channel, owner, *watched], None):
             for pidfd in watched.keys() & {*ready}:

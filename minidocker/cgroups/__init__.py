@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, processes, prune
-from minidocker.cgroups.limits import Limits
-from minidocker.cgroups.statistics import Statistics
+from minidocker.cgroups import v1
+from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, write
+from minidocker.cgroups.limits import Limits, Statistics
+from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.process import Isolator
-from minidocker.syscalls import call
 
 __all__ = ["Cgroup", "Hierarchy", "Limits", "Statistics", "hierarchies", "prune"]
 
@@ -44,52 +43,34 @@ class Cgroup(Isolator):
         self._last: Statistics | None = None
 
     def __enter__(self) -> Isolator:
-        """Make a group in each hierarchy that has a controller which we use, and set the limits."""
+        """Make a group in each hierarchy that has a controller which we use, and set the limits.
+
+        Before, what still runs in the groups of dead owners is ended: it would write where the new one does.
+        """
         if self.groups:
             raise ContainerError("Cgroup: it fences a container already: make one for each")
+        try:
+            prune(hierarchies()[:1])
+        except (ContainerError, OSError):
+            pass  # `minidocker prune` says why
         try:
             for hierarchy in hierarchies():
                 if names := hierarchy.controllers & {*USED} - {*self.groups}:
                     self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
             if not self.groups:
                 raise ContainerError("Cgroup: no control groups here: see the lines on cgroups of minidocker doctor")
-            self._write(self.limits)
-            self._open_doors()
+            for file, text in self.limits.settings(self.groups):
+                write(file, text)
+            self.cgroup = next((group.lock for group in self._all() if group.version == 2), None)
+            self.descriptors = v1.doors(group.path for group in self._all() if group.version == 1)
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def _write(self, limits: Limits) -> None:
-        """Set each limit where its controller is."""
-        for group, file, text in limits.settings(self._group):
-            group.write(file, text)
-
-    def _group(self, controller: str) -> Group:
-        """The group that has a controller, under its name in either version; an error if this machine has none."""
-        if not self.groups:
-            raise ContainerError("Cgroup: no container runs behind it")
-        old_name = {"io": "blkio"}.get(controller, controller)
-        group = self.groups.get(controller) or self.groups.get(old_name)
-        if group is None:
-            places = ", ".join(hierarchy.path for hierarchy in hierarchies()) or "/proc/self/mountinfo"
-            raise ContainerError(f"Cgroup: controller {controller} is missing here, looked for it in {places}")
-        return group
-
-    def _all(self) -> list[Group]:
-        """Each group once; several controllers may share one."""
-        return [*dict.fromkeys(self.groups.values())]
-
-    def _open_doors(self) -> None:
-        """How the process gets in: it is born into a version 2 group, and writes itself into those of version 1."""
-        self.cgroup = next((group.lock for group in self._all() if group.version == 2), None)
-        files = [f"{group.path}/tasks" for group in self._all() if group.version == 1]
-        self.descriptors = tuple(os.open(file, os.O_WRONLY | os.O_CLOEXEC) for file in files)
-
     def inside(self) -> None:
-        """Join the groups of version 1. "0" is whoever writes it; a number would make the kernel wait for all CPUs."""
-        for descriptor in self.descriptors:
-            call("write", descriptor, b"0", 1, path="tasks")
+        """Join the groups of version 1; in that of version 2 the process was born."""
+        v1.enter(self.descriptors)
 
     def __exit__(self, *_: object) -> None:
         """Keep the last statistics, end what is left in the groups, and remove them."""
@@ -115,29 +96,35 @@ class Cgroup(Isolator):
 
     def update(self, **limits: Any) -> None:
         """Change these limits while the container runs: `docker update`."""
-        self._write(Limits(**limits))
+        self._first()
+        for file, text in Limits(**limits).settings(self.groups):
+            write(file, text)
 
     def processes(self) -> list[int]:
         """The numbers of its processes, as the caller sees them."""
-        return processes(self._all()[0].path) if self.groups else []
+        return [int(pid) for pid in read(f"{self._first()}/cgroup.procs").split()] if self.groups else []
 
     def kill(self) -> None:
         """SIGKILL to all of its processes at once, however fast they fork."""
-        kill(self._group("freezer").path)
+        kill(self._first())
 
-    def freeze(self) -> None:
+    def freeze(self, frozen: bool = True) -> None:
         """Stop all of its processes where they are, and return when they have: `docker pause`. They cannot notice it.
 
         With version 1 alone not even SIGKILL ends what is frozen: `kill` thaws, `Process.kill` waits for a `thaw`.
         """
-        self._freeze(True)
+        if not freeze(self._first(), frozen):
+            raise ContainerError(f"Cgroup: {self._first()}: a process of it has not stopped: it waits for a device")
 
     def thaw(self) -> None:
         """Let them go on: `docker unpause`."""
-        self._freeze(False)
+        self.freeze(False)
 
-    def _freeze(self, frozen: bool) -> None:
-        """An error if it takes longer than `PATIENCE`."""
-        group = self._group("freezer")
-        if not freeze(group.path, frozen):
-            raise ContainerError(f"Cgroup: {group.path}: not all of its processes have stopped: one waits for a device")
+    def _all(self) -> list[Group]:
+        """Each group once; several controllers may share one. The one that freezes is in front."""
+        return [*dict.fromkeys(self.groups.values())]
+
+    def _first(self) -> str:
+        if not self.groups:
+            raise ContainerError("Cgroup: no container runs behind it")
+        return self._all()[0].path

@@ -1,13 +1,8 @@
 """Chapter 3: where the control groups of this machine are, and one directory in one of them.
 
-Control groups are directories of a file system, cgroups(7). There are two versions of it, and a machine may mount both:
-
-    version 2    one hierarchy (a tree of directories) with all controllers; what a directory's children may use
-                 is written to its cgroup.subtree_control
-    version 1    a hierarchy for each controller (or a few): the same tree of directories again and again
-
-A controller is in one hierarchy only. So each is looked up once, wherever it is. Version 2 freezes and kills with or
-without controllers, and does it better than version 1; so where it is mounted it is used for these.
+Control groups are directories of a file system, cgroups(7). Version 2 has one hierarchy (a tree of directories) with
+all controllers; version 1 has one for each controller, or a few. A machine may mount both, and a controller is in one
+of them. Version 2 freezes and kills with or without controllers: where it is mounted, it is used for these.
 """
 
 from __future__ import annotations
@@ -17,12 +12,13 @@ import os
 import time
 
 from minidocker import state
-from minidocker.files import NotRemoved
+from minidocker.cgroups import v1
 from minidocker.outcome import ContainerError, failure
-from minidocker.syscalls import signal
 
 PARENT = "minidocker"  # all our groups are children of this one
 PATIENCE = 5.0  # seconds for killed processes to leave: an uninterruptible read from a disk may take some
+# Where to write that the processes of a group are to stop, what, where it shows, and what is there then
+FREEZER = ("cgroup.freeze", ("0", "1"), "cgroup.events", ("frozen 0", "frozen 1"))
 
 _found: list[Hierarchy] = []
 
@@ -32,20 +28,19 @@ class Hierarchy:
 
     def __init__(self, version: int, path: str, controllers: set[str]) -> None:
         self.version, self.path, self.controllers = version, path, controllers
+        self.parent = f"{path}/{PARENT}"
 
     def make(self, path: str, _: int) -> None:
-        """mkdir(2) of a container's group, with all controllers."""
-        if self.version == 2:
-            self.enable()
-        os.mkdir(path)
+        """mkdir(2) of a container's group. In version 2 its parents must let it use the controllers before.
 
-    def enable(self) -> None:
-        """Version 2: let the children of our parent group use the controllers. Inner groups may hold no process."""
-        wanted = self.controllers & {"cpu", "memory", "pids", "io"}
-        for group in (self.path, f"{self.path}/{PARENT}") if wanted else ():
-            path = f"{group}/cgroup.subtree_control"
-            if not wanted <= {*read(path).split()}:
-                write(path, " ".join(f"+{name}" for name in sorted(wanted)))
+        A group that has such children may hold no process.
+        """
+        wanted = self.controllers & {"cpu", "memory", "pids", "io"} if self.version == 2 else set()
+        for group in (self.path, self.parent) if wanted else ():
+            file = f"{group}/cgroup.subtree_control"
+            if not wanted <= {*read(file).split()}:
+                write(file, " ".join(f"+{name}" for name in sorted(wanted)))
+        os.mkdir(path)
 
 
 def hierarchies() -> list[Hierarchy]:
@@ -72,13 +67,10 @@ def parse(mountinfo: str) -> list[Hierarchy]:
 def read(path: str) -> str:
     """The whole text of a small file of the kernel; empty if there is no such file, as some depend on its version."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(path, "rb", 0) as file:
+            return file.read().decode()
     except FileNotFoundError:
         return ""
-    try:
-        return b"".join(iter(lambda: os.read(descriptor, 65536), b"")).decode()
-    finally:
-        os.close(descriptor)
 
 
 def write(path: str, text: str) -> None:
@@ -102,63 +94,33 @@ class Group:
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
         if "/" in name or name in (".", ".."):
             raise ContainerError(f"Cgroup: {name!r} cannot be the name of a directory: leave out the /")
-        self.version, self.path = hierarchy.version, f"{hierarchy.path}/{PARENT}/{name}"
+        self.version, self.path = hierarchy.version, f"{hierarchy.parent}/{name}"
         self.lock = state.claim(self.path, remove, hierarchy.make)
-
-    def read(self, file: str) -> str:
-        """The text of one of its files; empty if the kernel has none of this name."""
-        return read(f"{self.path}/{file}")
-
-    def write(self, file: str, text: str) -> None:
-        """Set something."""
-        write(f"{self.path}/{file}", text)
-
-    def has(self, file: str) -> bool:
-        """Whether this kernel has that file."""
-        return os.path.exists(f"{self.path}/{file}")
 
     def remove(self) -> None:
         """End what is in it, and remove it."""
-        try:
-            remove(self.path)
-        finally:
-            os.close(self.lock)
-
-
-def processes(path: str) -> list[int]:
-    """The numbers of the processes in a group, as this process sees them."""
-    return [int(pid) for pid in read(f"{path}/cgroup.procs").split()]
+        state.release(self.path, self.lock, remove)
 
 
 def kill(path: str) -> None:
-    """SIGKILL to all that is in the group. Linux 5.14 has a file for it in version 2.
-
-    Without that one they are frozen first, where this is possible, since a signal to each would lose a race with fork.
-    """
+    """SIGKILL to all that is in the group. Version 2 has a file for it since Linux 5.14."""
     if os.path.exists(f"{path}/cgroup.kill"):
         return write(f"{path}/cgroup.kill", "1")
     freeze(path, True)
-    for pid in processes(path):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    freeze(path, False)  # version 1: what is frozen does not even die
+    v1.kill(read(f"{path}/cgroup.procs"))
+    freeze(path, False)  # what is frozen does not even die
 
 
 def freeze(path: str, frozen: bool) -> bool:
-    """Stop all processes of a group, or let them go on; say whether they do. Version 1 has a controller for it."""
-    file, shows, text, done = "cgroup.freeze", "cgroup.events", str(int(frozen)), f"frozen {int(frozen)}"
-    if os.path.exists(f"{path}/freezer.state"):
-        file = shows = "freezer.state"
-        text = done = "FROZEN" if frozen else "THAWED"
-    elif not os.path.exists(f"{path}/{file}"):
+    """Stop all processes of a group, or let them go on; say whether they do."""
+    file, texts, shows, done = v1.FREEZER if os.path.exists(f"{path}/freezer.state") else FREEZER
+    if not os.path.exists(f"{path}/{file}"):
         return False  # version 1, and another controller
-    write(f"{path}/{file}", text)
+    write(f"{path}/{file}", texts[frozen])
     deadline = time.monotonic() + PATIENCE
-    while done not in read(f"{path}/{shows}") and time.monotonic() < deadline:
+    while not (reached := done[frozen] in read(f"{path}/{shows}")) and time.monotonic() < deadline:
         time.sleep(0.001)
-    return done in read(f"{path}/{shows}")
+    return reached
 
 
 def remove(path: str) -> None:
@@ -179,25 +141,17 @@ def remove(path: str) -> None:
         pause = min(2 * pause, 0.1)
 
 
-def prune() -> list[str]:
+def prune(which: list[Hierarchy] | None = None) -> list[str]:
     """Remove the groups that dead owners left, with all processes in them; return their paths. As root.
 
     Groups of living owners stay, and so does every group that is not below ours.
     """
-    removed, failures = list[str](), list[Exception]()
-    for hierarchy in hierarchies():
-        parent = f"{hierarchy.path}/{PARENT}"
-        try:
-            removed += state.prune(parent, remove)
-            os.rmdir(parent)
-        except NotRemoved as left:
-            removed += left.removed
-            failures += left.failures
-        except FileNotFoundError:
-            pass  # nobody was here, or another prune
-        except OSError as busy:
-            if busy.errno != errno.EBUSY:
-                raise  # a living owner's group is in there: that is no error
-    if failures:
-        raise NotRemoved(failures, removed)
-    return removed
+    parents = [hierarchy.parent for hierarchy in which or hierarchies()]
+    try:
+        return state.prune(*parents, remove=remove) if parents else []
+    finally:
+        for parent in parents:
+            try:
+                os.rmdir(parent)
+            except OSError:
+                pass  # a living owner's group is in there, or nobody was here

@@ -1,12 +1,7 @@
-"""Chapter 3: what the limits are called in each version, and how to read back what was used.
+"""Chapter 3: what each limit and each figure is called, in both versions: two tables with a line for each.
 
-                   version 2                          version 1
-    cpus           cpu.max                            cpu.cfs_quota_us, cpu.cfs_period_us
-    cpu_weight     cpu.weight (100)                   cpu.shares (1024)
-    memory         memory.max                         memory.limit_in_bytes
-    memory_swap    memory.swap.max: swap              memory.memsw.limit_in_bytes: memory and swap together
-    pids           pids.max                           pids.max
-    io             io.max                             blkio.throttle.read_bps_device and three more
+    Limits(memory="64m", cpus=0.5)          # checked, before anything is made
+    Statistics(groups).memory_bytes         # read now, in the group of each controller
 
 Sources: the kernel's admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/.
 """
@@ -15,33 +10,64 @@ from __future__ import annotations
 
 import os
 
+from minidocker.cgroups import v1
+from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.outcome import ContainerError
-
-PERIOD = 100_000  # microseconds: the kernel's and Docker's; a fence of half a CPU is 50 ms of every 100
-UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-IO_V1 = {"rbps": "read_bps", "wbps": "write_bps", "riops": "read_iops", "wiops": "write_iops"}
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from minidocker.cgroups.hierarchy import Group
 
     Size = int | str
-    Setting = tuple[Group, str, str]  # where, in which file, what
+
+# The name, then controller, file and line in version 2, and the same in version 1
+LIMITS = (
+    ("cpus", ("cpu", "cpu.max", "{} 100000"), ("cpu", "cpu.cfs_quota_us", "{}")),
+    ("cpu_weight", ("cpu", "cpu.weight", "{0}"), ("cpu", "cpu.shares", "{1}")),
+    ("memory", ("memory", "memory.max", "{}"), ("memory", "memory.limit_in_bytes", "{}")),
+    ("memory_swap", ("memory", "memory.swap.max", "{0}"), ("memory", "memory.memsw.limit_in_bytes", "{1}")),
+    ("pids", ("pids", "pids.max", "{}"), ("pids", "pids.max", "{}")),
+    ("rbps", ("io", "io.max", "{} rbps={}"), ("blkio", "blkio.throttle.read_bps_device", "{} {}")),
+    ("wbps", ("io", "io.max", "{} wbps={}"), ("blkio", "blkio.throttle.write_bps_device", "{} {}")),
+    ("riops", ("io", "io.max", "{} riops={}"), ("blkio", "blkio.throttle.read_iops_device", "{} {}")),
+    ("wiops", ("io", "io.max", "{} wiops={}"), ("blkio", "blkio.throttle.write_iops_device", "{} {}")),
+)
+# The name, then controller, file, the word before the number (or ""), and how many make one, in version 2 and in 1.
+# Periods in which the quota was used up; kills since the memory limit was reached; forks that failed at the limit
+FIGURES = (
+    ("cpu_seconds", ("cpu", "cpu.stat", "usage_usec", 1e6), ("cpuacct", "cpuacct.usage", "", 1e9)),
+    ("throttled_periods", ("cpu", "cpu.stat", "nr_throttled", 1), ("cpu", "cpu.stat", "nr_throttled", 1)),
+    ("throttled_seconds", ("cpu", "cpu.stat", "throttled_usec", 1e6), ("cpu", "cpu.stat", "throttled_time", 1e9)),
+    ("memory_bytes", ("memory", "memory.current", "", 1), ("memory", "memory.usage_in_bytes", "", 1)),
+    ("memory_peak_bytes", ("memory", "memory.peak", "", 1), ("memory", "memory.max_usage_in_bytes", "", 1)),
+    ("oom_kills", ("memory", "memory.events", "oom_kill", 1), ("memory", "memory.oom_control", "oom_kill", 1)),
+    ("pids", ("pids", "pids.current", "", 1), ("pids", "pids.current", "", 1)),
+    ("pids_refused", ("pids", "pids.events", "max", 1), ("pids", "pids.events", "max", 1)),
+    ("read_bytes", ("io", "io.stat", "rbytes", 1), ("blkio", "blkio.throttle.io_service_bytes", "Read", 1)),
+    ("written_bytes", ("io", "io.stat", "wbytes", 1), ("blkio", "blkio.throttle.io_service_bytes", "Write", 1)),
+)
+PERIOD = 100_000  # microseconds: the kernel's and Docker's; a fence of half a CPU is 50 ms of every 100
+UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+SMALLEST = 6 << 20  # bytes, as Docker has it: with less, hardly any program lives until it begins
 
 
 def size(value: Size) -> int:
-    """Bytes from a number or from Docker's spelling: "64m", "64M", "1g", "512k"."""
-    text = str(value).strip().lower().removesuffix("ib")
-    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "")
-    if not number.isdigit() or unit not in UNITS or int(number) == 0:
-        raise ContainerError(f"Cgroup: {value!r} is no size: write bytes, or a number with k, m or g, such as 64m")
-    return int(number) * UNITS[unit]
+    """Bytes from a number or from Docker's spelling: "64m", "64MB", "64 MiB", "0.5g"."""
+    text = str(value).strip().lower().removesuffix("b").removesuffix("i")
+    unit = UNITS.get(text[-1:], 1)
+    whole, dot, part = (text[:-1].rstrip() if unit > 1 else text).partition(".")
+    if (whole + part).isascii() and whole.isdecimal() and len(text) < 20 and (part.isdecimal() or not dot):
+        found = int(whole) * unit + int(float(f"0.{part}0") * unit)
+        if 0 < found < 1 << 63:
+            return found
+    raise ContainerError(f"Cgroup: {value!r} is no size: write bytes, or a number with k, m or g, such as 64m")
 
 
 class Limits:
-    """The limits of one container; None is no limit. `settings` says what to write where."""
+    """The limits of one container, as `Cgroup` explains them; None is no limit. `settings` says what to write where."""
 
     def __init__(
         self,
@@ -52,81 +78,87 @@ class Limits:
         pids: int | None = None,
         io: Mapping[str, Mapping[str, Size]] | None = None,
     ) -> None:
-        self.memory = None if memory is None else size(memory)
-        self.memory_swap = self.memory if memory_swap is None else size(memory_swap)
-        self.swap_asked = memory_swap is not None
-        self.cpus, self.cpu_weight, self.pids = cpus, cpu_weight, pids
-        self.io = {
-            device(path): {key: size(value) for key, value in rates.items()} for path, rates in (io or {}).items()
-        }
-        self._check()
+        self.values: dict[str, list[tuple[object, ...]]] = {}  # what fills the lines of the table; of io, for each disk
+        self.swap_asked, boundless = memory_swap is not None, str(memory_swap) == "-1"
+        if memory is not None:  # without `memory_swap` no swap: a hog would swap the machine to a crawl
+            room = size(memory)
+            both = room if memory_swap is None or boundless else size(memory_swap)
+            _check(f"memory={room}", room >= SMALLEST, "the minimum memory limit allowed is 6MB")
+            _check(f"memory_swap={both}", both >= room, f"it includes memory={room}, and is too small")
+            self.values |= {"memory": [(room,)], "memory_swap": [("max", -1) if boundless else (both - room, both)]}
+        _check(
+            "memory_swap", bool(memory or boundless or not memory_swap), "it includes memory, so it needs memory, too"
+        )
+        if cpus is not None:
+            _check(f"cpus={cpus}", 0.01 <= cpus <= 10_000, "the smallest share is 0.01, 1 ms of every 100")
+            self.values["cpus"] = [(round(cpus * PERIOD),)]
+        if cpu_weight is not None:
+            _check(f"cpu_weight={cpu_weight}", 1 <= cpu_weight <= 10_000, "not between 1 and 10000; 100 is the default")
+            self.values["cpu_weight"] = [(cpu_weight, max(2, cpu_weight * 1024 // 100))]
+        if pids is not None:
+            _check(f"pids={pids}", pids >= 1 or pids == -1, "the command itself is one; -1 is no limit")
+            self.values["pids"] = [("max" if pids == -1 else pids,)]
+        known = [name for name, (controller, *_), _ in LIMITS if controller == "io"]
+        for path, rates in (io or {}).items():
+            _check("io", {*rates} <= {*known}, f"it takes {', '.join(known)}, not {', '.join(rates)}")
+            for key, value in rates.items():
+                self.values.setdefault(key, []).append((device(path), size(value)))
 
-    def _check(self) -> None:
-        """What the kernel would refuse with a bare EINVAL, or take for something else."""
-        if self.cpus is not None and self.cpus < 0.01:
-            raise ContainerError(f"Cgroup: cpus={self.cpus}: the smallest share is 0.01, a millisecond of every 100")
-        if self.cpu_weight is not None and not 1 <= self.cpu_weight <= 10_000:
-            raise ContainerError(f"Cgroup: cpu_weight={self.cpu_weight} is not between 1 and 10000; 100 is the default")
-        if self.pids is not None and self.pids < 1:
-            raise ContainerError(f"Cgroup: pids={self.pids}: the command itself is one")
-        if self.memory is None and self.memory_swap is not None:
-            raise ContainerError("Cgroup: memory_swap is memory and swap together: it needs memory, too")
-        if self.memory is not None and self.memory_swap is not None and self.memory_swap < self.memory:
-            raise ContainerError(
-                f"Cgroup: memory_swap={self.memory_swap} includes memory={self.memory}: it is too small"
-            )
-        for rates in self.io.values():
-            if set(rates) - set(IO_V1):
-                raise ContainerError(f"Cgroup: io takes {', '.join(IO_V1)}, not {', '.join(set(rates) - set(IO_V1))}")
-
-    def settings(self, group_of: Callable[[str], Group]) -> Iterator[Setting]:
-        """(group, file, text) for each limit, in an order that the kernel takes; `group_of` finds a controller."""
-        if self.cpus is not None or self.cpu_weight is not None:
-            yield from self._cpu(group_of("cpu"))
-        if self.memory is not None:
-            yield from self._memory(group_of("memory"))
-        if self.pids is not None:
-            yield group_of("pids"), "pids.max", str(self.pids)
-        if self.io:
-            yield from self._io(group_of("io"))
-
-    def _cpu(self, group: Group) -> Iterator[Setting]:
-        quota = None if self.cpus is None else round(self.cpus * PERIOD)
-        if quota is not None and group.version == 2:
-            yield group, "cpu.max", f"{quota} {PERIOD}"
-        elif quota is not None:
-            yield group, "cpu.cfs_period_us", str(PERIOD)
-            yield group, "cpu.cfs_quota_us", str(quota)
-        if self.cpu_weight is not None and group.version == 2:
-            yield group, "cpu.weight", str(self.cpu_weight)
-        elif self.cpu_weight is not None:
-            yield group, "cpu.shares", str(max(2, self.cpu_weight * 1024 // 100))
-
-    def _memory(self, group: Group) -> Iterator[Setting]:
-        """Without `memory_swap` there is no swap: a hog would swap the machine to a crawl before it is killed.
+    def settings(self, groups: Mapping[str, Group]) -> list[tuple[str, str]]:
+        """(file, text) for each limit, in an order that the kernel takes; `groups` by their controllers.
 
         Where the kernel does not account for swap, the file is missing, and an error only if swap was asked for.
         """
-        assert self.memory is not None and self.memory_swap is not None
-        new = group.version == 2
-        settings = [
-            (group, "memory.max" if new else "memory.limit_in_bytes", str(self.memory)),
-            (group, "memory.swap.max", str(self.memory_swap - self.memory))
-            if new
-            else (group, "memory.memsw.limit_in_bytes", str(self.memory_swap)),
-        ]
-        if not self.swap_asked and not group.has(settings[1][1]):
-            settings.pop()
-        grows = not new and int(group.read("memory.limit_in_bytes")) < self.memory
-        yield from reversed(settings) if grows else settings  # version 1 keeps the first at or below the second
+        found = []
+        for name, *cells in LIMITS:
+            for values in self.values.get(name, ()):
+                cell = _cell(groups, cells)
+                if cell is None:
+                    places = ", ".join(hierarchy.path for hierarchy in hierarchies()) or "/proc/self/mountinfo"
+                    raise ContainerError(f"Cgroup: controller {cells[0][0]} is missing here, looked for it in {places}")
+                if name != "memory_swap" or self.swap_asked or os.path.exists(cell[0]):
+                    found.append((cell[0], cell[1].format(*values)))
+        return v1.in_order(found)
 
-    def _io(self, group: Group) -> Iterator[Setting]:
-        for number, rates in self.io.items():
-            if group.version == 2:
-                yield group, "io.max", " ".join([number, *(f"{key}={rate}" for key, rate in rates.items())])
-            else:
-                for key, rate in rates.items():
-                    yield group, f"blkio.throttle.{IO_V1[key]}_device", f"{number} {rate}"
+
+def _check(what: str, right: bool, why: str) -> None:
+    if not right:
+        raise ContainerError(f"Cgroup: {what}: {why}")
+
+
+def _cell(groups: Mapping[str, Group], cells: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    """The cell of the version that has the controller here, with the whole path of the file."""
+    for version, (controller, file, *rest) in zip((2, 1), cells, strict=True):
+        group = groups.get(controller)
+        if group is not None and group.version == version:
+            return f"{group.path}/{file}", *rest
+    return None
+
+
+class Statistics:
+    """Used so far, by the names of `FIGURES`; None where this kernel or this machine does not say."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, groups: Mapping[str, Group]) -> None:
+        """Read them now, from the group of each controller."""
+        for name, *cells in FIGURES:
+            cell = _cell(groups, cells)
+            setattr(self, name, _figure(*cell) if cell else None)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{key} {value}" for key, value in vars(self).items() if value is not None)
+
+
+def _figure(file: str, word: str, unit: float) -> float | None:
+    """What follows the word, of all disks together: "usage_usec 12", "8:0 rbytes=1 wbytes=2", "8:0 Read 4"."""
+    words = ["", *read(file).replace("=", " ").split()]
+    found = [int(after) for before, after in zip(words, words[1:], strict=False) if before == word and after.isdigit()]
+    if not found and "/io." not in file and "/blkio." not in file:
+        return None
+    return sum(found) if unit == 1 else sum(found) / unit
 
 
 def device(path: str) -> str:
@@ -134,13 +166,9 @@ def device(path: str) -> str:
     try:
         status = os.stat(path)
     except OSError as failure:
-        raise ContainerError(f"Cgroup: io: {path}: {os.strerror(failure.errno or 0).lower()}") from failure
+        raise ContainerError(f"Cgroup: io: {path}: {str(failure.strerror).lower()}") from failure
     number = status.st_rdev or status.st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     place = os.path.realpath(f"/sys/dev/block/{name}")
-    if not os.path.exists(place):
-        raise ContainerError(f"Cgroup: io: {path} is not on a disk of its own (device {name}): see lsblk")
-    if os.path.exists(f"{place}/partition"):
-        with open(f"{os.path.dirname(place)}/dev") as file:
-            return file.read().strip()
-    return name
+    _check(f"io: {path}", os.path.exists(place), f"not on a disk of its own (device {name}): see lsblk")
+    return read(f"{place}/../dev" if os.path.exists(f"{place}/partition") else f"{place}/dev").strip()

@@ -18,8 +18,7 @@ from minidocker import state
 from minidocker.cgroups import Cgroup
 from minidocker.child import DEFAULT_PATH
 from minidocker.images.inside import Filesystems, User
-from minidocker.init import Init
-from minidocker.namespaces import Namespaces
+from minidocker.namespaces import Init, Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.rootfs import PivotRoot

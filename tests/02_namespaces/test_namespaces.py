@@ -441,9 +441,12 @@ def test_init_ends_like_a_command_that_was_killed():
 
 @both_ways
 def test_init_takes_all_with_it():
-    with start(["sh", "-c", "sleep 1000 & echo started"], *walls(), Init()) as process:
+    gate, key = os.pipe()
+    with start(["sh", "-c", "sleep 1000 & read x"], *walls(), Init(), stdin=gate) as process:
         inside = namespace_of(process.pid, "pid")
+        os.write(key, b"go on\n")
         assert process.wait(10).exit_code == 0
+    os.close(gate), os.close(key)
     assert until(lambda: inside not in [pid_namespace(path) for path in pathlib.Path("/proc").glob("[0-9]*")])
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from minidocker.cgroups import Cgroup, prune
 from minidocker.cgroups.hierarchy import PARENT, Hierarchy, hierarchies, parse, write
-from minidocker.cgroups.limits import device, size
+from minidocker.cgroups.limits import Limits, device, size
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
@@ -223,9 +223,9 @@ def test_limits_change_while_it_runs():
     with start(["sleep", "60"], *walls(fence)):
         for memory in ("64m", "16m", "128m"):
             fence.update(memory=memory)
-            group = fence._group("memory")
+            group = fence.groups["memory"]
             file = "memory.max" if group.version == 2 else "memory.limit_in_bytes"
-            assert int(group.read(file)) == size(memory)
+            assert int(pathlib.Path(group.path, file).read_text()) == size(memory)
 
 
 def test_statistics_survive_the_container():
@@ -241,14 +241,32 @@ def test_statistics_survive_the_container():
         ({"memory": "lots"}, "no size"),
         ({"memory": "1q"}, "no size"),
         ({"memory": 0}, "no size"),
+        ({"memory": "²m"}, "no size"),
+        ({"memory": "nan"}, "no size"),
+        ({"memory": "inf"}, "no size"),
+        ({"memory": "1e9"}, "no size"),
+        ({"memory": "1.m"}, "no size"),
+        ({"memory": ".5m"}, "no size"),
+        ({"memory": "-1"}, "no size"),
+        ({"memory": "9" * 5000}, "no size"),
+        ({"memory": "9999999999t"}, "no size"),
+        ({"memory": "4k"}, "minimum memory limit allowed is 6MB"),
+        ({"memory": (6 << 20) - 1}, "minimum memory limit allowed is 6MB"),
+        ({"memory": "64m", "memory_swap": "-2"}, "no size"),
+        ({"cpus": float("nan")}, "cpus=nan"),
+        ({"cpus": float("inf")}, "cpus=inf"),
+        ({"cpu_weight": float("nan")}, "between"),
+        ({"pids": float("nan")}, "itself"),
+        ({"pids": -2}, "itself"),
+        ({"io": {DISK: {"rbps": "²m"}}}, "no size"),
         ({"memory": "64m", "memory_swap": "32m"}, "includes memory"),
         ({"memory_swap": "64m"}, "needs memory"),
         ({"cpus": 0}, "smallest"),
         ({"cpu_weight": 0}, "between"),
         ({"pids": 0}, "itself"),
-        ({"io": {"/nowhere": {"rbps": 1}}}, "no such file"),
+        ({"io": {"/not/there": {"rbps": 1}}}, "no such file"),
         ({"io": {"/proc/uptime": {"rbps": 1}}}, "not on a disk"),
-        ({"io": {DISK: {"speed": 1}}}, "io takes"),
+        ({"io": {DISK: {"speed": 1}}}, "it takes rbps"),
     ],
 )
 def test_bad_values_are_refused_before_anything_is_made(limits, words):
@@ -257,9 +275,28 @@ def test_bad_values_are_refused_before_anything_is_made(limits, words):
 
 
 def test_sizes():
+    """Docker's spellings."""
     assert [size(text) for text in ("1", 7, "2k", "3M", "1g", "64m", "5KiB")] == [
         1, 7, 2048, 3 << 20, 1 << 30, 64 << 20, 5120,
     ]  # fmt: skip
+    assert [size(text) for text in ("64MB", "64mb", "0.5g", "1.25kb", "8b", "64 MiB", "2t")] == [
+        64 << 20, 64 << 20, 1 << 29, 1280, 8, 64 << 20, 2 << 40,
+    ]  # fmt: skip
+
+
+def test_minus_one_is_no_limit():
+    """As with Docker; also where there was one before."""
+    fence = Cgroup(memory="64m", memory_swap=-1, pids=-1)
+    with start(["sleep", "60"], fence, name="unlimited"):
+        shown = {path.name: path.read_text().strip() for place in groups("unlimited") for path in place.iterdir()
+                 if path.name in ("pids.max", "memory.swap.max", "memory.memsw.limit_in_bytes")}  # fmt: skip
+        assert shown.pop("pids.max") == "max"
+        assert all(text == "max" or int(text) > 1 << 60 for text in shown.values())
+        fence.update(pids=5)
+        fence.update(pids=-1)
+        limits = [place / "pids.max" for place in groups("unlimited")]
+        assert [path.read_text() for path in limits if path.exists()] == ["max\n"]
+    assert Limits(memory_swap="-1").settings({}) == []
 
 
 def test_the_disk_of_a_partition():
@@ -366,15 +403,42 @@ KILLED = """
 
 
 def test_the_groups_of_a_killed_owner_are_pruned():
-    python(KILLED, "orphan", check=False)
-    left = groups("orphan")
-    assert left
     with start(["sleep", "60"], Cgroup(), name="alive") as process:
+        python(KILLED, "orphan", check=False)
+        left = groups("orphan")
+        assert left
         assert {*map(str, left)} <= {*prune()}
         assert process.alive()
         assert groups("alive")
     assert not groups("orphan")
     assert prune() == []
+
+
+# Its first process dies with the owner, what that had started does not: there is no PID namespace here
+SURVIVED = """
+    import os, signal, sys
+    from minidocker.cgroups import Cgroup, hierarchy
+    from minidocker.process import start
+    hidden = [h for h in hierarchy.hierarchies() if "freezer" in h.controllers and h.version != int(sys.argv[2])]
+    hierarchy._found[:] = [h for h in hierarchy.hierarchies() if h not in hidden]
+    process = start(["sh", "-c", "sleep 1000 & echo $!; wait"], Cgroup(), name=sys.argv[1])
+    print(next(process.lines()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("by", ["prune", "the next start", "the next start of this name"])
+def test_what_survived_its_owner_is_ended(by, freezer):
+    """Else it would write to volumes that count as free."""
+    pid = int(python(SURVIVED, "survivor", str(freezer), check=False).stdout)
+    assert os.path.exists(f"/proc/{pid}")
+    if by == "prune":
+        prune()
+    else:
+        assert run(["true"], Cgroup(), name="survivor" if "name" in by else "another").exit_code == 0
+    assert until(lambda: not os.path.exists(f"/proc/{pid}"))
+    prune()
+    assert not groups("survivor")
 
 
 def test_the_frozen_groups_of_a_killed_owner_are_pruned(freezer):

@@ -1,8 +1,8 @@
 """Exercise 2: weights."""
 
 
-def weights():
-    """Run a container of weight 300 beside one of weight 100 on one CPU, then the light one alone, as long as before.
+def weights(weight):
+    """Run a container of this weight beside one of weight 100 on one CPU, then the light one alone, as long as before.
 
     Return how many times more CPU time the heavy one got than the light one, and the light one alone than beside it.
     """

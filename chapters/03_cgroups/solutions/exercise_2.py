@@ -17,9 +17,9 @@ def spent(*fences):
     return [fence.statistics().cpu_seconds - start for fence, start in zip(fences, before, strict=True)]
 
 
-def weights():
+def weights(weight):
     """A weight only counts while somebody else wants the CPU."""
-    heavy, light = Cgroup(cpu_weight=300), Cgroup(cpu_weight=100)
+    heavy, light = Cgroup(cpu_weight=weight), Cgroup(cpu_weight=100)
     with start(SPIN, light):
         with start(SPIN, heavy):
             together = spent(heavy, light)

@@ -6,14 +6,16 @@ from minidocker.cgroups import Cgroup
 from minidocker.process import start
 
 
-def bomb():
+def bomb(number):
     """One signal to a process would miss its children; the group has them all."""
-    fence = Cgroup(pids=30)
+    fence, most = Cgroup(pids=number), 0
     with start(["sh", "-c", "b() { b | b & }; b; sleep 60"], fence):
-        time.sleep(1)
+        for _ in range(100):
+            most = max(most, fence.statistics().pids)
+            time.sleep(0.01)
         refused = fence.statistics().pids_refused
         fence.kill()
         deadline = time.monotonic() + 5
         while fence.processes() and time.monotonic() < deadline:
             time.sleep(0.01)  # they have the signal, and die when each gets a CPU next
-        return refused, len(fence.processes())
+        return most, refused, len(fence.processes())

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import sys
 import tempfile
 
@@ -60,18 +61,19 @@ def check_2(module):
 
 def check_3(module):
     """A script of changes, and what Docker would print."""
-    script = "rm /bin/wc; echo >/etc/motd; mkdir -p /srv/a; echo >/srv/a/b; rm -r /etc; mkdir /etc; echo >/etc/new"
+    new = f"new-{random.randint(1000, 9999)}"
+    script = f"rm /bin/wc; echo >/etc/motd; mkdir -p /srv/a; echo >/srv/a/b; rm -r /etc; mkdir /etc; echo >/etc/{new}"
     with tempfile.TemporaryDirectory() as upper:
         change(upper, "overlay", script)
         below = [f"D /etc/{name}" for name in os.listdir(f"{ROOT}/etc")]
-        wanted = sorted(["C /bin", "D /bin/wc", "A /srv", "A /srv/a", "A /srv/a/b", "C /etc", "A /etc/new", *below])
+        wanted = sorted(["C /bin", "D /bin/wc", "A /srv", "A /srv/a", "A /srv/a/b", "C /etc", f"A /etc/{new}", *below])
         found = module.diff(ROOT, upper)
         assert found == wanted, f"it says {found}, and should say {wanted}"
 
 
 def check_4(module):
     """A whole copy for one bit, then nothing; and nothing at all where everything was copied before."""
-    size = 8 << 20
+    size = random.randint(4, 12) << 20
     for driver, copies in (("overlay", 1), ("aufs", 1), ("copy", 0)):
         with tempfile.TemporaryDirectory() as place:
             lower, upper = directories(place, "lower", "upper")
@@ -84,7 +86,10 @@ def check_4(module):
 
 def check_5(module):
     """Every path is gone, and the process is not."""
-    number, alive = module.pull_the_rug(ROOT)
+    with tempfile.TemporaryDirectory() as lower:
+        wanted = os.path.basename(tempfile.mkstemp(dir=lower)[1])
+        names, number, alive = module.pull_the_rug(lower)
+    assert names == [wanted], f"the first list was {names}: look into the union while its server lives"
     assert number == errno.ENOTCONN, f"errno {number}: was the server dead, and did you look into the union?"
     assert alive, "the process is gone: look at it before you leave the block of start"
 

@@ -8,14 +8,16 @@ from minidocker.process import start
 from minidocker.union import Union
 
 
-def pull_the_rug(root):
+def pull_the_rug(lower):
     """A process that needs no file sleeps on. One that needs another page of its own program would get a SIGBUS."""
-    union = Union([root], driver=Aufs)
+    union = Union([lower], driver=Aufs)
     with start(["sleep", "1000"], union) as process:
+        place = f"/proc/{process.pid}/root{union.root}"
+        names = os.listdir(place)
         os.kill(union.server, signal.SIGKILL)
         os.waitid(os.P_PID, union.server, os.WEXITED | os.WNOWAIT)  # it is dead; the union collects it
         try:
-            os.listdir(f"/proc/{process.pid}/root{union.root}/etc")
+            os.listdir(place)
         except OSError as refused:
-            return refused.errno, process.alive()
-    return None, False
+            return names, refused.errno, process.alive()
+    return names, None, False

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Self
 
 from minidocker.cgroups import Cgroup
+from minidocker.cgroups.hierarchy import read
 from minidocker.outcome import ContainerError
 from minidocker.process import Process
 
@@ -71,8 +72,8 @@ def kernel_memory(fence: Cgroup) -> int:
     """Bytes that the kernel holds for a group: stacks, page tables, inodes, sockets."""
     group = fence.groups["memory"]
     if group.version == 1:
-        return int(group.read("memory.kmem.usage_in_bytes") or 0)
-    table = dict(line.split() for line in group.read("memory.stat").splitlines())
+        return int(read(f"{group.path}/memory.kmem.usage_in_bytes") or 0)
+    table = dict(line.split() for line in read(f"{group.path}/memory.stat").splitlines())
     return int(table.get("kernel", 0))  # Linux 5.18
 
 

@@ -13,7 +13,7 @@ import time
 from typing import Any, Self
 
 from minidocker.cgroups import Cgroup, Hierarchy, Limits, Statistics
-from minidocker.cgroups.hierarchy import Group
+from minidocker.cgroups.hierarchy import Group, write
 from minidocker.process import Isolator, start
 from minidocker.syscalls import call
 
@@ -49,8 +49,8 @@ class Tenant(Isolator):
         """Make the group: below another one it is made like any. Host side, root."""
         self.group = Group(Hierarchy(self.above.version, self.above.path, {"cpu"}), self.container)
         try:
-            for group, file, text in self.limits.settings(lambda _: self.group):
-                group.write(file, text)
+            for file, text in self.limits.settings({"cpu": self.group}):
+                write(file, text)
         except BaseException:
             self.group.remove()
             raise

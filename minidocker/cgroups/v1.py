@@ -1,0 +1,50 @@
+"""Chapter 3: version 1 of control groups, where it is still in use: what version 2 does in another way.
+
+It has a hierarchy for each controller, or a few. A process is not born in its groups: it writes itself into the file
+`tasks` of each. To stop processes is a controller of its own, the freezer; there is no file that kills them.
+"""
+
+from __future__ import annotations
+
+import os
+
+from minidocker.syscalls import call, signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Setting = tuple[str, str]  # which file, what
+
+FREEZER = ("freezer.state", ("THAWED", "FROZEN"), "freezer.state", ("THAWED", "FROZEN"))  # see hierarchy
+
+
+def doors(paths: Iterable[str]) -> tuple[int, ...]:
+    """Descriptors through which the process gets into these groups. Host side."""
+    return tuple(os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC) for path in paths)
+
+
+def enter(descriptors: Iterable[int]) -> None:
+    """Join the groups. "0" is whoever writes it; a number would make the kernel wait for all CPUs. Inside."""
+    for descriptor in descriptors:
+        call("write", descriptor, b"0", 1, path="tasks")
+
+
+def kill(pids: str) -> None:
+    """SIGKILL to each. They are frozen before, where that is possible: a signal to each would lose a race with fork."""
+    for pid in pids.split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def in_order(settings: list[Setting]) -> list[Setting]:
+    """The limit of memory may never be above that of memory and swap: if it grows, it comes last."""
+    for setting in settings:
+        file, text = setting
+        if file.endswith("/memory.limit_in_bytes"):
+            with open(file) as before:
+                if int(before.read()) < int(text):
+                    return [*(other for other in settings if other is not setting), setting]
+    return settings
