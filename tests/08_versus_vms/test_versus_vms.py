@@ -380,7 +380,7 @@ def test_containers_share_their_layers_and_copies_do_not():
         first = ground.copies(1)
         assert first >= 0.9 * once
         assert ground.copies(3) == pytest.approx(3 * first, rel=0.01)
-        log = Path(ground.path, "overlay-9/var/log/access.log").read_text()
+        log = Path(ground.path, "Union-9/var/log/access.log").read_text()
         assert log.count("\n") == 100
         assert ground.layers(10) == ground.layers(10)
         place = ground.path
@@ -403,9 +403,9 @@ def test_real_web_and_mail_servers_answer_and_write_their_logs():
     with storage.Ground(kinds) as ground:
         assert layers < ground.layers(4) < layers + 4 * 200_000
         for count in (0, 2):
-            assert '"GET / HTTP/1.0" 200' in Path(ground.path, f"overlay-{count}/var/log/nginx/access.log").read_text()
+            assert '"GET / HTTP/1.0" 200' in Path(ground.path, f"Union-{count}/var/log/nginx/access.log").read_text()
         for count in (1, 3):
-            assert Path(ground.path, f"overlay-{count}/var/log/exim4/mainlog").stat().st_size > 0
+            assert Path(ground.path, f"Union-{count}/var/log/exim4/mainlog").stat().st_size > 0
 
 
 def test_images_without_a_common_layer_share_the_files_of_their_base():

@@ -68,7 +68,7 @@ def start_up(samples: measure.Samples, recorded: measure.Samples | None = None, 
         hollow = {"markerfacecolor": "none"} if emulated(name, note) else {"alpha": 0.25}
         axes.plot(values, [row] * len(values), "o", color=tint, markersize=5, **hollow)
         axes.errorbar(median, row, xerr=[[median - low], [high - median]], color="black", capsize=7, linewidth=1.5)
-        axes.annotate(time(median), (high, row), xytext=(10, -5), textcoords="offset points", fontsize=12)
+        axes.annotate(time(median), (max(values), row), xytext=(10, -5), textcoords="offset points", fontsize=12)
     said = {name: ", emulated" if emulated(name, note) else "" for name in order}
     rows = [LABELS.get(name, name) + said[name] + (" (recorded)" if name in old else "") for name in order]
     axes.set_yticks(range(len(order)), rows)
