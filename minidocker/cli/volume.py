@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from minidocker.cli.options import Options, parse
 from minidocker.outcome import ContainerError
 from minidocker.volumes import Named, Volume, ordered, store
@@ -17,26 +19,21 @@ def mounts(options: Options, image: Iterable[str], root: str) -> list[Volume]:
     asked = [from_v(text, root) for text in options.volume]
     asked += [from_mount(text, root) for text in options.mount] + [from_tmpfs(text, root) for text in options.tmpfs]
     taken = {volume.target for volume in asked}
-    return ordered([*asked, *(Named("", path, root) for path in image if path.rstrip("/") not in taken)])
+    wanted = ("/" + os.path.normpath(path).strip("/") for path in image)  # some images write `data` and mean /data
+    return ordered([*asked, *(Named("", path, root) for path in wanted if path not in taken)])
 
 
 def volume_create(arguments: list[str]) -> int:
     """volume create [OPTIONS] [NAME]: make a volume
 
     -o, --opt NAME=VALUE...    type, device, o: a file system to mount, as mount(8) takes them
-        --label NAME=VALUE...  a note on it
     -d, --driver NAME          local, which is the only one
     """
     options, names = parse(volume_create.__doc__, arguments, 0, 1)
     if options.driver not in ("", "local"):
         raise ContainerError(f"no volume driver is called {options.driver!r}: there is local")
-    print(store.create(names[0] if names else "", _pairs(options.opt), _pairs(options.label)))
+    print(store.create(names[0] if names else "", dict(word.partition("=")[::2] for word in options.opt)))
     return 0
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    """NAME=VALUE, each once."""
-    return dict(word.partition("=")[::2] for word in words)
 
 
 def volume_ls(arguments: list[str]) -> int:

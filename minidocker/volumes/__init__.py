@@ -11,19 +11,19 @@ mounted below its root. `root` is the directory of the list's PivotRoot: `union.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
+from minidocker import files
 from minidocker.cgroups.limits import size as bytes_of
-from minidocker.outcome import ContainerError
-from minidocker.process import Isolator
+from minidocker.isolator import Isolator
+from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
+from minidocker.state import hold
 from minidocker.syscalls import CLONE_NEWNS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, setns
 from minidocker.volumes import store
-from minidocker.volumes.fill import fill_once
 from minidocker.volumes.keeper import mounted
-from minidocker.volumes.mounts import NOT_THERE, attach, clone, landing, name_of, read_only, read_only_one_by_one
+from minidocker.volumes.mounts import NOT_THERE, attach, clone, landing, read_only
 
 __all__ = ["Bind", "Named", "Tmpfs", "Volume", "ordered"]
 
@@ -44,11 +44,8 @@ class Volume(Isolator):
     def __init__(self, target: str, root: str | os.PathLike[str], readonly: bool = False) -> None:
         if not target.startswith("/"):
             raise ContainerError(f"{type(self).__name__}: {target!r}: the path in the container must begin with /")
-        self.target, self.root, self.readonly = (
-            "/" + os.path.normpath(target).strip("/"),
-            os.path.abspath(root),
-            readonly,
-        )
+        self.target, self.readonly = "/" + os.path.normpath(target).strip("/"), readonly
+        self.root = os.path.abspath(root)
         if self.target == "/" or self.target.split("/")[1] == "proc":
             raise ContainerError(f"{type(self).__name__}: {self.target}: {NOT_THERE}")
 
@@ -60,10 +57,9 @@ class Volume(Isolator):
         place, there = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
         if there:
             self.fill(place, tree)
-        old_kernel = self.readonly and not _sealed(tree)
+        if self.readonly:
+            read_only(tree)
         attach(tree, place)
-        if old_kernel:
-            read_only_one_by_one(name_of(place))
         for descriptor in (tree, root, place):
             os.close(descriptor)
 
@@ -73,17 +69,6 @@ class Volume(Isolator):
 
     def fill(self, place: int, tree: int) -> None:
         """Before the place is covered: what is there may be wanted in the volume."""
-
-
-def _sealed(tree: int) -> bool:
-    """Make it read-only while nobody sees it; False if this kernel cannot."""
-    try:
-        read_only(tree)
-    except OSError as refused:
-        if refused.errno != errno.ENOSYS:
-            raise
-        return False
-    return True
 
 
 class Bind(Volume):
@@ -109,8 +94,8 @@ class Bind(Volume):
 
 
 class Named(Volume):
-    """The volume `name` of `store`, made at its first use, then with these `options` and `labels`; "" makes one without
-    a name, which goes when the container does. If it is empty it takes what the root has at the target (but `nocopy`).
+    """The volume `name` of `store`, made at its first use, then with these `options`; "" makes one that goes with the
+    container. If it is empty it takes what the root has at the target (but `nocopy`).
     """
 
     def __init__(
@@ -121,18 +106,15 @@ class Named(Volume):
         readonly: bool = False,
         nocopy: bool = False,
         options: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(target, root, readonly)
-        self.name, self.nocopy = name, nocopy
-        self.options, self.labels = dict(options or {}), dict(labels or {})
+        self.name, self.nocopy, self.options = name, nocopy, dict(options or {})
         self.directory = store.directory(name) if name else ""
         self._used, self._lock = "", -1
 
     def __enter__(self) -> Isolator:
         """Hold the volume as long as the container lives; if it comes from elsewhere, see that it is mounted."""
-        anew = not self.name or self.options or self.labels
-        self._used = store.create(self.name, self.options, self.labels) if anew else self.name
+        self._used = self.name if self.name and not self.options else store.create(self.name, self.options)
         self._lock, self.directory = store.use(self._used), store.directory(self._used)
         try:
             options = store.read(self._used, "opt")
@@ -154,13 +136,22 @@ class Named(Volume):
         return tree
 
     def fill(self, place: int, tree: int) -> None:
-        """Docker's copy-up at the first use."""
-        if not self.nocopy:
-            data = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
-            image = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
-            fill_once(image, data, self.directory)
-            os.close(data)
-            os.close(image)
+        """Docker's copy-up: an empty volume takes what the image has there, one container at a time.
+
+        The file `filling` says that somebody has begun. Found under the lock, it says that they died: begin again.
+        """
+        lock, mark = hold(f"{self.directory}/config", wait=True), f"{self.directory}/filling"
+        image, data = (os.open(".", files.READ | os.O_DIRECTORY, dir_fd=here) for here in (place, tree))
+        there = os.listdir(data)
+        if os.path.exists(mark) or not (there or self.nocopy):
+            os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            for name in there:
+                files.remove(name, data)
+            files.copy(image, data)
+            os.unlink(mark)
+        for descriptor in (image, data, lock):
+            if descriptor is not None:
+                os.close(descriptor)
 
     def __exit__(self, *_: object) -> None:
         """Let it go. One without a name goes, too, unless somebody has found it and uses it: then `prune` is later."""
@@ -170,6 +161,8 @@ class Named(Volume):
         try:
             if not self.name:
                 store.remove(self._used, force=True)
+        except files.NotRemoved as left:
+            warn(str(left))
         except ContainerError:
             pass
 

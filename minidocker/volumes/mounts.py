@@ -12,57 +12,47 @@ in the user namespace that owns its mount namespace, before the root changes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 
-from minidocker.syscalls import MS_BIND, MS_RDONLY, MS_REMOUNT, call, error, mount, structure
+from minidocker.syscalls import call, openat2, structure
 
-# <linux/openat2.h>; the call has no function in libc, and the same number on all architectures
-OPENAT2 = 437
+# <linux/openat2.h>, <linux/mount.h>, <fcntl.h>
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
-# <linux/mount.h>, <fcntl.h>
-OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 1, 0x8000, 0x1000
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 1, 0x8000, 0x1000, -100
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 MOUNT_ATTR_RDONLY = 1
-# The flags that statvfs(3) gives with the numbers that mount(2) takes: nosuid, nodev, noexec, noatime, nodiratime
-KEPT = 0x2 | 0x4 | 0x8 | 0x400 | 0x800
 
 TRIES = 10_000  # lookups that somebody disturbs; each takes microseconds
-AT_FDCWD = -100
 NOT_THERE = "nothing can be mounted on the root, nor on or below /proc"
 
 
 def lookup(root: int, path: str) -> int:
-    """openat2(2): open `path` as if the directory `root` were the root of everything, for links and `..` as well.
+    """Open `path` as if the directory `root` were the root of everything, for links and `..` as well.
 
     Links of /proc, which lead anywhere, are refused. EAGAIN says that a directory was moved while `..` was looked up.
     """
-    how = structure(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     for _ in range(TRIES):
-        try:
-            return call("syscall", OPENAT2, root, path, how, len(how), path=path)
-        except OSError as refused:
-            if refused.errno != errno.EAGAIN:
-                raise error("openat2", refused.errno or 0, path) from None
-    raise error("openat2", errno.EAGAIN, path)
+        with contextlib.suppress(BlockingIOError):
+            return openat2(root, path, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    raise OSError(errno.EAGAIN, "somebody moves directories all the time", path)
 
 
 def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
     """A descriptor of the target, below `root`, and whether it was there; what is missing of it is made.
 
     At the end of the path a file is made if it is not to be a `directory`. Raises OSError where a link leads nowhere,
-    and for what must not be covered.
+    and for what must not be covered: programs trust what they read in /proc.
     """
     there = True
     try:
         place = lookup(root, target)
     except FileNotFoundError:
-        there = False
-        place = _made(root, [part for part in target.split("/") if part], directory)
+        there, place = False, _made(root, target.strip("/").split("/"), directory)
     inside = name_of(place).removeprefix(name_of(root).rstrip("/"))
     if inside in ("", "/") or inside.split("/")[1] == "proc":
-        # Programs trust what they read in /proc; runc allows a few files, and we mount /proc after the volumes anyway
         raise OSError(errno.EPERM, NOT_THERE, target)
     if stat.S_ISDIR(os.fstat(place).st_mode) != directory:
         kinds = ("a directory", "a file") if directory else ("a file", "a directory")
@@ -71,36 +61,26 @@ def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
 
 
 def _made(root: int, parts: list[str], directory: bool) -> int:
-    """The same, after making what is missing in the deepest directory that is there."""
-    place, missing = _deepest(root, parts)
-    for number, part in enumerate(missing, 1):
+    """The same, where something is missing: each part is looked up from the root, or made in the one before it."""
+    place = os.dup(root)
+    for number, part in enumerate(parts, 1):
         parent = place
         try:
-            place = _make(parent, part, directory or number < len(missing))
+            place = lookup(root, "/".join(parts[:number]))
+        except FileNotFoundError:
+            place = _make(parent, part, directory or number < len(parts))
         finally:
             os.close(parent)
     return place
 
 
-def _deepest(root: int, parts: list[str]) -> tuple[int, list[str]]:
-    """A descriptor of the longest beginning of the path that exists, and what is missing below it."""
-    for number in range(len(parts) - 1, 0, -1):
-        try:
-            return lookup(root, "/".join(parts[:number])), parts[number:]
-        except FileNotFoundError:
-            pass
-    return os.dup(root), parts
-
-
 def _make(parent: int, name: str, directory: bool) -> int:
     """mkdirat(2) or mknodat(2), and a descriptor of it. A link of that name leads nowhere, and is not followed."""
-    try:
+    with contextlib.suppress(FileExistsError):  # another container was faster, or it is a link
         if directory:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
             os.mknod(name, 0o644 | stat.S_IFREG, dir_fd=parent)
-    except FileExistsError:
-        pass  # another container was faster, or it is a link
     made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     if stat.S_ISLNK(os.fstat(made).st_mode):
         os.close(made)
@@ -130,19 +110,3 @@ def read_only(tree: int) -> None:
     """
     attributes = structure(MOUNT_ATTR_RDONLY, 0, 0, 0)
     call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes, len(attributes))
-
-
-def read_only_one_by_one(place: str) -> None:
-    """The same where the kernel is older, after attaching: remount each with the flags that it has, and MS_RDONLY."""
-    with open("/proc/self/mountinfo") as file:
-        points = [unescaped(line.split()[4]) for line in file]
-    for point in points:
-        if point == place or point.startswith(place + "/"):
-            mount(None, point, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | os.statvfs(point).f_flag & KEPT)
-
-
-def unescaped(field: str) -> str:
-    """A path as mountinfo writes it, proc(5): blanks, line ends and backslashes are octal numbers there."""
-    for character in " \t\n\\":
-        field = field.replace(f"\\{ord(character):03o}", character)
-    return field
