@@ -9,6 +9,7 @@ import cluster
 import pytest
 import servers
 
+from minidocker import files
 from minidocker.namespaces import Join
 from minidocker.process import run, start
 from minidocker.volumes import store
@@ -104,12 +105,12 @@ def test_the_log_goes_on_while_servers_come_and_go(layer):
 def test_servers_that_share_need_no_more_disk(layer):
     pathlib.Path(layer, "var/www/film").write_bytes(os.urandom(2 << 20))
     processes = [start(*servers.web_server(f"web{number}", layer)) for number in range(3)]
-    shared = store.usage("pages")
+    shared = files.usage([store.inspect("pages")["Mountpoint"]])
     copies = [store.create(f"copy{number}") for number in range(3)]
     for name in copies:
         run(*servers.container(["true"], "filler", [layer, servers.BUSYBOX], f"{name}:/var/www"))
     assert 2 << 20 <= shared < 2.1 * (1 << 20)
-    assert sum(store.usage(name) for name in copies) == 3 * shared
+    assert files.usage(store.inspect(name)["Mountpoint"] for name in copies) == 3 * shared
     for process in processes:
         process.kill()
         process.wait()

@@ -1,7 +1,6 @@
 """Chapter 6: volumes that are shared and outlive their containers, whatever a hostile image or volume does."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import shutil
@@ -15,15 +14,14 @@ import time
 import pytest
 
 from aufs import DRIVERS
-from minidocker import child, volumes
-from minidocker import process as engine
+from minidocker import files
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from minidocker.state import hold
 from minidocker.union import Union
 from minidocker.volumes import Bind, Named, Tmpfs, ordered, store
-from minidocker.volumes.mounts import landing, name_of, unescaped
+from minidocker.volumes.mounts import landing, name_of
 from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
 from tests.helpers import HOME, REPO, both_ways, need, until
 from tests.helpers.mounting import Memory, Naive, NothingOn
@@ -210,25 +208,6 @@ def test_one_call_of_mount_is_not_read_only(tmp_path):
     (tmp_path / "src").mkdir()
     assert sh("echo > /b/x", lambda root: Naive(tmp_path / "src", "/b", root, readonly=True)).exit_code == 0
     assert (tmp_path / "src/x").exists()
-
-
-def test_read_only_on_a_kernel_without_mount_setattr(tmp_path, monkeypatch):
-    (tmp_path / "src/a sub\\dir").mkdir(parents=True)
-
-    def missing(_):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(engine, "_parent", child.Forked)
-    monkeypatch.setattr(volumes, "read_only", missing)
-    isolators = listed(lambda root: Bind(tmp_path / "src", "/b", root, readonly=True))
-    isolators.insert(1, Memory(tmp_path / "src/a sub\\dir"))
-    done = run(["sh", "-c", "mount | grep -c '/b/'; echo > /b/x; echo > '/b/a sub\\dir/x'"], *isolators)
-    assert done.stdout == "1\n"
-    assert done.stderr.count("Read-only file system") == 2
-
-
-def test_unescaped_paths_of_mountinfo():
-    assert unescaped(r"/a\040b\134040\011") == "/a b\\040\t"
 
 
 @both_ways
@@ -463,13 +442,22 @@ def test_an_empty_volume_takes_content_owners_and_modes_of_the_image_once(image)
     assert sh("ls /var/www", spelled("ro-too:/var/www:ro"), lowers=lowers).stdout.startswith("deep\n")
 
 
-def test_an_image_that_nests_for_ever_is_refused_and_leaves_no_half(image):
+def test_an_image_may_nest_deeper_than_any_path(image):
+    """A chain of directories whose path is longer than PATH_MAX: it is walked by descriptors, and copied."""
     (image / "data/file").mkdir(parents=True)
-    (image / ("data/" + "d/" * 300)).mkdir(parents=True)
-    lowers = (str(image), BUSYBOX)
-    refused(lambda: sh("true", spelled("deep:/data"), lowers=lowers), "too deep")
-    shutil.rmtree(image / "data/d")
-    assert sh("ls /data", spelled("deep:/data"), lowers=lowers).stdout == "file\n"
+    at = os.open(image / "data", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("deep", dir_fd=at)
+        below = os.open("deep", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    assert sh("ls /data", spelled("deep:/data"), lowers=(str(image), BUSYBOX)).stdout == "deep\nfile\n"
+    top = os.open(store.inspect("deep")["Mountpoint"], os.O_RDONLY)
+    assert sum(1 for _ in files.walk(top)) == 1502
+    os.close(top)
+    store.remove("deep")
+    files.remove(image / "data/deep")
 
 
 def test_many_first_users_at_once_see_all_or_wait(image):
@@ -513,16 +501,15 @@ def test_a_copy_does_not_follow_links_that_are_swapped_in_the_image(arena):
     kinds = set()
     with swapping(arena / "root/data/link", arena / "root/data/other"):
         for number in range(100):
-            run(
-                ["/bin/sh", "-c", ":"],
-                Named(f"v{number}", "/data", arena / "root"),
-                PivotRoot(arena / "root", proc=False),
-            )
+            volume = Named(f"v{number}", "/data", arena / "root")
+            with contextlib.suppress(ContainerError):  # it saw that something was exchanged: that is fine, too
+                run(["/bin/sh", "-c", ":"], volume, PivotRoot(arena / "root", proc=False))
             data = pathlib.Path(store.inspect(f"v{number}")["Mountpoint"])
             assert not [
                 path for path in data.rglob("secret") if not any(parent.is_symlink() for parent in path.parents)
             ]
-            kinds.add((data / "link").is_symlink())
+            if os.path.lexists(data / "link"):
+                kinds.add((data / "link").is_symlink())
             store.remove(f"v{number}")
     assert kinds == {True, False}
 
@@ -531,16 +518,14 @@ def test_a_copy_does_not_follow_links_that_are_swapped_in_the_image(arena):
 
 
 def test_create_list_inspect_remove():
-    assert store.create("pages", labels={"site": "blog=1"}) == "pages"
+    assert store.create("pages") == "pages"
     assert store.create("pages") == "pages"
     info = store.inspect("pages")
-    assert info["Labels"] == {"site": "blog=1"}
+    assert info["Labels"] == {}
     assert info["Options"] == {}
     assert [info["Driver"], info["Scope"], info["Name"]] == ["local", "local", "pages"]
     assert os.path.isdir(info["Mountpoint"])
     assert time.strptime(info["CreatedAt"], "%Y-%m-%dT%H:%M:%SZ")
-    pathlib.Path(info["Mountpoint"], "big").write_bytes(bytes(1 << 20))
-    assert 1 << 20 <= store.usage("pages") < 1.1 * (1 << 20)
     assert len(name := store.create()) == 64
     assert store.names() == sorted(["pages", name])
     assert store.prune() == [name]
@@ -652,7 +637,6 @@ def test_a_volume_with_options_is_one_file_system_for_all_its_users():
     ) as one:
         assert next(one.lines()) == "7"
         assert until(lambda: sh("cat /m/x; echo changed > /m/x", spelled("mem:/m")).stdout == "shared\n")
-        assert store.usage("mem") is None
         assert os.listdir(store.inspect("mem")["Mountpoint"]) == [], "mounted on the host"
         refused(lambda: store.remove("mem"), "in use")
         assert keeper_of("mem")
@@ -708,7 +692,6 @@ def test_options_that_are_refused():
     refused(lambda: store.create("v1", {"size": "1m", "type": "tmpfs", "device": "x"}), "size", "type o device")
     refused(lambda: store.create("v1", {"type": "tmpfs"}), "device")
     refused(lambda: store.create("v1", {"o": "ro", "device": "x"}), "type")
-    refused(lambda: store.create("v1", labels={"a\nopt type": "tmpfs"}), "one line")
     refused(lambda: store.create("v1", {"type": "a\nb", "device": "x"}), "one line")
     assert store.names() == []
     store.create("v1", {"type": "tmpfs", "device": "tmpfs"})
@@ -756,6 +739,8 @@ def test_spellings_of_v(tmp_path, monkeypatch):
         ("pages:/srv/:ro", "Named", {"name": "pages", "target": "/srv", "readonly": True}),
         ("pages:/srv:nocopy,ro", "Named", {"name": "pages", "nocopy": True, "target": "/srv", "readonly": True}),
         ("/a:/b:rw", "Bind", {"create": True, "source": "/a", "target": "/b"}),
+        ("/a:/b:Z,ro", "Bind", {"create": True, "readonly": True, "source": "/a", "target": "/b"}),
+        ("pages:/srv:z,private,cached", "Named", {"name": "pages", "target": "/srv"}),
         ("./a:/b", "Bind", {"create": True, "source": f"{tmp_path}/a", "target": "/b"}),
     ]:
         assert told(from_v(text, "/root")) == (kind, dict(sorted(fields.items())))
@@ -767,7 +752,10 @@ def test_spellings_of_v(tmp_path, monkeypatch):
         "a:b": "begin with /",
         "relative/path:/b": "absolute path",
         "pages:/b:rx": "'rx'",
-        "pages:/b:z": "'z'",
+        "pages:/b:z,Z": "exclude",
+        "pages:/b:rshared": "'rshared'",
+        "pages:/b:ro,": "''",
+        "../x:b": "begin with /",
         "pages:/b:ro,rw": "exclude",
         "/a:/b:nocopy": "nocopy",
         "pages:/proc": "/proc",
@@ -799,10 +787,9 @@ def test_spellings_of_mount(tmp_path):
             {"name": "vv", "nocopy": True, "target": "/t"},
         ),
         (
-            'src=vv,dst=/t,volume-opt=type=tmpfs,"volume-opt=o=size=1m,uid=5",volume-opt=device=tmpfs,volume-label=a=b',
+            'src=vv,dst=/t,volume-opt=type=tmpfs,"volume-opt=o=size=1m,uid=5",volume-opt=device=tmpfs',
             "Named",
             {
-                "labels": {"a": "b"},
                 "name": "vv",
                 "options": {"type": "tmpfs", "o": "size=1m,uid=5", "device": "tmpfs"},
                 "target": "/t",
@@ -814,6 +801,11 @@ def test_spellings_of_mount(tmp_path):
             {"readonly": True, "source": str(tmp_path), "target": "/t"},
         ),
         (
+            f"type=bind,source={tmp_path},target=/t,bind-propagation=rprivate,consistency=cached",
+            "Bind",
+            {"source": str(tmp_path), "target": "/t"},
+        ),
+        (
             "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700",
             "Tmpfs",
             {"options": f"mode=700,size={1 << 20}", "target": "/t"},
@@ -821,7 +813,7 @@ def test_spellings_of_mount(tmp_path):
     ]:
         assert told(from_mount(text, "/root")) == (kind, fields)
     for text, words in {
-        "": "''",
+        "": "target=PATH",
         "type=npipe,target=/t": "npipe",
         "type=bind,target=/t": "source=PATH",
         "type=bind,source=rel,target=/t": "begins with /",
@@ -830,6 +822,8 @@ def test_spellings_of_mount(tmp_path):
         "type=volume,source=/a,target=/t": "absolute path",
         "source=pages": "target=PATH",
         "target": "value",
+        f"type=bind,source={tmp_path},target=/t,bind-propagation=rshared": "rprivate",
+        "type=bind,source=/,target=/t,volume-opt=type=x": "volume-opt",
         "target=/t,colour=red": "colour",
         "target=/t,readonly=maybe": "maybe",
         "type=bind,source=/,target=/t,tmpfs-size=1": "tmpfs-size",
