@@ -110,6 +110,8 @@ def prune(*parents: str, remove: Remove = remove) -> list[str]:
         try:
             release(path, lock, remove)
             removed.append(path)
+        except NotRemoved as left:
+            failures += left.failures
         except (OSError, ContainerError) as refused:
             failures.append(refused)
     if failures:

@@ -142,13 +142,22 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
     else:
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that comes meanwhile waits until it can be passed on
+    begun: list[Process] = []
+
+    def received(number: int, _: object) -> None:
+        """Before the container begins, a volume's server or a lock may keep us waiting: give up, in order, once."""
+        if begun:
+            return _pass_on(begun[0], number)
+        for other in FORWARDED:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for wanted in FORWARDED:
+        if signal.getsignal(wanted) != signal.SIG_IGN:  # nohup(1) is respected
+            signal.signal(wanted, received)
     with start(argv, *isolators, name=name, **settings) as process:
+        begun.append(process)
         _warn(isolators)
-        for wanted in FORWARDED:
-            if signal.getsignal(wanted) != signal.SIG_IGN:  # nohup(1) is respected
-                signal.signal(wanted, lambda received, _: _pass_on(process, received))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return (interact(process, keyboard) if options.tty else process.wait()).exit_code
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 
 from minidocker.cli.options import parse
+from minidocker.files import NotRemoved
 from minidocker.outcome import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 def prune(arguments: list[str]) -> int:
@@ -16,9 +21,23 @@ def prune(arguments: list[str]) -> int:
     from minidocker.network import prune as prune_networks
     from minidocker.volumes import store as volumes
 
-    for removed in [*prune_cgroups(), *state.prune(), *volumes.prune(), *prune_networks()]:
-        print("removed", removed)
+    _each(prune_cgroups, state.prune, volumes.prune, prune_networks)
     return 0
+
+
+def _each(*prunes: Callable[[], Iterable[object]]) -> None:
+    """Call all of them. What one cannot remove is told at the end, and does not keep the others from theirs."""
+    failures = list[Exception]()
+    for one in prunes:
+        try:
+            removed = one()
+        except NotRemoved as left:
+            removed = left.removed
+            failures += left.failures
+        for what in removed:
+            print("removed", what)
+    if failures:
+        raise NotRemoved(failures)
 
 
 def system_prune(arguments: list[str]) -> int:
@@ -31,9 +50,12 @@ def system_prune(arguments: list[str]) -> int:
     from minidocker.cli.image import image_prune
     from minidocker.images.store import Store
 
-    prune([])
-    Store().forget_steps()
-    return image_prune(["--all"] if options.all else [])
+    try:
+        prune([])
+    finally:
+        Store().forget_steps()
+        image_prune(["--all"] if options.all else [])
+    return 0
 
 
 def system_df(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from minidocker.cli.options import Options, parse
+from minidocker.files import NotRemoved
 from minidocker.outcome import ContainerError
 from minidocker.volumes import Named, Volume, ordered, store
 from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
@@ -68,9 +69,15 @@ def volume_rm(arguments: list[str]) -> int:
     -f, --force  one that is not there is no error
     """
     options, names = parse(volume_rm.__doc__, arguments, 1)
+    failures = list[str]()
     for name in names:
-        store.remove(name, options.force)
-        print(name)
+        try:
+            store.remove(name, options.force)
+            print(name)
+        except ContainerError as failure:
+            failures.append(str(failure))
+    if failures:
+        raise ContainerError("; ".join(failures))
     return 0
 
 
@@ -81,6 +88,10 @@ def volume_prune(arguments: list[str]) -> int:
     -f, --force  do not ask (it never does)
     """
     options, _ = parse(volume_prune.__doc__, arguments, 0, 0)
-    for name in store.prune(options.all):
-        print(name)
+    try:
+        removed = store.prune(options.all)
+    except NotRemoved as left:
+        print(*left.removed, sep="\n")
+        raise
+    print(*removed, sep="\n", end="\n" if removed else "")
     return 0

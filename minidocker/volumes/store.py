@@ -158,8 +158,11 @@ def prune(everything: bool = False) -> list[str]:
         if name.startswith("."):
             files.remove(path)
         elif everything or ANONYMOUS in read(name, "label"):
-            pruned.append(name)
             _remove(path)
+            pruned.append(name)
 
-    state.prune(parent(), remove)
+    try:
+        state.prune(parent(), remove)
+    except files.NotRemoved as left:
+        raise files.NotRemoved(left.failures, pruned) from None
     return pruned
