@@ -1,9 +1,15 @@
 """Chapter 6, the command: -v, --mount, --tmpfs, and the verbs about volumes."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
+from tests.helpers import REPO, need, until
 from tests.helpers.images import HOME, add_image, minidocker, new_store
 
 pytestmark = pytest.mark.chapter(6)
@@ -63,3 +69,46 @@ def test_a_mistake_is_one_line(home, words, text):
     assert text in result.stderr
     assert result.returncode
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_docker_s_options_of_a_mount(home, tmp_path):
+    """Those of SELinux and of Docker Desktop change nothing, and are no error."""
+    (tmp_path / "file").write_text("here\n")
+    for option in ("z", "Z", "ro,Z", "cached", "rprivate,z,ro"):
+        assert minidocker(home, "run", "-v", f"{tmp_path}:/h:{option}", "busybox", "cat", "/h/file").stdout == "here\n"
+    for volume in ("pages:data", "data", f"{tmp_path}:h"):
+        assert "must begin with /" in minidocker(home, "run", "-v", volume, "busybox", "true").stderr
+    assert "must begin with /" in minidocker(home, "run", "--tmpfs", "data", "busybox", "true").stderr
+
+
+def test_an_image_whose_volume_is_relative(home):
+    """BuildKit writes `VOLUME data` as it stands, and Docker mounts it on /data."""
+    add_image(new_store(home), "relative", HOME / "roots/busybox", Volumes={"data/": {}}, Cmd=["stat", "/data"])
+    assert minidocker(home, "run", "relative", "sh", "-c", "mount | grep -c ' /data '").stdout == "1\n"
+
+
+def test_several_volumes_are_removed_also_if_one_cannot_be(home):
+    for name in ("one", "two"):
+        minidocker(home, "volume", "create", name)
+    result = minidocker(home, "volume", "rm", "one", "nosuch", "two")
+    assert (result.returncode, result.stdout) == (1, "one\ntwo\n")
+    assert "nosuch" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_a_volume_waits_for_its_server(home, tmp_path, number):
+    """The command gives up at once, and leaves nothing: no directory, no keeper."""
+    helper = shutil.which("mount.fuse3") or "/usr/sbin/mount.fuse3"
+    need(os.path.exists(helper), "needs mount.fuse3: apt-get install fuse3")
+    (tmp_path / "hang").write_text(f"#!/bin/sh\n: > {tmp_path}/waits\nexec sleep 1000\n")
+    (tmp_path / "hang").chmod(0o755)
+    minidocker(home, "volume", "create", "--opt", "type=fuse3.x", "--opt", "device=x", "hangs")
+    words = f"{sys.executable} -m minidocker run -v hangs:/d busybox true"
+    script = f"mount --bind {tmp_path}/hang {os.path.realpath(helper)} && exec {words}"
+    environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", script], env=environment) as process:
+        assert until(lambda: (tmp_path / "waits").exists())
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+    assert os.listdir(home / "containers") == []
+    assert minidocker(home, "volume", "rm", "hangs").returncode == 0

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -718,6 +719,118 @@ def test_a_mount_that_hangs_is_given_up(tmp_path):
         refused(lambda: sh("true", spelled("slow:/d")), "no answer for 1 s")
     """
     elsewhere(code)
+
+
+WAITING = """
+    import signal, threading
+    subprocess.run(["mount", "--bind", "{hang}", "{helper}"], check=True)
+    store.create("slow", dict(type="fuse3.x", device="x"))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.Thread(target=lambda: print(*waiting(), flush=True)).start()
+    sh("true", spelled("slow:/d"))
+"""
+
+
+def waiting():
+    """(what each blocks, what each ignores) of the processes of the helper, when it waits."""
+    assert until(lambda: pids_of("keeper-waits")), "the helper of mount(8) does not run"
+    for pid in [*pids_of("keeper-waits"), *pids_of("mount -t fuse3.x")]:
+        status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines())
+        yield int(status["SigBlk"], 16) & 1 << 14, int(status["SigIgn"], 16) & 1
+
+
+def pids_of(text):
+    """The processes with this in their command line."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if text in path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
+def test_a_mount_that_waits_ends_with_who_waits_for_it(tmp_path, number):
+    """The keeper and its helpers inherit no blocked and no ignored signal, and die with the last user."""
+    helper = shutil.which("mount.fuse3") or "/usr/sbin/mount.fuse3"
+    need(os.path.exists(helper), "needs mount.fuse3: apt-get install fuse3")
+    (tmp_path / "hang").write_text("#!/bin/sh\nsh -c 'sleep 1000; : keeper-waits'\n")
+    (tmp_path / "hang").chmod(0o755)
+    code = WAITING.format(hang=tmp_path / "hang", helper=os.path.realpath(helper))
+    with subprocess.Popen(**program(code, "unshare", "--mount"), stdout=subprocess.PIPE) as process:
+        try:
+            shown = process.stdout.readline().decode()
+            assert shown.count("(0, 0)") >= 2 and not shown.replace("(0, 0)", "").strip(), shown
+            assert keeper_of("slow")
+            process.send_signal(number)
+        except BaseException:
+            process.kill()
+            raise
+    assert until(lambda: not keeper_of("slow") and not pids_of("keeper-waits"))
+    store.remove("slow")
+
+
+def test_one_that_comes_while_another_waits_waits_too(tmp_path):
+    """The first is killed. The second does not take what has not been mounted for a mount."""
+    helper = shutil.which("mount.fuse3") or "/usr/sbin/mount.fuse3"
+    need(os.path.exists(helper), "needs mount.fuse3: apt-get install fuse3")
+    (tmp_path / "slow").write_text(
+        f"#!/bin/sh\nwhile ! [ -e {tmp_path}/go ]; do sleep 0.1; done\nexec mount -i -t tmpfs x $2\n"
+    )
+    (tmp_path / "slow").chmod(0o755)
+    code = f"""
+        import signal, threading
+        subprocess.run(["mount", "--bind", "{tmp_path}/slow", "{os.path.realpath(helper)}"], check=True)
+        store.create("slow", dict(type="fuse3.x", device="x"))
+        first = os.fork()
+        if not first:
+            sh("true", spelled("slow:/d"))
+            os._exit(0)
+        assert until(lambda: keeper_of("slow"))
+        threading.Timer(0.5, os.kill, [first, signal.SIGKILL]).start()
+        threading.Timer(1, open, ["{tmp_path}/go", "w"]).start()
+        print(sh("stat -f -c %T /d", spelled("slow:/d")).stdout)
+        os.waitpid(first, 0)
+    """
+    assert elsewhere(code) == "tmpfs\n\n"
+
+
+# What resists
+
+
+@contextlib.contextmanager
+def immutable(path):
+    """A file that nobody can remove meanwhile."""
+    done = subprocess.run(["chattr", "+i", path], capture_output=True, text=True)
+    need(done.returncode == 0, f"needs a file system with chattr +i: {done.stderr}")
+    try:
+        yield
+    finally:
+        for found in pathlib.Path(store.parent()).rglob(pathlib.Path(path).name):
+            subprocess.run(["chattr", "-i", found], check=True)
+
+
+def test_what_cannot_be_removed_is_no_failure_of_the_container(home, capsys):
+    """An immutable file in a volume without a name: exit code and output are the program's, the rest goes."""
+    with start(["sh", "-c", "echo x > /d/f; echo ready; read x; exit 7"], *listed(spelled("/d")), stdin=0) as one:
+        assert next(one.lines()) == "ready"
+        (name,) = store.names()
+        path = f"{store.inspect(name)['Mountpoint']}/f"
+        stuck = immutable(path)
+        stuck.__enter__()
+        one.kill()
+    try:
+        assert "Operation not permitted" in capsys.readouterr().err
+        assert store.names() == []
+        others = [store.create() for _ in range(3)]
+        with pytest.raises(files.NotRemoved) as left:
+            store.prune()
+        assert sorted(left.value.removed) == sorted(others)
+        assert len(left.value.failures) == 1 and "not removed: not" not in str(left.value)
+    finally:
+        stuck.__exit__(None, None, None)
+    assert store.prune() == [] and os.listdir(home / "volumes") == []
 
 
 # Spellings
