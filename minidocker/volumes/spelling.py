@@ -33,18 +33,16 @@ if TYPE_CHECKING:
 def from_v(text: str, root: str) -> Volume:
     """[SOURCE:]TARGET[:OPTIONS]. A source with / or . in front is a path of the host, and made if it is missing."""
     source, target, *rest = text.split(":") if ":" in text else ("", text)
-    words = rest[0].split(",") if rest else []
-    excluding = [group for group in V_OPTIONS if sum(word in group for word in words) > 1]
-    host, known = source.startswith(("/", ".")), " ".join("|".join(group) for group in V_OPTIONS)
+    words, known = rest[0].split(",") if rest else [], " ".join("|".join(group) for group in V_OPTIONS)
+    strange = [word for word in words if word not in sum(V_OPTIONS, ())]
+    several = [group for group in V_OPTIONS if sum(word in group for word in words) > 1]
+    host, empty = source.startswith(("/", ".")), not all([source or text == target, *rest]) or rest[1:]
     _refuse(
         f"-v {text}",
-        (
-            not all([source or text == target, target or not source, *rest]) or rest[1:],
-            "no part may be empty, nor a fourth",
-        ),
+        (empty, "it is [SOURCE:]TARGET[:OPTIONS], and no part may be empty"),
         (not target.startswith("/"), f"the path in the container, {target!r}, must begin with /"),
-        (set(words) - {*sum(V_OPTIONS, ())}, f"there is no option {words}: there are {known}"),
-        (excluding, f"{words}: one of each group, since they exclude each other: {known}"),
+        (strange, f"there is no option {' '.join(map(repr, strange))}: there are {known}"),
+        (several, f"of each group one word, since they exclude each other: {known}"),
         (host and "nocopy" in words, "nocopy is for named volumes: nothing is copied into a directory of the host"),
     )
     if host:
