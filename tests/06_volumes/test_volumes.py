@@ -859,7 +859,7 @@ def test_spellings_of_v(tmp_path, monkeypatch):
         assert told(from_v(text, "/root")) == (kind, dict(sorted(fields.items())))
     for text, words in {
         "": "begin with /",
-        "a:": "part",
+        "a:": "begin with /",
         ":/b": "part",
         "a:/b:ro:rw": "part",
         "a:b": "begin with /",
