@@ -514,7 +514,7 @@ LIES = {
     ),
     "a config whose Cmd is a number": (
         lambda s, a: s.document(other_config(s, a, config={"Cmd": 7}), "1"),
-        "a Cmd that is no list",
+        "a Cmd that cannot be",
     ),
     "another diff ID": (
         lambda s, a: s.document(
