@@ -162,7 +162,7 @@ def prune(everything: bool = False) -> list[str]:
             pruned.append(name)
 
     try:
-        state.prune(parent(), remove)
+        state.prune(parent(), remove=remove)
     except files.NotRemoved as left:
         raise files.NotRemoved(left.failures, pruned) from None
     return pruned
