@@ -32,8 +32,10 @@ def watch(pid: int, pidfd: int) -> None:
         send(_sockets[owner], pid, pidfd)
     except (KeyError, ConnectionError):  # there is none yet, or somebody has killed it
         ours, theirs = pair()
+        itself = os.pidfd_open(owner)  # before the fork: this process may be gone when the watcher asks for it
         if syscalls.clone3(0, exit_signal=0) == 0:  # no SIGCHLD at its end: the caller's wait(2) does not see it
-            _serve(theirs, os.pidfd_open(owner))
+            _serve(theirs, itself)
+        os.close(itself)
         os.close(theirs)
         if owner in _sockets:
             os.close(_sockets[owner])
