@@ -19,4 +19,11 @@ def main(checks, directory):
         checks[number](module)
     except (AssertionError, ContainerError) as wrong:
         sys.exit(f"exercise {number}: not yet: {wrong}")
+    except Exception as mistake:  # of the reader's code: one line, with its place
+        trace = mistake.__traceback__
+        while trace.tb_next:
+            trace = trace.tb_next
+        place = f" (line {trace.tb_lineno} of {os.path.basename(trace.tb_frame.f_code.co_filename)})"
+        place = "" if isinstance(mistake, NotImplementedError) else place  # that is the unsolved exercise
+        sys.exit(f"exercise {number}: not yet: {type(mistake).__name__}: {mistake}{place}")
     print(f"exercise {number}: done")

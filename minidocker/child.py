@@ -30,19 +30,17 @@ if TYPE_CHECKING:
 
     from minidocker.isolator import Isolator
 
+    Command = list[str] | Callable[[], object]
+    Walls = Sequence[Isolator]
+
 
 class Order:
     """What the new process is to do: the command, its surroundings, and the list of isolators to walk."""
 
     def __init__(
-        self,
-        command: list[str] | Callable[[], object],
-        env: dict[str, str],
-        cwd: str | None,
-        isolators: Sequence[Isolator],
-        terminal: bool | bytes,
+        self, command: Command, env: dict[str, str], cwd: str | None, walls: Walls, terminal: bool | bytes
     ) -> None:
-        self.command, self.env, self.cwd, self.isolators, self.terminal = command, env, cwd, isolators, terminal
+        self.command, self.env, self.cwd, self.isolators, self.terminal = command, env, cwd, walls, terminal
 
 
 class Birth:
@@ -51,7 +49,7 @@ class Birth:
     `wanted`: number in the new process -> number here; in the launcher, which has received copies, they differ.
     """
 
-    def __init__(self, isolators: Sequence[Isolator], channel: int, streams: list[int]) -> None:
+    def __init__(self, isolators: Walls, channel: int, streams: list[int]) -> None:
         """One can be born in one cgroup and in one PID namespace: the last in the list decides."""
         self.flags, self.cgroup, self.pid_namespace, self.channel = 0, -1, -1, channel
         self.wanted = dict(enumerate(streams))

@@ -28,6 +28,10 @@ from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
 from minidocker.watcher import end
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import serve; serve({caller}, 3)"
 
@@ -54,20 +58,18 @@ class Launched:
 
     def _ask(self, birth: child.Birth, payload: int, here: int, modules: list[str]) -> bool:
         """Its answer is the pid, with a pidfd, or the errno with which clone3 failed. False: there is no answer."""
-        self.ended, theirs = pair()
-        self.pid = 0
-        places = [number for number in (birth.cgroup, birth.pid_namespace) if number >= 0]
-        order = (birth.flags, birth.cgroup >= 0, birth.pid_namespace >= 0, [*birth.wanted], sys.path, modules)
+        self.pid, (self.ended, theirs) = 0, pair()
+        numbers = [*{birth.channel, birth.cgroup, birth.pid_namespace, *birth.wanted.values()} - {-1}]
         try:
             try:
-                send(_launcher(), order, payload, here, theirs, birth.channel, *places, *birth.wanted.values())
+                send(_launcher(), (vars(birth), numbers, sys.path, modules), payload, here, theirs, *numbers)
             finally:
                 os.close(theirs)
-            answer, descriptors = receive(self.ended)
-            if answer is not None and answer[2]:
+            answer, pidfds = receive(self.ended)
+            if answer and answer[2]:
                 raise syscalls.error(*answer[1:])
-            if answer is not None:
-                self.pid, self.pidfd = answer[0], *descriptors
+            if answer:
+                self.pid, self.pidfd = answer[0], *pidfds
         except (BrokenPipeError, ConnectionResetError):
             pass  # it is dead
         finally:
@@ -132,14 +134,9 @@ def _start() -> int:
     null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, theirs, 3), *null]
+        default = (signal.SIGCHLD,)
         _Caller.pid = os.posix_spawn(
-            sys.executable,
-            argv,
-            os.environ,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=(signal.SIGCHLD,),
+            argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=default
         )
     finally:
         os.close(theirs)
@@ -172,12 +169,15 @@ def serve(caller: int, orders: int) -> None:
 
 def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
     """Take one order and answer with the pid and a pidfd, or with an errno. False: there will be no more."""
-    order, copies = receive(orders)
+    order, received = receive(orders)
     if order is None:
         return False
-    payload, here, answers, *rest = copies
+    asked, numbers, sys.path[:], modules = order
+    payload, here, answers, *rest = received
+    _import(modules)
     try:
-        pid, pidfd = child.spawn(_birth(order, rest), lambda: _order(payload, here))
+        birth = _birth(asked, dict(zip(numbers, rest, strict=True)) | {-1: -1})
+        pid, pidfd = child.spawn(birth, lambda: _order(payload, here))
         running[pidfd] = pid, answers
         _answer(answers, (pid, "", 0), pidfd)
     except OSError as refused:
@@ -188,6 +188,15 @@ def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
     return True
 
 
+def _import(modules: list[str]) -> None:
+    """Our modules, here and once for all; to the new process everything is new, and costs a copy of a page."""
+    for name in modules:
+        try:
+            __import__(name)
+        except ImportError:
+            pass  # the new process will meet the same error, and can report it
+
+
 def _answer(answers: int, answer: object, *descriptors: int) -> None:
     try:
         send(answers, answer, *descriptors)
@@ -195,21 +204,12 @@ def _answer(answers: int, answer: object, *descriptors: int) -> None:
         pass  # the caller does not want to know any more: somebody may have pressed Ctrl-C there
 
 
-def _birth(order: tuple[int, bool, bool, list[int], list[str], list[str]], copies: list[int]) -> child.Birth:
-    """The order's numbers, with those of the copies here. Our modules are imported here, once for all."""
-    flags, has_cgroup, has_namespace, numbers, path, modules = order
-    sys.path[:] = path
-    for name in modules:
-        try:
-            __import__(name)
-        except ImportError:
-            pass  # the new process will meet the same error, and can report it
-    rest = iter(copies)
-    birth = child.Birth((), next(rest), [])
-    birth.flags = flags
-    birth.cgroup = next(rest) if has_cgroup else -1
-    birth.pid_namespace = next(rest) if has_namespace else -1
-    birth.wanted = dict(zip(numbers, rest, strict=True))
+def _birth(asked: dict[str, Any], copies: dict[int, int]) -> child.Birth:
+    """What the caller asked for, with the numbers that its descriptors have here."""
+    birth = child.Birth((), copies[asked["channel"]], [])
+    birth.flags = asked["flags"]
+    birth.cgroup, birth.pid_namespace = copies[asked["cgroup"]], copies[asked["pid_namespace"]]
+    birth.wanted = {number: copies[source] for number, source in asked["wanted"].items()}
     return birth
 
 

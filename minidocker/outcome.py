@@ -37,19 +37,15 @@ class Result:
 class ContainerError(Exception):
     """The command was not executed: which isolator failed, in which syscall, with which errno, on which path."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        isolator: str | None = None,
-        syscall: str | None = None,
-        errno: int | None = None,
-        path: str | None = None,
-        exit_code: int = ENGINE_FAILED,
-    ) -> None:
+    isolator: str | None = None
+    syscall: str | None = None
+    errno: int | None = None
+    path: str | None = None
+
+    def __init__(self, message: str, *, exit_code: int = ENGINE_FAILED, **facts: object) -> None:
         super().__init__(message)
-        self.isolator, self.syscall, self.errno, self.path = isolator, syscall, errno, path
         self.exit_code = exit_code
+        vars(self).update(facts)
 
 
 class ContainerTimeout(ContainerError):

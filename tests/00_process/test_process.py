@@ -181,9 +181,9 @@ def test_the_working_directory(tmp_path, monkeypatch):
 
 @both_ways
 def test_a_missing_working_directory():
-    with pytest.raises(ContainerError, match=r"chdir\(/nowhere\): No such file") as caught:
-        run(["true"], cwd="/nowhere")
-    assert (caught.value.syscall, caught.value.errno, caught.value.path) == ("chdir", errno.ENOENT, "/nowhere")
+    with pytest.raises(ContainerError, match=r"chdir\(/no-such\): No such file") as caught:
+        run(["true"], cwd="/no-such")
+    assert (caught.value.syscall, caught.value.errno, caught.value.path) == ("chdir", errno.ENOENT, "/no-such")
     assert caught.value.exit_code == 125
 
 
@@ -303,8 +303,8 @@ def test_a_failure_at_each_moment(tmp_path, moment, how):
     if how == "syscall":
         error = caught.value
         found = (error.isolator, error.syscall, error.errno, error.path, error.exit_code)
-        assert found == ("Raises", "mount", errno.ENOENT, "/nowhere", 125)
-        assert str(error) == "Raises: mount(/nowhere): No such file or directory"
+        assert found == ("Raises", "mount", errno.ENOENT, "/no-such", 125)
+        assert str(error) == "Raises: mount(/no-such): No such file or directory"
     elif moment == "inside":
         assert "Raises: ValueError: a mistake (line" in str(caught.value)
     lines = [" ".join(line.split()[:2]) for line in diary.read_text().splitlines()]
@@ -432,7 +432,7 @@ def test_path_is_searched_in_the_environment_given(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "hello").write_text(f"#!/bin/sh\necho {name}\n")
         (tmp_path / name / "hello").chmod(0o755)
-    path = f"/nowhere:{tmp_path}/two:{tmp_path}/one"
+    path = f"/no-such:{tmp_path}/two:{tmp_path}/one"
     assert run(["hello"], env={"PATH": path}).stdout == "two\n"
     (tmp_path / "two" / "hello").chmod(0o644)
     assert run(["hello"], env={"PATH": path}).stdout == "one\n"
@@ -487,7 +487,7 @@ def says(text):
 
 def fails_in_a_call():
     print("before")
-    syscalls.mount("proc", "/nowhere", "proc")
+    syscalls.mount("proc", "/no-such", "proc")
 
 
 def has_a_mistake():
@@ -510,10 +510,10 @@ def test_a_function_runs_inside_with_the_streams_of_the_container(tmp_path):
 @both_ways
 def test_the_failure_of_a_function_reaches_the_caller_as_that_of_an_isolator_does():
     before = descriptors()
-    with pytest.raises(ContainerError, match=r"mount\(/nowhere\): No such file") as caught:
+    with pytest.raises(ContainerError, match=r"mount\(/no-such\): No such file") as caught:
         run(fails_in_a_call)
     error = caught.value
-    assert (error.syscall, error.errno, error.path, error.exit_code) == ("mount", errno.ENOENT, "/nowhere", 125)
+    assert (error.syscall, error.errno, error.path, error.exit_code) == ("mount", errno.ENOENT, "/no-such", 125)
     with pytest.raises(ContainerError, match="ZeroDivisionError.*of has_a_mistake"):
         run(has_a_mistake)
     with pytest.raises(ContainerError, match="^a line for people$"):
@@ -731,7 +731,7 @@ def ended(pid):
 
 
 def test_the_launcher_follows_the_working_directory_and_survives_a_broken_module_path(second_thread, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path, "/nowhere"])
+    monkeypatch.setattr(sys, "path", [*sys.path, "/no-such"])
     assert run(["echo", "works"]).stdout == "works\n"
 
 
@@ -868,8 +868,8 @@ def test_in_a_real_jupyter_kernel(tmp_path):
 
 
 def test_a_system_call_that_fails_says_which_it_was():
-    with pytest.raises(FileNotFoundError, match="/nowhere") as caught:
-        syscalls.mount("proc", "/nowhere", "proc")
+    with pytest.raises(FileNotFoundError, match="/no-such") as caught:
+        syscalls.mount("proc", "/no-such", "proc")
     assert caught.value.syscall == "mount"
 
 

@@ -247,7 +247,7 @@ def test_user_a_machine_that_gives_no_rights_is_named_with_the_remedy(monkeypatc
     real = syscalls.prctl
     monkeypatch.setattr(engine, "_parent", child.Forked)  # the launcher would not know of our prctl
     monkeypatch.setattr(syscalls, "prctl", prctl)
-    for switch, remedy in (("/nowhere", "gives no rights"), (str(tmp_path), "sysctl -w kernel.apparmor_restrict")):
+    for switch, remedy in (("/no-such", "gives no rights"), (str(tmp_path), "sysctl -w kernel.apparmor_restrict")):
         monkeypatch.setattr(namespaces, "APPARMOR", switch)
         with pytest.raises(ContainerError, match=remedy):
             run(["true"], Namespaces("user"))

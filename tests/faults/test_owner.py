@@ -114,6 +114,8 @@ def test_a_watcher_that_was_killed_is_replaced():
         run(["true"])
         (first,) = watchers()
         os.kill(first, signal.SIGKILL)
+        while open(f"/proc/{first}/stat").read().rpartition(")")[2].split()[0] != "Z":
+            pass
         with start(["sleep", "60"]) as process:
             assert first != watchers()[-1], watchers()
         print(run(["echo", "again"]).stdout, end="")

@@ -53,7 +53,7 @@ class Raises(Isolator):
     def _perhaps(self, moment):
         if moment == self.moment:
             if self.how == "syscall":
-                syscalls.mount("proc", "/nowhere", "proc")
+                syscalls.mount("proc", "/no-such", "proc")
             raise ValueError("a mistake")
 
     def __enter__(self):

@@ -4,25 +4,20 @@ python chapters/00_process/exercises/check.py 3              # your work in exer
 python chapters/00_process/exercises/check.py 3 my_file.py   # or in another file
 """
 
-import importlib
 import os
 import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "../../.."))
+sys.path.insert(0, os.path.join(HERE, "../.."))
+
+import exercise
 
 from minidocker.process import ContainerError, ContainerTimeout, Isolator, run
 
 FORK_BOMB = (
     "bomb() { bomb | bomb & }; bomb; exec sleep 60"  # exec: when the bomb is ripe, no process is left for a fork
 )
-
-
-def load(path):
-    """The module in a file. Its directory stays in sys.path, where the launcher looks for the isolator's class."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    return importlib.import_module(os.path.splitext(os.path.basename(path))[0])
 
 
 def check_1(module):
@@ -111,6 +106,4 @@ def processes_of(uid):
 
 
 if __name__ == "__main__":
-    number, *path = sys.argv[1:]
-    globals()[f"check_{number}"](load(path[0] if path else os.path.join(HERE, f"exercise_{number}.py")))
-    print(f"exercise {number}: done")
+    exercise.main({1: check_1, 2: check_2, 3: check_3, 4: check_4, 5: check_5}, HERE)
