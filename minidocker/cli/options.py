@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Options(dict):  # type: ignore[type-arg]
     """Long name without dashes -> True, a text, or a list of texts; absent ones are False, "" or []."""
 
+    given: set[str]  # those that were there: `--entrypoint ""` says something
+
     def __getattr__(self, name: str) -> Any:
         return self[name.replace("_", "-")]
 
@@ -54,6 +56,7 @@ def parse(usage: str | None, arguments: list[str], least: int = 0, most: int = 9
 def _table(text: str) -> tuple[dict[str, tuple[str, str]], Options]:
     """({"-e" or "--env": (long name, kind)}, all options at their defaults) of the help's lines."""
     names, options = dict[str, tuple[str, str]](), Options()
+    options.given = set()
     for line in text.splitlines():
         spelling = line.strip().partition("  ")[0].split()
         flags = [word.rstrip(",") for word in spelling if word.startswith("-")]
@@ -81,6 +84,7 @@ def _set(options: Options, names: dict[str, tuple[str, str]], option: str, value
     if option not in names:
         raise ContainerError(f"unknown option {option}: see --help", exit_code=125)
     long, kind = names[option]
+    options.given.add(long)
     if kind == "flag":
         if value not in (None, "true", "false"):
             raise ContainerError(f"{option} takes no value, and got {value!r}", exit_code=125)

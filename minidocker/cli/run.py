@@ -8,6 +8,7 @@ from minidocker.cli.options import number, parse
 from minidocker.images.container import container, ready
 from minidocker.outcome import ContainerError
 from minidocker.process import start
+from minidocker.security import capabilities
 from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
@@ -48,26 +49,31 @@ def run(arguments: list[str]) -> int:
         --add-host NAME:ADDRESS...  one more line in /etc/hosts
         --egress RATE           limit of what it sends, in bits per second, e.g. 10M
         --ingress RATE          limit of what it receives
+        --cap-add NAME...       a right of root more, capabilities(7): NET_ADMIN, or ALL
+        --cap-drop NAME...      one less
+        --privileged            all rights of root, and a /sys to write to
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
     options, (name, *command) = parse(run.__doc__, arguments, 1)
     image = _image(name, options.pull)
+    called = options.name or os.urandom(6).hex()
     argv, isolators, settings = container(
         image,
         command,
-        entrypoint=[options.entrypoint] if options.entrypoint else None,
-        env=[*_environment(options.env), *(["TERM=xterm"] if options.tty else [])],
+        entrypoint=[*filter(None, [options.entrypoint])] if "entrypoint" in options.given else None,
+        env=_environment(options.env),
+        defaults={"HOSTNAME": options.hostname or called} | ({"TERM": "xterm"} if options.tty else {}),
         cwd=options.workdir,
         user=options.user,
         hostname=options.hostname,
-        network="host" if _networked(options) else "none",  # chapter 7's Network makes what it needs itself
+        network=(lambda root: _network(options, root)) if _networked(options) else "none",
         limits=_limits(options),
         init=options.init,
         mounts=lambda root: _mounts(options, image, root),
+        kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
+        privileged=options.privileged,
     )
-    called = options.name or os.urandom(6).hex()
-    settings["env"]["HOSTNAME"] = options.hostname or called
     return _attached(argv, isolators, settings, options, called)
 
 
@@ -79,7 +85,9 @@ def _image(name: str, pull: str) -> dict[str, Any]:
         try:
             return ready(name)
         except ContainerError as absent:
-            if pull == "never" or "no such image" not in str(absent):
+            from minidocker.images.image import NoSuchImage
+
+            if pull == "never" or not isinstance(absent, NoSuchImage):
                 raise
     from minidocker.cli.transfer import fetch
 
@@ -88,25 +96,27 @@ def _image(name: str, pull: str) -> dict[str, Any]:
 
 
 def _environment(settings: list[str]) -> list[str]:
-    """`-e NAME` takes the value that the variable has here, and nothing if it has none."""
-    return [
-        word if "=" in word else f"{word}={os.environ[word]}" for word in settings if "=" in word or word in os.environ
-    ]
+    """`-e NAME` takes the value that the variable has here; if it has none, it is taken away."""
+    for word in settings:
+        if word[:1] in ("", "="):
+            raise ContainerError(f"-e {word}: a variable needs a name before its =")
+    return [f"{word}={os.environ[word]}" if word in os.environ else word for word in settings]
 
 
 def _mounts(options: Options, image: dict[str, Any], root: str) -> list[Any]:
-    """Volumes and network, if there are any: most containers have none, and need not import what makes them."""
+    """Volumes, if there are any: most containers have none, and need not import what makes them."""
     wanted: dict[str, Any] = image["config"].get("Volumes") or {}
-    found: list[Any] = []
-    if wanted or options.volume or options.mount or options.tmpfs:
-        from minidocker.cli.volume import mounts
+    if not (wanted or options.volume or options.mount or options.tmpfs):
+        return []
+    from minidocker.cli.volume import mounts
 
-        found += mounts(options, wanted, root)
-    if _networked(options):
-        from minidocker.cli.network import network
+    return list(mounts(options, wanted, root))
 
-        found.append(network(options, root))
-    return found
+
+def _network(options: Options, root: str) -> Any:
+    from minidocker.cli.network import network
+
+    return network(options, root)
 
 
 def _networked(options: Options) -> bool:

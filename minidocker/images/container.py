@@ -10,23 +10,23 @@ what came of it: ready/NAME, valid as long as index.json is the one it was made 
 
 from __future__ import annotations
 
-import fcntl
 import marshal
 import os
 
 from minidocker import state
 from minidocker.cgroups import Cgroup
 from minidocker.child import DEFAULT_PATH
-from minidocker.images.inside import Filesystems, User
+from minidocker.images.inside import Filesystems, User, home_of
+from minidocker.isolator import Isolator
 from minidocker.namespaces import Init, Namespaces
 from minidocker.outcome import ContainerError
-from minidocker.process import Isolator
 from minidocker.rootfs import PivotRoot
+from minidocker.security import Bounding, Capabilities, capabilities
 from minidocker.union import Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from minidocker.images.image import Image
@@ -53,18 +53,19 @@ def ready(name: str, home: str | None = None) -> Ready:
 
 
 def _keep(path: str, home: str, name: str) -> Ready:
-    """Read the image's documents, and write down what came of them."""
+    """Read the image's documents, and write down what came of them. A full disk is no reason not to start."""
     from minidocker.images.image import find
     from minidocker.images.store import Store
 
     store = Store(home)
-    status = os.stat(f"{home}/images/index.json")  # before reading: a change meanwhile makes it outdated, not wrong
+    status = os.stat(store.index)  # before reading: a change meanwhile makes it outdated, not wrong
     image = prepare(find(store, name))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb") as file:
-        marshal.dump(((status.st_mtime_ns, status.st_ino, status.st_size), image), file)
-    os.replace(temporary, path)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+        state.replace(path, marshal.dumps((stamp, image)))
+    except OSError:
+        pass
     return image
 
 
@@ -73,27 +74,28 @@ def prepare(image: Image) -> Ready:
     from minidocker.images.manifest import check_platform
 
     check_platform(image.config)
-    return {"id": image.id, "layers": image.layers(), "config": image.config["config"]}
+    held = [image.store.blob(image.id), *image.layers()]
+    return {"id": image.id, "layers": held[1:], "held": held, "config": image.config["config"]}
 
 
 class Layers(Isolator):
-    """Hold the unpacked layers while a container runs on them: what removes unused ones leaves locked ones alone."""
+    """Hold the config and the unpacked layers of an image while a container runs on them, shared with all others.
 
-    def __init__(self, directories: Sequence[str]) -> None:
-        self.directories = list(directories)
+    What removes unused layers leaves held ones alone, and an image whose config is held is not removed.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = list(paths)
         self._locks: list[int] = []
 
     def __enter__(self) -> Isolator:
-        """flock(2), shared by all containers of the layer. Host side."""
-        try:
-            for path in self.directories:
-                self._locks.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-                fcntl.flock(self._locks[-1], fcntl.LOCK_SH)
-                if not os.path.samestat(os.fstat(self._locks[-1]), os.stat(path)):
-                    raise FileNotFoundError
-        except FileNotFoundError:
-            self.__exit__()
-            raise ContainerError("a layer of the image has just been removed: pull or build it again") from None
+        """Host side."""
+        for path in self.paths:
+            lock = state.hold(path, exclusive=False, wait=True)
+            if lock is None:
+                self.__exit__()
+                raise ContainerError("a part of the image has just been removed: pull or build it again")
+            self._locks.append(lock)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,39 +110,52 @@ def container(
     *,
     entrypoint: Sequence[str] | None = None,
     env: Sequence[str] = (),
+    defaults: Mapping[str, str] | None = None,
     cwd: str = "",
     user: str = "",
     hostname: str = "",
-    network: str = "none",
+    network: str | Callable[[str], Isolator] = "none",
     limits: dict[str, Any] | None = None,
     init: bool = False,
     upper: str | None = None,
     mounts: Callable[[str], Sequence[Isolator]] = lambda root: (),
+    kept: frozenset[int] | None = None,
+    privileged: bool = False,
 ) -> tuple[list[str], list[Isolator], dict[str, Any]]:
     """(command, isolators, options of `start`) for a container of the image. Needs root.
 
     What is given wins over the image's config, as with `docker run`: `command` over Cmd, `entrypoint` over both, `env`
-    ("NAME=value") adds to Env. `upper` keeps what the container changes. `mounts` is told where the union is, and makes
-    the isolators that go between it and the change of root. `network`: "none" has lo alone; "host" is the host's.
-    `limits` are those of `Cgroup`.
+    ("NAME=value", or "NAME" to remove it) over Env, and that over `defaults`. `upper` keeps what the container changes.
+    `mounts` is told where the union is, and makes the isolators that go there. `network`: "none" has lo alone, "host"
+    is the host's; or what makes an isolator of chapter 7. `limits` are those of `Cgroup`. `kept`: its capabilities,
+    see `security`; `privileged`: all of them, and a /sys to write to.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
     user = user or config.get("User") or ""
+    kept = capabilities(privileged=privileged) if kept is None else kept
     union = Union(image["layers"], upper)
+    own = NETWORKS[network] if isinstance(network, str) else ""
+    root = PivotRoot(union.root, proc=False)
+    root.devices = True  # from now on /dev is the container's, and there may be a terminal
     isolators = [
-        Namespaces(f"pid mount uts ipc {NETWORKS[network]}", hostname=hostname),
+        Namespaces(f"pid mount uts ipc {own}", hostname=hostname),
         Cgroup(**(limits or {})),
         Namespaces("cgroup"),
-        Layers(image["layers"]),
+        Layers(image.get("held") or image["layers"]),
         union,
-        *mounts(union.root),
-        PivotRoot(union.root, proc=False),
-        Filesystems(),
+        *([] if isinstance(network, str) else [network(union.root)]),
+        Filesystems(union.root, privileged),
+        *mounts(union.root),  # on top of /dev and its like
+        root,
+        Bounding(kept),
         User(user, cwd),
+        Capabilities(kept),
         *([Init()] if init else []),
     ]
-    environment = _environment(image, user, [*(config.get("Env") or []), *env])
+    settings = [f"{name}={value}" for name, value in (defaults or {}).items()]
+    environment = _environment([*settings, *(config.get("Env") or []), *env])
+    environment.setdefault("HOME", home_of(image["layers"], user))
     return _command(config, command, entrypoint), isolators, {"env": environment, "cwd": cwd}
 
 
@@ -155,23 +170,13 @@ def _command(config: dict[str, Any], command: Sequence[str], entrypoint: Sequenc
     return argv
 
 
-def _environment(image: Ready, user: str, settings: Sequence[str]) -> dict[str, str]:
-    """PATH and HOME are there whatever the image says; a later setting wins."""
+def _environment(settings: Sequence[str]) -> dict[str, str]:
+    """A later setting wins; a name alone takes the variable away. One without a name is the image's mistake."""
     environment = {"PATH": DEFAULT_PATH}
     for setting in settings:
-        name, _, value = setting.partition("=")
-        environment[name] = value
-    environment.setdefault("HOME", "/root" if user in ("", "0", "root") else _home(image["layers"], user))
+        name, equals, value = setting.partition("=")
+        if equals and name:
+            environment[name] = value
+        else:
+            environment.pop(name, None)
     return environment
-
-
-def _home(layers: Sequence[str], user: str) -> str:
-    """The user's home in the image's own passwd(5). Read from outside, so no symlink of the image is followed."""
-    name = user.partition(":")[0]
-    for layer in layers:
-        path = os.path.join(layer, "etc", "passwd")
-        if os.path.realpath(path) == os.path.realpath(layer) + "/etc/passwd" and os.path.isfile(path):
-            with open(path, encoding="utf-8", errors="replace") as file:
-                records = (line.rstrip("\n").split(":") for line in file)
-                return next((line[5] for line in records if len(line) > 5 and name in (line[0], line[2])), "/")
-    return "/"

@@ -1,10 +1,9 @@
 """Chapter 5: what a program of an image counts on when it starts: /dev and its like, a user, a working directory.
 
-    run(argv, Namespaces(...), union, PivotRoot(union.root, proc=False), Filesystems(), User("www-data", "/srv"))
+    run(argv, ..., union, Filesystems(union.root), PivotRoot(union.root, proc=False), User("www-data", "/srv"))
 
-An image holds files, and no devices or processes: its /dev and /proc are empty, or not there. Both isolators come after
-the change of root, where every path is looked up inside. Sources: the OCI runtime specification, config-linux.md
-("Default Filesystems", "Default Devices"); Docker's documentation of USER and WORKDIR.
+An image holds files, and no devices or processes: its /dev and /proc are empty, or not there. Sources: the OCI runtime
+specification, config-linux.md ("Default Filesystems", "Default Devices"); Docker's documentation of USER and WORKDIR.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ import errno
 import os
 import stat
 
+from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.process import Isolator
-from minidocker.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount
+from minidocker.rootfs import make_mounts_private
+from minidocker.syscalls import CLONE_NEWNS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount
 
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 LINKS = {
@@ -35,28 +35,66 @@ MOUNTS = (  # target, type, flags, options
 )
 
 
-class Filesystems(Isolator):
-    """Mount /proc, /dev and /sys as each container has them. After PivotRoot; needs new mount and network namespaces.
+SYSCTLS = {  # of the network namespace; Docker's: no port is special, and every group may ping
+    "/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
+    "/proc/sys/net/ipv4/ping_group_range": "0 2147483647",
+}
+LARGEST = 1 << 22  # bytes of a passwd(5) that anybody reads
 
-    An image whose /proc is a symlink could make its own files look like the kernel's (CVE-2019-16884): refused.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Filesystems(Isolator):
+    """Mount /proc, /dev and /sys below `root`, as each container has them. Needs a new mount namespace.
+
+    Before the volumes in the list, which may want to be on top of them, and so before the change of root. An image
+    whose /proc is a symlink could make its own files look like the kernel's (CVE-2019-16884): refused.
     """
 
-    devices = True
+    clone_flags = CLONE_NEWNS
+
+    def __init__(self, root: str = "", privileged: bool = False) -> None:
+        self.root, self.privileged = root, privileged
+        self.devices = not root
+
+    def __enter__(self) -> Isolator:
+        """Remember the network namespace of the host, whose sysctls are not the container's."""
+        self.host = os.stat("/proc/self/ns/net").st_ino
+        return self
 
     def inside(self) -> None:
         """sysfs shows the devices of the network namespace of who mounts it, so it needs one of its own."""
+        make_mounts_private()
         for target, fstype, flags, options in MOUNTS:
-            _directory(target)
+            _directory(self.root + target)
+            writable = MS_RDONLY if self.privileged else 0
             try:
-                mount(fstype, target, fstype, flags, options)
+                mount(fstype, self.root + target, fstype, flags & ~writable, options)
             except PermissionError:
                 if target != "/sys":  # with the host's network, or with none of its rights, there is no /sys
                     raise
         for name, (major, minor) in DEVICES.items():
-            os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
-            os.chmod(f"/dev/{name}", 0o666)
+            os.mknod(f"{self.root}/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            os.chmod(f"{self.root}/dev/{name}", 0o666)
         for name, target in LINKS.items():
-            os.symlink(target, f"/dev/{name}")
+            os.symlink(target, f"{self.root}/dev/{name}")
+        if os.stat("/proc/self/ns/net").st_ino != self.host:
+            for path, value in SYSCTLS.items():
+                _set(self.root + path, value)
+
+
+def _set(path: str, value: str) -> None:
+    """A sysctl, where this kernel has it; a user namespace knows fewer groups than the range names."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
+    except OSError:
+        pass
 
 
 def _directory(path: str) -> None:
@@ -69,11 +107,11 @@ def _directory(path: str) -> None:
 
 
 class User(Isolator):
-    """Become `user`: "name", "uid", "name:group", "uid:gid"; names are those of the image's /etc/passwd, /etc/group.
+    """Become `user`: "name", "uid", "name:group", ":gid"; names are those of the image's /etc/passwd, /etc/group.
 
     Makes the working directory `cwd` first, if it is missing, and belongs to root then, as Docker's WORKDIR does.
-    Comes last in the list: after it the process has no right to prepare anything. A name that the image does not have
-    is an error; a number need not be known.
+    After it the process has no right to prepare anything. A name that the image does not have is an error; a number
+    need not be known.
     """
 
     def __init__(self, user: str = "", cwd: str = "") -> None:
@@ -83,7 +121,7 @@ class User(Isolator):
         """Groups before the user: who is not root any more cannot change them."""
         if self.cwd:
             os.makedirs(self.cwd, exist_ok=True)
-        uid, gid, groups = resolve(self.user or "0", records("/etc/passwd"), records("/etc/group"))
+        uid, gid, groups = resolve(self.user, records("/etc/passwd"), records("/etc/group"))
         if os.isatty(0):
             os.fchown(0, uid, -1)  # or /dev/stdout could not be opened
         os.setgroups(groups)
@@ -93,7 +131,8 @@ class User(Isolator):
 
 def resolve(user: str, passwd: list[list[str]], group: list[list[str]]) -> tuple[int, int, list[int]]:
     """(uid, gid, further groups) of a user as images name it, with the records of passwd(5) and group(5)."""
-    name, _, group_name = (f"0{user}" if user.startswith(":") else user).partition(":")
+    name, _, group_name = user.partition(":")
+    name = name or "0"
     known = next((record for record in passwd if len(record) > 3 and name in (record[0], record[2])), None)
     uid = _number(known[2] if known else name, user, "/etc/passwd")
     gid = int(known[3]) if known and known[3].isdecimal() else 0
@@ -112,9 +151,23 @@ def _number(text: str, user: str, file: str) -> int:
 
 
 def records(path: str) -> list[list[str]]:
-    """The lines of a file like passwd(5); an image without the file has nobody in it."""
+    """The lines of a file like passwd(5); an image without the file has nobody in it.
+
+    It is the image's: it may be a FIFO, whose other end nobody opens, or a device, or have no end.
+    """
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return [line.rstrip("\n").split(":") for line in file]
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            text = file.read(LARGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError:
         return []
+    return [line.split(":") for line in text.decode(errors="replace").split("\n")]
+
+
+def home_of(layers: Sequence[str], user: str) -> str:
+    """The user's home in the image's own passwd(5). Read from outside, so no symlink of the image is followed."""
+    name = user.partition(":")[0] or "0"
+    for layer in layers:
+        path = os.path.join(layer, "etc", "passwd")
+        if os.path.lexists(path) and os.path.realpath(path) == os.path.realpath(layer) + "/etc/passwd":
+            return next((line[5] for line in records(path) if len(line) > 5 and name in (line[0], line[2])), "/")
+    return "/"

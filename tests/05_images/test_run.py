@@ -287,3 +287,102 @@ def test_the_library_does_the_same(here):
     assert run(argv, *isolators, **options).stdout == "b\n/tmp\n"
     with pytest.raises(ContainerError, match="no command"):
         container({"id": "", "layers": ["/"], "config": {}})
+
+
+# What the user, or the image, says wins
+
+
+def test_what_is_said_wins_over_the_defaults(here, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(HOME / "roots/busybox/bin", root / "bin", symlinks=True)
+    add_image(new_store(here), "named", root, Env=["HOSTNAME=image", "HOME=/image", "TERM=image"], Cmd=["env"])
+
+    def shown(*words):
+        lines = minidocker(here, "run", *words, "env").stdout.split()
+        return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
+
+    assert shown("--name", "outside", "busybox")["HOSTNAME"] == "outside"
+    assert "TERM" not in shown("busybox")
+    for words in (("named",), ("--hostname", "other", "named")):
+        found = shown(*words)
+        assert [found[name] for name in ("HOSTNAME", "HOME", "TERM")] == ["image", "/image", "image"]
+    found = shown("-e", "HOSTNAME=user", "-e", "HOME=/user", "-e", "TERM=user", "named")
+    assert [found[name] for name in ("HOSTNAME", "HOME", "TERM")] == ["user", "/user", "user"]
+    refused = minidocker(here, "run", "-e", "=x", "busybox", "true")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (125, 1)
+
+
+def test_a_variable_without_a_value_is_taken_away(here, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(HOME / "roots/busybox/bin", root / "bin", symlinks=True)
+    add_image(new_store(here), "with", root, Env=["NOT_SET_HERE=1", "=nameless"], Cmd=["env"])
+    assert "NOT_SET_HERE=1" in minidocker(here, "run", "with").stdout
+    assert "NOT_SET_HERE" not in minidocker(here, "run", "-e", "NOT_SET_HERE", "with").stdout
+
+
+def test_an_empty_entrypoint_resets_that_of_the_image(here, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(HOME / "roots/busybox/bin", root / "bin", symlinks=True)
+    add_image(new_store(here), "entered", root, Entrypoint=["echo", "entrypoint"], Cmd=["cmd"])
+    assert minidocker(here, "run", "entered").stdout == "entrypoint cmd\n"
+    for words in (("--entrypoint", ""), ("--entrypoint=",)):
+        assert minidocker(here, "run", *words, "entered", "echo", "x").stdout == "x\n"
+        refused = minidocker(here, "run", *words, "entered")
+        assert (refused.returncode, "no command" in refused.stderr) == (125, True)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "huge", "device", "directory", "link", "loop"])
+def test_a_passwd_that_is_none_is_as_good_as_no_passwd(here, tmp_path, kind):
+    root = tmp_path / "root"
+    shutil.copytree(HOME / "roots/busybox/bin", root / "bin", symlinks=True)
+    (root / "etc").mkdir()
+    for name in ("passwd", "group"):
+        path = root / "etc" / name
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "huge":
+            with open(path, "wb") as file:
+                file.truncate(1 << 28)
+        elif kind == "device":
+            os.mknod(path, 0o20666, os.makedev(1, 5))
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to("/dev/zero" if kind == "link" else name)
+    add_image(new_store(here), "odd", root)
+    ran = minidocker(here, "run", "-u", "7", "odd", "sh", "-c", "echo $HOME")
+    assert (ran.returncode, ran.stdout) == (0, "/\n"), ran.stderr
+    assert minidocker(here, "run", "-u", "anna", "odd", "true").returncode == 125
+
+
+def test_a_group_alone_is_that_of_root(home):
+    assert (
+        minidocker(home, "run", "-u", ":5", "busybox", "sh", "-c", "id -u; id -g; echo $HOME").stdout == "0\n5\n/root\n"
+    )
+
+
+# Mounts below the container's own
+
+
+@pytest.mark.parametrize("target", ["/dev/x", "/dev/shm", "/dev/shm/deep/er", "/sys/fs/cgroup", "/dev/mqueue"])
+def test_a_volume_below_dev_and_sys_is_on_top_of_them(home, tmp_path, target):
+    (tmp_path / "f").write_text("content")
+    script = f"cat {target}/f; echo kept >{target}/g; test -c /dev/null && echo null"
+    ran = minidocker(home, "run", "-v", f"{tmp_path}:{target}", "busybox", "sh", "-c", script)
+    assert (ran.stdout, ran.returncode) == ("contentnull\n", 0), ran.stderr
+    assert (tmp_path / "g").read_text() == "kept\n"
+
+
+def test_a_file_and_a_tmpfs_below_dev(home, tmp_path):
+    (tmp_path / "f").write_text("content")
+    assert minidocker(home, "run", "-v", f"{tmp_path}/f:/dev/log", "busybox", "cat", "/dev/log").stdout == "content"
+    shown = minidocker(home, "run", "--tmpfs", "/dev/shm:size=1g", "busybox", "df", "-m", "/dev/shm").stdout
+    assert shown.splitlines()[-1].split()[1] == "1024"
+
+
+def test_a_terminal_is_still_the_containers_own(home, tmp_path):
+    """It is opened on the container's devpts, and so after the change of root, although /dev is mounted before."""
+    words = ["script", "-qec", f"{sys.executable} -m minidocker run -t busybox tty", "/dev/null"]
+    environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
+    shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert "/dev/pts/0" in shown.stdout
