@@ -90,12 +90,12 @@ class Store:
     def incoming(self) -> Iterator[BinaryIO]:
         """A temporary file; `keep` gives it its place, else it is removed."""
         path = f"{self.tmp}/{os.urandom(8).hex()}"
-        with self.writing(), open(path, "xb") as file:
+        with self.writing():
             try:
-                yield file
+                with open(path, "xb") as file:
+                    yield file
             finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+                files.remove(path)
 
     def keep(self, file: BinaryIO, digest: str) -> None:
         """Give a temporary file its place as a blob, once it is on the disk; the caller has checked the digest."""
@@ -126,9 +126,9 @@ class Store:
         """A temporary directory, removed at the end if it is still there."""
         path = f"{self.tmp}/{os.urandom(8).hex()}"
         with self.writing():
-            os.mkdir(path)
-            os.chmod(path, 0o755)  # whatever the caller's umask: a layer may not say how its root is to look like
             try:
+                os.mkdir(path)
+                os.chmod(path, 0o755)  # whatever the caller's umask: a layer may not say how its root is to look like
                 yield path
             finally:
                 files.remove(path)

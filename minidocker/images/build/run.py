@@ -14,7 +14,6 @@ import contextlib
 import os
 
 from minidocker.images.container import Layers, container
-from minidocker.images.inside import Filesystems
 from minidocker.isolator import Isolator
 from minidocker.process import start
 from minidocker.rootfs import PivotRoot
@@ -101,7 +100,7 @@ def execute(
             upper=upper,
             init=True,
         )
-        ready = next(at for at, wall in enumerate(isolators, 1) if isinstance(wall, Filesystems))
+        ready = next(at for at, wall in enumerate(isolators, 1) if isinstance(wall, PivotRoot))
         isolators.insert(ready, Texts(texts))
         return _shown(words, isolators, options, show)
 
@@ -134,7 +133,7 @@ class Texts(Isolator):
     """Files of one step, by their paths. They are in the container's /dev, which is in memory, and mounted over the
     image's own from there: what is mounted is not part of the layer.
 
-    After Filesystems, in the jail, where every link leads to the image's own files.
+    After the change of root, where every link leads to the image's own files.
     """
 
     def __init__(self, texts: Mapping[str, bytes]) -> None:
