@@ -85,9 +85,7 @@ class Cgroup(Isolator):
 
     def statistics(self) -> Statistics:
         """What the container has used so far; after its end, what it had used."""
-        if self.groups or self._last is None:
-            return Statistics(self.groups)
-        return self._last
+        return Statistics(self.groups) if self.groups or self._last is None else self._last
 
     @property
     def oom_killed(self) -> bool:
@@ -125,6 +123,6 @@ class Cgroup(Isolator):
         return [*dict.fromkeys(self.groups.values())]
 
     def _first(self) -> str:
-        if not self.groups:
-            raise ContainerError("Cgroup: no container runs behind it")
-        return self._all()[0].path
+        for group in self._all():
+            return group.path
+        raise ContainerError("Cgroup: no container runs behind it")

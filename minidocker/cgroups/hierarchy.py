@@ -76,11 +76,8 @@ def read(path: str) -> str:
 def write(path: str, text: str) -> None:
     """One write(2): it takes effect, or the error names the file. No limit is silently off."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, text.encode())
-        finally:
-            os.close(descriptor)
+        with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", 0) as file:
+            os.write(file.fileno(), text.encode())
     except OSError as refused:
         why = str(refused.strerror).lower()
         if refused.errno == errno.EBUSY and path.endswith("subtree_control"):
@@ -125,7 +122,7 @@ def freeze(path: str, frozen: bool) -> bool:
 
 def remove(path: str) -> None:
     """rmdir(2), which fails with EBUSY while there are processes: end those, and wait for them to leave."""
-    deadline, pause = time.monotonic() + PATIENCE, 0.001
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return os.rmdir(path)
@@ -137,8 +134,7 @@ def remove(path: str) -> None:
         for child in [entry.path for entry in os.scandir(path) if entry.is_dir()]:
             remove(child)  # made inside, by a container that may write here
         kill(path)
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
+        time.sleep(0.002)
 
 
 def prune(which: list[Hierarchy] | None = None) -> list[str]:

@@ -35,8 +35,7 @@ LIMITS = (
     ("riops", ("io", "io.max", "{} riops={}"), ("blkio", "blkio.throttle.read_iops_device", "{} {}")),
     ("wiops", ("io", "io.max", "{} wiops={}"), ("blkio", "blkio.throttle.write_iops_device", "{} {}")),
 )
-# The name, then controller, file, the word before the number (or ""), and how many make one, in version 2 and in 1.
-# Periods in which the quota was used up; kills since the memory limit was reached; forks that failed at the limit
+# The name, then controller, file, the word before the number (or ""), and how many make one, in version 2 and in 1
 FIGURES = (
     ("cpu_seconds", ("cpu", "cpu.stat", "usage_usec", 1e6), ("cpuacct", "cpuacct.usage", "", 1e9)),
     ("throttled_periods", ("cpu", "cpu.stat", "nr_throttled", 1), ("cpu", "cpu.stat", "nr_throttled", 1)),
@@ -49,9 +48,13 @@ FIGURES = (
     ("read_bytes", ("io", "io.stat", "rbytes", 1), ("blkio", "blkio.throttle.io_service_bytes", "Read", 1)),
     ("written_bytes", ("io", "io.stat", "wbytes", 1), ("blkio", "blkio.throttle.io_service_bytes", "Write", 1)),
 )
-PERIOD = 100_000  # microseconds: the kernel's and Docker's; a fence of half a CPU is 50 ms of every 100
+PERIOD = 100_000  # microseconds: half a CPU is 50 ms of every 100
 UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-SMALLEST = 6 << 20  # bytes, as Docker has it: with less, hardly any program lives until it begins
+
+
+def _check(what: str, right: bool, why: str) -> None:
+    if not right:
+        raise ContainerError(f"Cgroup: {what}: {why}")
 
 
 def size(value: Size) -> int:
@@ -59,11 +62,10 @@ def size(value: Size) -> int:
     text = str(value).strip().lower().removesuffix("b").removesuffix("i")
     unit = UNITS.get(text[-1:], 1)
     whole, dot, part = (text[:-1].rstrip() if unit > 1 else text).partition(".")
-    if (whole + part).isascii() and whole.isdecimal() and len(text) < 20 and (part.isdecimal() or not dot):
-        found = int(whole) * unit + int(float(f"0.{part}0") * unit)
-        if 0 < found < 1 << 63:
-            return found
-    raise ContainerError(f"Cgroup: {value!r} is no size: write bytes, or a number with k, m or g, such as 64m")
+    spelled = text.isascii() and whole.isdecimal() and len(text) < 20 and (part.isdecimal() or not dot)
+    found = int(whole) * unit + int(float(f"0.{part}0") * unit) if spelled else 0
+    _check(repr(value)[:40], 0 < found < 1 << 63, "is no size: write bytes, or a number with k, m or g, such as 64m")
+    return found
 
 
 class Limits:
@@ -83,7 +85,7 @@ class Limits:
         if memory is not None:  # without `memory_swap` no swap: a hog would swap the machine to a crawl
             room = size(memory)
             both = room if memory_swap is None or boundless else size(memory_swap)
-            _check(f"memory={room}", room >= SMALLEST, "the minimum memory limit allowed is 6MB")
+            _check(f"memory={room}", room >= 6 << 20, "the minimum memory limit allowed is 6MB")  # as Docker has it
             _check(f"memory_swap={both}", both >= room, f"it includes memory={room}, and is too small")
             self.values |= {"memory": [(room,)], "memory_swap": [("max", -1) if boundless else (both - room, both)]}
         _check(
@@ -109,21 +111,14 @@ class Limits:
 
         Where the kernel does not account for swap, the file is missing, and an error only if swap was asked for.
         """
-        found = []
+        found, places = [], ", ".join(hierarchy.path for hierarchy in hierarchies()) or "/proc/self/mountinfo"
         for name, *cells in LIMITS:
             for values in self.values.get(name, ()):
-                cell = _cell(groups, cells)
-                if cell is None:
-                    places = ", ".join(hierarchy.path for hierarchy in hierarchies()) or "/proc/self/mountinfo"
-                    raise ContainerError(f"Cgroup: controller {cells[0][0]} is missing here, looked for it in {places}")
-                if name != "memory_swap" or self.swap_asked or os.path.exists(cell[0]):
-                    found.append((cell[0], cell[1].format(*values)))
+                file, line = _cell(groups, cells) or ("", "")
+                _check(f"controller {cells[0][0]}", bool(file), f"missing here, looked for it in {places}")
+                if name != "memory_swap" or self.swap_asked or os.path.exists(file):
+                    found.append((file, line.format(*values)))
         return v1.in_order(found)
-
-
-def _check(what: str, right: bool, why: str) -> None:
-    if not right:
-        raise ContainerError(f"Cgroup: {what}: {why}")
 
 
 def _cell(groups: Mapping[str, Group], cells: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
@@ -163,11 +158,8 @@ def _figure(file: str, word: str, unit: float) -> float | None:
 
 def device(path: str) -> str:
     """The "MAJOR:MINOR" of the disk behind a device file, or under any other file; the disk also for a partition."""
-    try:
-        status = os.stat(path)
-    except OSError as failure:
-        raise ContainerError(f"Cgroup: io: {path}: {str(failure.strerror).lower()}") from failure
-    number = status.st_rdev or status.st_dev
+    _check(f"io: {path}", os.path.exists(path), "no such file or directory")
+    number = os.stat(path).st_rdev or os.stat(path).st_dev
     name = f"{os.major(number)}:{os.minor(number)}"
     place = os.path.realpath(f"/sys/dev/block/{name}")
     _check(f"io: {path}", os.path.exists(place), f"not on a disk of its own (device {name}): see lsblk")

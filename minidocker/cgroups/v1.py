@@ -41,10 +41,6 @@ def kill(pids: str) -> None:
 
 def in_order(settings: list[Setting]) -> list[Setting]:
     """The limit of memory may never be above that of memory and swap: if it grows, it comes last."""
-    for setting in settings:
-        file, text = setting
-        if file.endswith("/memory.limit_in_bytes"):
-            with open(file) as before:
-                if int(before.read()) < int(text):
-                    return [*(other for other in settings if other is not setting), setting]
-    return settings
+    limits = [(file, text) for file, text in settings if file.endswith("/memory.limit_in_bytes")]
+    grows = [(file, text) for file, text in limits if int(open(file).read()) < int(text)]
+    return [setting for setting in settings if setting not in grows] + grows

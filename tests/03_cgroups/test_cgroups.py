@@ -312,7 +312,7 @@ def test_a_missing_controller_is_an_error_that_names_it(monkeypatch, limit):
     missing = {"memory": "memory", "cpus": "cpu", "pids": "pids"}[next(iter(limit))]
     poorer = [Hierarchy(h.version, h.path, h.controllers - {missing}) for h in hierarchies()]
     monkeypatch.setattr("minidocker.cgroups.hierarchy._found", poorer)
-    with pytest.raises(ContainerError, match=f"controller {missing} is missing here, looked for it in /sys/fs/cgroup"):
+    with pytest.raises(ContainerError, match=f"controller {missing}: missing here, looked for it in /sys/fs/cgroup"):
         run(["true"], Cgroup(**limit), name="poor")
     assert not groups("poor")
 
