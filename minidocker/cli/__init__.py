@@ -12,45 +12,27 @@ from __future__ import annotations
 import os
 import sys
 
+from minidocker.cli.options import HelpWanted, nearest, parse
 from minidocker.descriptors import fill_streams
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
-VERBS = {  # verb -> the module of this package that has a function of that name
-    "run": "run",
-    "build": "build",
-    "images": "image",
-    "history": "image",
-    "inspect": "image",
-    "tag": "image",
-    "rmi": "image",
-    "image prune": "image",
-    "pull": "transfer",
-    "push": "transfer",
-    "save": "archive",
-    "load": "archive",
-    "import": "archive",
-    "export": "archive",
-    "volume create": "volume",
-    "volume ls": "volume",
-    "volume inspect": "volume",
-    "volume rm": "volume",
-    "volume prune": "volume",
-    "network create": "network",
-    "network ls": "network",
-    "network inspect": "network",
-    "network rm": "network",
-    "network prune": "network",
-    "system df": "system",
-    "system prune": "system",
-    "prune": "system",
-    "doctor": "system",
-    "reset": "system",
+MODULES = {  # module of this package -> its verbs, each a function; spaces are underscores there
+    "run": ("run",),
+    "image": ("images", "history", "inspect", "tag", "rmi", "image prune"),
+    "transfer": ("build", "pull", "push", "save", "load", "import", "export"),
+    "nouns": tuple(
+        f"{noun} {verb}" for noun in ("volume", "network") for verb in ["create", "ls", "inspect", "rm", "prune"]
+    ),
+    "system": ("system df", "system prune", "prune", "doctor", "reset"),
 }
+VERBS = {verb: module for module, verbs in MODULES.items() for verb in verbs}
+WITHOUT_ROOT = ("doctor", "reset")  # they say themselves what needs it
 
 
 def command() -> NoReturn:
@@ -81,44 +63,41 @@ def _begin() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Call one verb. Runs as whoever typed it; most verbs need root and say so."""
-    verb, rest = _verb(arguments)
+    """Call one verb; whatever goes wrong in it is one line, and an exit status."""
+    verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
+    engine = 125 if verb in ("run", "build") else 1
     try:
-        status = _called(verb, rest)
+        status = _called(verb, arguments[len(verb.split()) :]) if verb else _help(arguments)
         print(end="", flush=True)  # now, when a reader who has gone, or a full disk, is still an exit status
         return status
     except ContainerError as failure:
-        return complain(str(failure), failure.exit_code if verb in ("run", "build") else 1)
-    except PermissionError as refused:
-        return complain(f"{refused}: are you root?", 125 if verb == "run" else 1)
+        return complain(failure, failure.exit_code if engine == 125 else engine)
     except KeyboardInterrupt:
         return 130
+    except SystemExit as ended:  # a signal said so
+        return int(ended.code or 0)
     except BrokenPipeError:  # `minidocker images | head`
         return 141
-    except OSError as failure:  # a full disk, a file that is not there: a line, and no traceback
-        return complain(f"{failure.filename or verb}: {failure.strerror or failure}", 125 if verb == "run" else 1)
+    except OSError as failure:  # a full disk, a file that is not there
+        what = f"{failure.filename or verb or 'help'}: {failure.strerror or failure}"
+        return complain(what, 125 if verb == "run" else 1)
+    except UnicodeError:
+        return complain(f"{verb}: a word, or a name in what is read, is not UTF-8", 125)
+    except Exception as unforeseen:
+        return complain(f"{verb}: {' '.join(str(unforeseen).split())}: nobody foresaw that, so please report it", 125)
 
 
 def _called(verb: str, words: list[str]) -> int:
-    """The exit status of a verb, or of help."""
-    if verb in ("", "help", "-h", "--help"):
-        print(usage())
-        return 0
-    if verb not in VERBS:
-        return complain(f"'{verb}' is not a minidocker command; see minidocker help", 1)
+    """The exit status of a verb, or of its help. Containers and what they are made of belong to root."""
     function = _function(verb)
-    if words[:1] in (["-h"], ["--help"]):
+    try:
+        options, others = parse(function.__doc__, words)
+    except HelpWanted:
         print("usage: minidocker", function.__doc__)
         return 0
-    return int(function(words))
-
-
-def _verb(arguments: list[str]) -> tuple[str, list[str]]:
-    """The verb and what follows; some verbs are two words."""
-    two = " ".join(arguments[:2])
-    if two in VERBS:
-        return two, arguments[2:]
-    return (arguments[0], arguments[1:]) if arguments else ("", [])
+    if os.geteuid() and verb not in WITHOUT_ROOT:
+        raise ContainerError(f"this needs root: sudo minidocker {verb}")
+    return function(options, *others) or 0
 
 
 def _function(verb: str):  # type: ignore[no-untyped-def]
@@ -128,14 +107,39 @@ def _function(verb: str):  # type: ignore[no-untyped-def]
     return getattr(module, name, None) or getattr(module, f"{name}_")
 
 
-def usage() -> str:
-    """One line for each verb, from its docstring."""
-    summaries = {verb: _function(verb).__doc__.partition("\n")[0].partition(": ")[2] for verb in VERBS}
-    lines = [f"  {verb:<15} {summary}" for verb, summary in summaries.items()]
-    return "\n".join(["usage: minidocker VERB [OPTIONS]", "", *lines, "", "minidocker VERB --help says more of each"])
+def _help(words: list[str]) -> int:
+    """`help`, alone or with a verb; a noun alone; and what is no verb at all."""
+    asked = words[:1] in ([], ["help"], ["-h"], ["--help"])
+    words = words[1:] if asked else [word for word in words if word not in ("-h", "--help")]
+    verb = " ".join(words[:2])
+    if verb in VERBS:
+        return _called(verb, ["--help"])
+    verbs = [one for one in VERBS if one.startswith(f"{verb} ") or not verb]
+    if not verbs:
+        verb = verb if any(one.startswith(f"{words[0]} ") for one in VERBS) else words[0]
+        return complain(f"'{verb}' is not a minidocker command{nearest(verb, VERBS)}; see minidocker help", 1)
+    print("usage: minidocker VERB [OPTIONS]\n")
+    for one in verbs:
+        print(f"  {one:<15} {_function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
+    print("\nminidocker VERB --help says more of each")
+    return 0
 
 
-def complain(problem: str, status: int) -> int:
+def end_in_order(numbers: Sequence[int]) -> None:
+    """From now on these signals end us as an error does: what holds something lets go of it, once and undisturbed."""
+
+    def ended(number: int, _: object) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) is respected
+            signal.signal(number, ended)
+
+
+def complain(problem: object, status: int) -> int:
     """One line on standard error, and the exit status that goes with it."""
-    print(f"minidocker: {problem}", file=sys.stderr)
+    isolator = getattr(problem, "isolator", None)  # that is the name of a class, which says nothing here
+    print(f"minidocker: {str(problem).removeprefix(f'{isolator}: ')}", file=sys.stderr)
     return status

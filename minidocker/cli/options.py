@@ -1,12 +1,11 @@
 """The options of a verb, read out of its help: what the help does not say is not accepted, so it cannot be out of date.
 
-    def run(arguments):
-        '''run [OPTIONS] IMAGE [COMMAND...]: run a command in a new container
+    '''run [OPTIONS] IMAGE [COMMAND...]: run a command in a new container
 
-          -i, --interactive        keep the standard input open
-          -e, --env NAME[=VALUE]...  set a variable; may be given several times
-        '''
-        options, words = parse(run.__doc__, arguments, 1)
+      -i, --interactive        keep the standard input open
+      -e, --env NAME[=VALUE]...  set a variable; may be given several times
+    '''
+    options, words = parse(run.__doc__, ["-it", "-e", "A=1", "busybox", "ls"])
 
 A word in capitals is a value, three dots mean several. argparse costs 13 ms at each start, and this less than one.
 """
@@ -17,7 +16,15 @@ from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from typing import Any
+
+    Names = dict[str, tuple[str, str]]  # "-e" or "--env" -> (long name, kind)
+SWITCH = {None: True, "true": True, "1": True, "false": False, "0": False}
+
+
+class HelpWanted(Exception):
+    """There is a --help among the options."""
 
 
 class Options(dict):  # type: ignore[type-arg]
@@ -29,32 +36,34 @@ class Options(dict):  # type: ignore[type-arg]
         return self[name.replace("_", "-")]
 
 
-def parse(usage: str | None, arguments: list[str], least: int = 0, most: int = 999) -> tuple[Options, list[str]]:
-    """(options, other words). Options end at the first other word if the usage ends in `...]`, as COMMAND's do.
+def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
+    """(options, other words), as many of these as the usage says: IMAGE is one, [NAME] at most one, IMAGE... some.
 
-    `least` and `most`: how many other words there may be. Raises `ContainerError`, which ends in one line.
+    Options end at the first other word if a [COMMAND...] may follow, which has options of its own.
     """
-    summary, _, table = (usage or "").partition("\n")
+    summary, _, table = usage.partition("\n")
+    summary = summary.partition(": ")[0]
     names, options = _table(table)
     words, rest = list[str](), [*arguments]
-    command_follows = "[COMMAND" in summary
-    while rest and not (words and command_follows):
+    while rest and not (words and "[COMMAND" in summary):
         word = rest.pop(0)
         if word == "--":
             break
         if not word.startswith("-") or word == "-":
             words.append(word)
             continue
-        for letter, value in _split(word, names):
-            _set(options, names, letter, value, rest)
+        for option, value in _split(word, names):
+            _set(options, names, option, value, rest)
     words += rest
-    if len(words) < least or len(words) > most:
-        raise ContainerError(f"usage: minidocker {summary.partition(':')[0]}", exit_code=125)
+    expected = [word for word in summary.split() if word.strip("[")[0].isupper() and word != "[OPTIONS]"]
+    least, most = sum(word[0] != "[" for word in expected), 9999 if "..." in summary else len(expected)
+    if not least <= len(words) <= most:
+        raise ContainerError(f"usage: minidocker {summary}")
     return options, words
 
 
-def _table(text: str) -> tuple[dict[str, tuple[str, str]], Options]:
-    """({"-e" or "--env": (long name, kind)}, all options at their defaults) of the help's lines."""
+def _table(text: str) -> tuple[Names, Options]:
+    """The names, and all options at their defaults, of the help's lines."""
     names, options = dict[str, tuple[str, str]](), Options()
     options.given = set()
     for line in text.splitlines():
@@ -69,37 +78,52 @@ def _table(text: str) -> tuple[dict[str, tuple[str, str]], Options]:
     return names, options
 
 
-def _split(word: str, names: dict[str, tuple[str, str]]) -> list[tuple[str, str | None]]:
-    """[(option, value or None)]: "--env=A", "-eA", and "-it", which is two."""
+def _split(word: str, names: Names) -> Iterator[tuple[str, str | None]]:
+    """(option, value or None): "--env=A", "-eA"; "-it" is two, and "-it=false" switches the last of them."""
     if word.startswith("--"):
         name, equals, value = word.partition("=")
-        return [(name, value if equals else None)]
-    if names.get(word[:2], ("", "flag"))[1] != "flag":
-        return [(word[:2], word[2:].removeprefix("=") or None)]
-    return [(f"-{letter}", None) for letter in word[1:]]
+        yield name, value if equals else None
+        return
+    for place, letter in enumerate(word[1:], 2):
+        rest = word[place:]
+        if rest[:1] == "=" or names.get(f"-{letter}", ("", "flag"))[1] != "flag":
+            yield f"-{letter}", rest.removeprefix("=") or None
+            return
+        yield f"-{letter}", None
 
 
-def _set(options: Options, names: dict[str, tuple[str, str]], option: str, value: str | None, rest: list[str]) -> None:
+def _set(options: Options, names: Names, option: str, value: str | None, rest: list[str]) -> None:
     """Note one option; its value may be the next word."""
     if option not in names:
-        raise ContainerError(f"unknown option {option}: see --help", exit_code=125)
+        if option in ("--help", "-h"):
+            raise HelpWanted
+        raise ContainerError(f"unknown option {option}{nearest(option, names)}: see --help")
     long, kind = names[option]
     options.given.add(long)
     if kind == "flag":
-        if value not in (None, "true", "false"):
-            raise ContainerError(f"{option} takes no value, and got {value!r}", exit_code=125)
-        options[long] = value != "false"
+        if value not in SWITCH:
+            raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
+        options[long] = SWITCH[value]
         return
-    if value is None:
-        if not rest:
-            raise ContainerError(f"{option} needs a value", exit_code=125)
-        value = rest.pop(0)
+    if value is None and not rest:
+        raise ContainerError(f"{option} needs a value")
+    value = rest.pop(0) if value is None else value
     options[long] = [*options[long], value] if kind == "list" else value
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What may have been meant, for who reads the error."""
+    from difflib import get_close_matches
+
+    return "".join(f" (did you mean {near}?)" for near in get_close_matches(word, list(known), 1, 0.7))
 
 
 def number(options: Options, name: str, kind: type[float]) -> float | None:
     """The value of an option that is a number, or None if it was not given."""
     try:
-        return kind(options[name]) if options[name] else None
+        found = kind(options[name]) if options[name] else None
+        if found is None or abs(found) < 1e9:
+            return found
     except ValueError:
-        raise ContainerError(f"--{name} {options[name]}: a number is expected", exit_code=125) from None
+        pass
+    raise ContainerError(f"--{name} {options[name]}: a number is expected")

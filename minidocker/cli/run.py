@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cli.options import number, parse
+from minidocker.cli import end_in_order
+from minidocker.cli.options import number
 from minidocker.images.container import container, ready
 from minidocker.outcome import ContainerError
 from minidocker.process import start
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def run(arguments: list[str]) -> int:
+def run(options: Options, name: str, *command: str) -> int:
     """run [OPTIONS] IMAGE [COMMAND...]: run a command in a new container
 
         --rm                    remove the container afterwards: always so, until chapter 10 keeps them
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
         --mount type=TYPE,...   the same in words: bind, volume or tmpfs; source=, target=, readonly
         --tmpfs TARGET[:OPTIONS]...  mount an empty file system in memory
     -p, --publish [[ADDRESS:]PORT:]PORT[/udp]...  lead a port of the host to a port of the container
-        --network NAME          none: only itself (the default, unless a port is published); bridge; host;
+        --net, --network NAME   none: only itself (the default, unless a port is published); bridge; host;
                                 container:NAME; or one that network create made
         --network-alias NAME...  another name in its network
         --dns ADDRESS...        a name server, instead of the host's
@@ -55,7 +56,8 @@ def run(arguments: list[str]) -> int:
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
-    options, (name, *command) = parse(run.__doc__, arguments, 1)
+    if options.workdir and not options.workdir.startswith("/"):
+        raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     image = _image(name, options.pull)
     called = options.name or os.urandom(6).hex()
     argv, isolators, settings = container(
@@ -108,15 +110,30 @@ def _mounts(options: Options, image: dict[str, Any], root: str) -> list[Any]:
     wanted: dict[str, Any] = image["config"].get("Volumes") or {}
     if not (wanted or options.volume or options.mount or options.tmpfs):
         return []
-    from minidocker.cli.volume import mounts
+    from minidocker.volumes import Named, ordered
+    from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
 
-    return list(mounts(options, wanted, root))
+    asked = [from_v(text, root) for text in options.volume]
+    asked += [from_mount(text, root) for text in options.mount] + [from_tmpfs(text, root) for text in options.tmpfs]
+    taken = {volume.target for volume in asked}
+    named = ("/" + os.path.normpath(path).strip("/") for path in wanted)  # some images write `data` and mean /data
+    return list(ordered([*asked, *(Named("", path, root) for path in named if path not in taken)]))
 
 
 def _network(options: Options, root: str) -> Any:
-    from minidocker.cli.network import network
+    """The container's network. Where none is named and a port is to be published, that is the bridge."""
+    from minidocker.network import Network
 
-    return network(options, root)
+    return Network(
+        options.network or "bridge",
+        ports=options.publish,
+        root=root,
+        aliases=[*options.network_alias, *([options.hostname] if options.hostname else [])],
+        dns=options.dns,
+        hosts=options.add_host,
+        egress=options.egress or None,
+        ingress=options.ingress or None,
+    )
 
 
 def _networked(options: Options) -> bool:
@@ -127,12 +144,13 @@ def _networked(options: Options) -> bool:
 
 def _limits(options: Options) -> dict[str, Any]:
     """The limits by the names that `Cgroup` has for them."""
+    pids = number(options, "pids-limit", int)
     limits = {
         "memory": options.memory,
         "memory_swap": options.memory_swap,
         "cpus": number(options, "cpus", float),
         "cpu_weight": number(options, "cpu-weight", int),
-        "pids": number(options, "pids-limit", int),
+        "pids": max(pids or 0, 0),  # -1 is no limit, as for Docker
     }
     return {name: limit for name, limit in limits.items() if limit}
 
@@ -152,22 +170,12 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
     else:
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
-    begun: list[Process] = []
-
-    def received(number: int, _: object) -> None:
-        """Before the container begins, a volume's server or a lock may keep us waiting: give up, in order, once."""
-        if begun:
-            return _pass_on(begun[0], number)
-        for other in FORWARDED:
-            signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    for wanted in FORWARDED:
-        if signal.getsignal(wanted) != signal.SIG_IGN:  # nohup(1) is respected
-            signal.signal(wanted, received)
+    end_in_order(FORWARDED)  # a volume's server, or a lock, may keep us waiting
     with start(argv, *isolators, name=name, **settings) as process:
-        begun.append(process)
         _warn(isolators)
+        for wanted in FORWARDED:
+            if signal.getsignal(wanted) != signal.SIG_IGN:
+                signal.signal(wanted, lambda received, _: _pass_on(process, received))
         return (interact(process, keyboard) if options.tty else process.wait()).exit_code
 
 

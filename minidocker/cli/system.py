@@ -4,64 +4,43 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cli.options import parse
-from minidocker.files import NotRemoved
+from minidocker.cli.options import Options
+from minidocker.cli.show import human, pruned, table
 from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from typing import NoReturn
 
 
-def prune(arguments: list[str]) -> int:
+def prune(_: Options) -> None:
     """prune: remove what containers left behind whose owner was killed"""
-    parse(prune.__doc__, arguments, 0, 0)
     from minidocker import state
-    from minidocker.cgroups import prune as prune_cgroups
-    from minidocker.network import prune as prune_networks
+    from minidocker.cgroups import prune as cgroups
+    from minidocker.network import prune as networks
     from minidocker.volumes import store as volumes
 
-    _each(prune_cgroups, state.prune, volumes.prune, prune_networks)
-    return 0
+    pruned(cgroups, state.prune, volumes.prune, networks)
 
 
-def _each(*prunes: Callable[[], Iterable[object]]) -> None:
-    """Call all of them. What one cannot remove is told at the end, and does not keep the others from theirs."""
-    failures = list[Exception]()
-    for one in prunes:
-        try:
-            removed = one()
-        except NotRemoved as left:
-            removed = left.removed
-            failures += left.failures
-        for what in removed:
-            print("removed", what)
-    if failures:
-        raise NotRemoved(failures)
-
-
-def system_prune(arguments: list[str]) -> int:
+def system_prune(options: Options) -> None:
     """system prune [OPTIONS]: the same, and images without a name, and the build cache
 
     -a, --all  all images, not only those without a name
     -f, --force  do not ask (it never does)
     """
-    options, _ = parse(system_prune.__doc__, arguments, 0, 0)
     from minidocker.cli.image import image_prune
     from minidocker.images.store import Store
 
     try:
-        prune([])
+        prune(options)
     finally:
         Store().forget_steps()
-        image_prune(["--all"] if options.all else [])
-    return 0
+        image_prune(options)
 
 
-def system_df(arguments: list[str]) -> int:
+def system_df(_: Options) -> None:
     """system df: how much of the disk images, their unpacked layers and containers take"""
-    parse(system_df.__doc__, arguments, 0, 0)
-    from minidocker.cli.image import human, table
     from minidocker.files import usage
     from minidocker.images import image
     from minidocker.images.image import Image
@@ -84,20 +63,17 @@ def system_df(arguments: list[str]) -> int:
     rows.append(["Containers", str(len(names)), human(usage(os.path.join(containers, name) for name in names))])
     rows.append(["Build cache", str(len(steps)), human(usage(path for path in cached if os.path.exists(path)))])
     table(rows)
-    return 0
 
 
-def doctor(arguments: list[str]) -> int:
+def doctor(_: Options) -> int:
     """doctor: say what this machine can do, and how to mend what it cannot"""
-    parse(doctor.__doc__, arguments, 0, 0)
     from minidocker.doctor import main
 
     return main()
 
 
-def reset(arguments: list[str]) -> int:
+def reset(_: Options) -> NoReturn:
     """reset: remove every trace of minidocker from this machine, as make reset does"""
-    parse(reset.__doc__, arguments, 0, 0)
     script = os.path.join(os.path.dirname(__file__), "..", "..", "vagrant", "reset.sh")
     if not os.path.exists(script):
         raise ContainerError(f"{script} is not there: run it from a checkout of the repository")

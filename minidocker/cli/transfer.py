@@ -1,13 +1,90 @@
-"""`minidocker pull` and `push`: images from and to a registry."""
+"""Images from elsewhere, and to there: Dockerfiles (build), registries (pull, push), files (save, load, import, export)."""
 
 from __future__ import annotations
 
-from minidocker.cli.options import parse
+import contextlib
+import os
+import sys
+
+from minidocker.cli import end_in_order
+from minidocker.images import archive
+from minidocker.images.image import find
 from minidocker.images.reference import parse as parse_name
 from minidocker.images.store import Store
+from minidocker.outcome import ContainerError
+from minidocker.syscalls import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from minidocker.cli.options import Options
+    from minidocker.images.build.patterns import Ignore
 
 
-def pull(arguments: list[str]) -> int:
+def build(options: Options, directory: str) -> None:
+    """build [OPTIONS] DIRECTORY: make an image out of a Dockerfile
+
+    -t, --tag NAME...            a name for the image; may be given several times
+    -f, --file FILE              the Dockerfile, by default DIRECTORY/Dockerfile; - is the standard input
+        --build-arg NAME[=VALUE]...  a value for an ARG; without one, what the variable is here
+        --target STAGE           stop at this stage
+        --no-cache               make all anew
+        --network NAME           for RUN: none (the default), or host
+    -q, --quiet                  say nothing but the image's ID
+    """
+    from minidocker.images.build.config import from_words
+    from minidocker.images.build.dockerfile import parse as read
+    from minidocker.images.build.executor import build as make
+
+    if not os.path.isdir(directory):
+        raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
+    text, ignore = _files(directory, options.file)
+    end_in_order((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    image = make(
+        Store(),
+        read(text),
+        directory,
+        ignore=ignore,
+        tags=options.tag,
+        target=options.target,
+        arguments=from_words(options.build_arg),
+        network=options.network or "none",
+        cached=not options.no_cache,
+        show=(lambda _: None) if options.quiet else _show,
+    )
+    if options.quiet:
+        print(image.id)
+        return
+    _show(f"Successfully built {image.id.removeprefix('sha256:')[:12]}\n")
+    for tag in options.tag:
+        _show(f"Successfully tagged {tag}\n")
+
+
+def _files(directory: str, name: str) -> tuple[str, Ignore]:
+    """The text of the Dockerfile, and the rules of FILE.dockerignore, or else of DIRECTORY/.dockerignore."""
+    from minidocker.images.build.patterns import Ignore
+
+    path = name or os.path.join(directory, "Dockerfile")
+    rules = [one for one in (f"{path}.dockerignore", f"{directory}/.dockerignore") if os.path.isfile(one)]
+    try:
+        with open(0 if path == "-" else path, encoding="utf-8", newline="") as file:
+            text = file.read()
+        with open([*rules, os.devnull][0], encoding="utf-8", newline="") as file:
+            return text, Ignore(file.read())
+    except UnicodeDecodeError as wrong:
+        raise ContainerError(f"{path}: it is not text in UTF-8: {wrong.reason}", exit_code=1) from None
+    except ValueError as wrong:
+        raise ContainerError(f"{rules[0]}: {wrong}", exit_code=1) from None
+
+
+def _show(text: str) -> None:
+    """What happens goes to standard error, as it comes."""
+    print(end=text, file=sys.stderr, flush=True)
+
+
+def pull(options: Options, name: str) -> None:
     """pull [OPTIONS] NAME[:TAG|@DIGEST]: bring an image from a registry
 
     -q, --quiet               print its name only
@@ -15,7 +92,6 @@ def pull(arguments: list[str]) -> int:
     """
     from minidocker.images.registry import transfer
 
-    options, (name,) = parse(pull.__doc__, arguments, 1, 1)
     full, show = parse_name(name), None if options.quiet else transfer.on_stderr
     if show:
         show(f"{full.tag or full.digest}: Pulling from {full.repository}")
@@ -23,7 +99,6 @@ def pull(arguments: list[str]) -> int:
     if show:
         print(f"Digest: {image.descriptor['digest']}")
     print(full)
-    return 0
 
 
 def fetch(name: str) -> None:
@@ -34,17 +109,82 @@ def fetch(name: str) -> None:
     transfer.pull(Store(), name, "", transfer.on_stderr)
 
 
-def push(arguments: list[str]) -> int:
+def push(options: Options, name: str) -> None:
     """push [OPTIONS] NAME[:TAG]: bring an image to the registry that its name begins with
 
     -q, --quiet   print its name only
     """
     from minidocker.images.registry import transfer
 
-    options, (name,) = parse(push.__doc__, arguments, 1, 1)
     full, show = parse_name(name), None if options.quiet else transfer.on_stderr
     if show:
         show(f"The push refers to repository [{full.registry}/{full.repository}]")
     descriptor = transfer.push(Store(), name, show)
     print(f"{full.tag}: digest: {descriptor['digest']} size: {descriptor['size']}" if show else full)
-    return 0
+
+
+def save(options: Options, *names: str) -> None:
+    """save [OPTIONS] IMAGE...: write images to an archive, for minidocker load, Docker, Podman or skopeo
+
+    -o, --output FILE   write to a file, and not to standard output
+    """
+    with _output(options.output) as stream:
+        archive.save(Store(), list(names), stream)
+
+
+def load(options: Options) -> None:
+    """load [OPTIONS]: bring images from an archive that minidocker save, Docker, Podman or skopeo wrote
+
+    -i, --input FILE   read a file, and not standard input
+    -q, --quiet        do not say what was loaded
+    """
+    with _source(options.input or "-") as stream:
+        found = archive.load(Store(), stream.fileno(), options.input or "standard input")
+    for name in found if not options.quiet else []:
+        print(f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}")
+
+
+def import_(options: Options, path: str, name: str = "") -> None:
+    """import [OPTIONS] FILE|- [NAME[:TAG]]: make an image of the files in a tar
+
+    -c, --change INSTRUCTION...   set a part of its config, as a Dockerfile does: 'CMD ["sh"]'
+    -m, --message TEXT            what its history says
+    """
+    with _source(path) as stream:
+        comment = options.message or f"Imported from {path}"
+        print(archive.import_(Store(), stream.fileno(), name, options.change, comment).id)
+
+
+def export(options: Options, name: str) -> None:
+    """export [OPTIONS] IMAGE: write the files of an image, all layers merged, to a tar
+
+    -o, --output FILE   write to a file, and not to standard output
+    """
+    image = find(Store(), name)
+    with _output(options.output) as stream:
+        archive.export(image, stream.fileno())
+
+
+@contextlib.contextmanager
+def _output(path: str) -> Iterator[BinaryIO]:
+    """The file at this path, there only if it is complete; or standard output, unless that is a terminal."""
+    if not path and sys.stdout.isatty():
+        raise ContainerError("an archive does not belong on a terminal: use -o FILE, or a pipe")
+    whole = path and (os.path.isfile(path) or not os.path.exists(path))  # else a device, a pipe: written to as it is
+    temporary = f"{path}.{os.urandom(4).hex()}" if whole else path
+    try:
+        with open(temporary or 1, "wb", closefd=bool(path)) as stream:
+            yield stream
+        if whole:
+            os.replace(temporary, path)
+    finally:
+        if whole:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _source(path: str) -> BinaryIO:
+    """The file, or for "-" standard input."""
+    if path == "-" and sys.stdin.isatty():
+        raise ContainerError("it would read an archive from the terminal: name a file, or use a pipe")
+    return open(0 if path == "-" else path, "rb", closefd=path != "-")

@@ -1,0 +1,53 @@
+"""What verbs print: tables, sizes, and what became of each of many."""
+
+from __future__ import annotations
+
+from minidocker.cli import complain
+from minidocker.files import NotRemoved
+from minidocker.outcome import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+
+def table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell, with three blanks between them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def human(size: float) -> str:
+    """Bytes in three digits and a decimal unit, as Docker prints them."""
+    units = iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while size >= 1000 and unit != "TB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.3g}{unit}"
+
+
+def each(words: Iterable[str], remove: Callable[[str], object]) -> int:
+    """Remove each, and say so; one that cannot be removed is a line, and the exit status."""
+    status = 0
+    for word in words:
+        try:
+            print(remove(word) or word)
+        except ContainerError as failure:
+            status = complain(failure, 1)
+    return status
+
+
+def pruned(*prunes: Callable[[], Iterable[object]], say: str = "removed ") -> None:
+    """Call all of them, and say what is gone. What resists is told at the end, and keeps nobody from the rest."""
+    failures = list[Exception]()
+    for prune in prunes:
+        try:
+            gone = prune()
+        except NotRemoved as left:
+            gone = left.removed
+            failures += left.failures
+        for what in gone:
+            print(f"{say}{what}")
+    if failures:
+        raise NotRemoved(failures)
