@@ -1,4 +1,4 @@
-"""Images from elsewhere, and to there: Dockerfiles (build), registries (pull, push), files (save, load, import, export)."""
+"""Images from elsewhere, and to there: Dockerfiles (build), registries (pull, push), archives (save, load and all)."""
 
 from __future__ import annotations
 
