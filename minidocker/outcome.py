@@ -17,6 +17,7 @@ REMEDIES = {  # what usually is behind a refusal, for the reader who meets it fi
     ("clone3", errno.ENOSPC): "a limit in /proc/sys/user/max_*_namespaces is reached",
     ("clone3", errno.EAGAIN): "a limit on processes is reached: ulimit -u, or pids.max of a cgroup",
     ("clone3", errno.EINVAL): "this kernel does not know one of the namespaces: see minidocker doctor",
+    ("", errno.EROFS): "it is mounted read-only, as in a container: mount -o remount,rw",
     ("setns", errno.ESRCH): "the process that was to be joined has ended",
 }
 
@@ -87,5 +88,5 @@ def on_the_host(isolator: object, moment: str, *arguments: object) -> None:
     try:
         getattr(isolator, moment)(*arguments)
     except OSError as refused:
-        name, syscall = type(isolator).__name__, getattr(refused, "syscall", moment)
+        name, syscall = type(isolator).__name__, getattr(refused, "syscall", None)
         raise failure(name, syscall, refused.errno, refused.filename, str(refused.strerror)) from refused

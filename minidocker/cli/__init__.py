@@ -89,14 +89,14 @@ def main(arguments: list[str]) -> int:
 
 def _called(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Containers and what they are made of belong to root."""
+    if os.geteuid() and verb not in WITHOUT_ROOT and not {"-h", "--help"} & {*words}:
+        raise ContainerError(f"this needs root: sudo minidocker {verb}")
     function = _function(verb)
     try:
         options, others = parse(function.__doc__, words)
     except HelpWanted:
         print("usage: minidocker", function.__doc__)
         return 0
-    if os.geteuid() and verb not in WITHOUT_ROOT:
-        raise ContainerError(f"this needs root: sudo minidocker {verb}")
     return function(options, *others) or 0
 
 
@@ -139,7 +139,8 @@ def end_in_order(numbers: Sequence[int]) -> None:
 
 
 def complain(problem: object, status: int) -> int:
-    """One line on standard error, and the exit status that goes with it."""
-    isolator = getattr(problem, "isolator", None)  # that is the name of a class, which says nothing here
-    print(f"minidocker: {str(problem).removeprefix(f'{isolator}: ')}", file=sys.stderr)
+    """One line on standard error, without the name of a class that it may begin with, and the exit status."""
+    head, _, text = str(problem).partition(": ")
+    text = text if head.isalpha() and head[0].isupper() and head != "Dockerfile" else str(problem)
+    print("minidocker:", " ".join(text.split()), file=sys.stderr)
     return status

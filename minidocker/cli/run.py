@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from minidocker.cli.options import Options
     from minidocker.process import Process
 
+NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."  # what a host may be called
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -56,6 +57,8 @@ def run(options: Options, name: str, *command: str) -> int:
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
+    if len(options.hostname) > 64 or {*options.hostname} - {*NAME}:
+        raise ContainerError(f"-h {options.hostname}: at most 64 letters, digits, - and . are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     image = _image(name, options.pull)
