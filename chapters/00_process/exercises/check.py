@@ -78,7 +78,7 @@ def check_5(module):
     """First a harmless command, then the bomb: the machine does not notice."""
     uid = 50000 + os.getpid() % 10000  # the kernel counts the processes of a user on the whole machine
     limits = run(["sh", "-c", "id -u; ulimit -p 2>/dev/null || ulimit -u"], module.GlassCase(uid=uid, processes=20))
-    assert limits.stdout.split() == [str(uid), "20"], f"inside are user and limit {limits.stdout.split()}: no bomb today"
+    assert limits.stdout.split() == [str(uid), "20"], f"user and limit are {limits.stdout.split()}: no bomb today"
     try:
         run(["sh", "-c", FORK_BOMB], module.GlassCase(uid=uid, processes=20), timeout=2)
     except ContainerTimeout as over:
