@@ -253,7 +253,7 @@ def copy_content(source: int, target: int, size: int) -> None:
             position += os.sendfile(target, source, position, hole - position) or hole
 
 
-def attributes(source: int, target: int, owner: Owner = None, mode: int | None = None) -> None:
+def attributes(source: int, target: int | str, owner: Owner = None, mode: int | None = None) -> None:
     """Of descriptors. Owner first: its change takes setuid and capabilities away. Times last: the rest changes them."""
     status = os.fstat(source)
     os.chown(target, *(owner or (status.st_uid, status.st_gid)))
@@ -262,7 +262,7 @@ def attributes(source: int, target: int, owner: Owner = None, mode: int | None =
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _set(entry: int | bytes, attributes: dict[str, bytes]) -> None:
+def _set(entry: int | Name, attributes: dict[str, bytes]) -> None:
     """One that this file system does not have is left out, as Docker does it."""
     for key, value in attributes.items():
         try:

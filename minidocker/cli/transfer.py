@@ -52,14 +52,14 @@ def build(options: Options, directory: str) -> None:
         arguments=from_words(options.build_arg),
         network=options.network or "none",
         cached=not options.no_cache,
-        show=(lambda _: None) if options.quiet else _show,
+        output=os.open(os.devnull, os.O_WRONLY) if options.quiet else sys.stderr.fileno(),
     )
     if options.quiet:
         print(image.id)
         return
-    _show(f"Successfully built {image.id.removeprefix('sha256:')[:12]}\n")
+    print(f"Successfully built {image.id.removeprefix('sha256:')[:12]}", file=sys.stderr)
     for tag in options.tag:
-        _show(f"Successfully tagged {tag}\n")
+        print(f"Successfully tagged {tag}", file=sys.stderr)
 
 
 def _files(directory: str, name: str) -> tuple[str, Ignore]:
@@ -77,11 +77,6 @@ def _files(directory: str, name: str) -> tuple[str, Ignore]:
         raise ContainerError(f"{path}: it is not text in UTF-8: {wrong.reason}", exit_code=1) from None
     except ValueError as wrong:
         raise ContainerError(f"{rules[0]}: {wrong}", exit_code=1) from None
-
-
-def _show(text: str) -> None:
-    """What happens goes to standard error, as it comes."""
-    print(end=text, file=sys.stderr, flush=True)
 
 
 def pull(options: Options, name: str) -> None:

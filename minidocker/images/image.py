@@ -131,8 +131,7 @@ def _named(store: Store, word: str, lenient: bool) -> Image | None:
 
 def images(store: Store) -> list[Image]:
     """All images of the index, each once. Those that only the build cache has, and what is none, are left out."""
-    cached, found = store.steps().values(), []
-    once = {entry["digest"]: entry for entry in store.entries() if entry not in cached}
+    once, found = {entry["digest"]: entry for entry in store.entries() if entry not in [*store.steps().values()]}, []
     for entry in once.values():
         with contextlib.suppress(ContainerError):
             found.append(Image(store, entry))
@@ -145,15 +144,7 @@ def remove(store: Store, word: str, force: bool = False) -> list[str]:
     Not while a container runs on it: with `force` it loses its names then, and stays. Layers that another image, or a
     running container, still uses stay, and so does what the build cache needs for the images that are left.
     """
-    try:
-        image = find(store, word)
-    except NoSuchImage:
-        raise
-    except ContainerError:
-        if not store.untag(word):
-            raise
-        collect(store, wait=False)
-        return [f"Untagged: {parse(word).familiar}"]  # its documents are damaged, but it had a name
+    image = find(store, word)
     names = image.names()
     if not image.name and len(names) > 1 and not force:
         raise ContainerError(f"{word}: it has {len(names)} names: remove each, or use --force")
@@ -162,24 +153,14 @@ def remove(store: Store, word: str, force: bool = False) -> list[str]:
     if last and used and not (force and image.name):
         remedy = "" if force else ": stop it first, or use --force with its name"
         raise ContainerError(f"{word}: a running container uses this image{remedy}")
-    with store.writing():  # an image that stays has no name for a moment
-        lines = [f"Untagged: {parse(full).familiar}" for full in mine if store.untag(full)]
-        if last and used:
-            store.tag("", image.descriptor)
+    if last and used:
+        store.tag("", image.descriptor)
+    lines = [f"Untagged: {parse(full).familiar}" for full in mine if store.untag(full)]
     if last and not used:
         store.forget(image.descriptor["digest"], *_steps_to(store, image))
         lines.append(f"Deleted: {image.id}")
         collect(store, wait=False)
     return lines
-
-
-def prune(store: Store, everything: bool = False) -> int:
-    """Remove the images without a name, or all, that no container runs on; return how many bytes that freed."""
-    named = set() if everything else {entry["digest"] for entry in store.tags().values()}
-    digests = {entry["digest"] for entry in store.entries() if entry not in store.steps().values()}
-    used = {image.descriptor["digest"] for image in images(store) if image.in_use()}
-    store.forget(*(digests - named - used))
-    return collect(store)
 
 
 def _steps_to(store: Store, image: Image) -> list[str]:

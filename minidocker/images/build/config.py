@@ -15,13 +15,12 @@ import re
 import signal
 
 from minidocker.images import manifest
-from minidocker.images.build.dockerfile import DockerfileError, Instruction
+from minidocker.images.build.dockerfile import Instruction
 from minidocker.outcome import ContainerError
 
 LEFT_OUT = {  # what is known, and does nothing
-    "HEALTHCHECK": "an image of the OCI's format has no place for it",
+    **dict.fromkeys(("HEALTHCHECK", "ONBUILD"), "an image of the OCI's format has no place for it"),
     "MAINTAINER": "LABEL org.opencontainers.image.authors says it",
-    "ONBUILD": "an image of the OCI's format has no place for it",
 }
 SHELL = ["/bin/sh", "-c"]
 PORT = re.compile(r"(?:[\w.:\[\]-]*:)?(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.I | re.A)
@@ -56,7 +55,7 @@ def change(instruction: Instruction, config: Config, variables: Mapping[str, str
         case "VOLUME":
             said = [posixpath.join("/", instruction.expand(word, variables)) for word in instruction.words()]
             if not said or "/" in said:
-                raise DockerfileError(instruction.line, "VOLUME: a path is missing, or empty")
+                raise instruction.error("VOLUME: a path is missing, or empty")
             config["Volumes"] = {**_mapping(config, "Volumes"), **dict.fromkeys(said, {})}
         case "USER":
             said = config["User"] = instruction.expand(instruction.text, variables)
@@ -64,15 +63,15 @@ def change(instruction: Instruction, config: Config, variables: Mapping[str, str
             said = config["StopSignal"] = instruction.expand(instruction.text, variables)
             name = f"SIG{said.upper().removeprefix('SIG')}"
             if name not in signal.Signals.__members__ and not SIGNAL.fullmatch(name):
-                raise DockerfileError(instruction.line, f"STOPSIGNAL: there is no signal {said}")
+                raise instruction.error(f"STOPSIGNAL: there is no signal {said}")
         case "WORKDIR":
             path = instruction.expand(instruction.text, variables)
             if not path:
-                raise DockerfileError(instruction.line, "WORKDIR: the path is empty")
+                raise instruction.error("WORKDIR: the path is empty")
             said = posixpath.normpath(posixpath.join("/", config.get("WorkingDir") or "/", path))
             config["WorkingDir"] = said
         case keyword:
-            raise DockerfileError(instruction.line, f"{keyword}: only what sets a part of the config can be here")
+            raise instruction.error(f"{keyword}: only what sets a part of the config can be here")
     spelled = " ".join(f"{name}={value}" for name, value in said.items()) if isinstance(said, dict) else said
     return f"{instruction.keyword} {spelled if isinstance(spelled, str) else json.dumps(spelled, ensure_ascii=False)}"
 
@@ -116,7 +115,7 @@ def _ports(instruction: Instruction, text: str) -> Iterator[str]:
         found = PORT.fullmatch(word)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if not found or not 0 < first <= last < 65536:
-            raise DockerfileError(instruction.line, f"EXPOSE: {word!r} is no port, such as 80, 53/udp or 8000-8003")
+            raise instruction.error(f"EXPOSE: {word!r} is no port, such as 80, 53/udp or 8000-8003")
         yield from (f"{port}/{(found[3] or 'tcp').lower()}" for port in range(first, last + 1))
 
 

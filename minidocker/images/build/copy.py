@@ -12,6 +12,7 @@ everything, and they are put into place in a jail whose root is the image: there
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -21,7 +22,7 @@ import stat
 from collections.abc import Iterator, Mapping
 
 from minidocker import files
-from minidocker.images.build.dockerfile import DOCUMENT, DockerfileError, Instruction
+from minidocker.images.build.dockerfile import DOCUMENT, Instruction
 from minidocker.images.build.patterns import MAGIC, Ignore, clean, component
 from minidocker.images.inside import records, resolve
 from minidocker.isolator import Isolator
@@ -34,7 +35,6 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 URL = re.compile(r"(https?|ftp|git|ssh)://|git@", re.I)
 HOST = ("security.selinux", "security.ima", "security.evm")  # attributes that say something about this machine
 NOTHING = Ignore()
-Entry = tuple[str, int, bytes, os.stat_result]  # path below the source, open directory, name in it, status
 
 
 def planned(instruction: Instruction, variables: Mapping[str, str], directory: str) -> tuple[Copy, list[str], str]:
@@ -42,24 +42,33 @@ def planned(instruction: Instruction, variables: Mapping[str, str], directory: s
     *words, path = [instruction.expand(word, variables) for word in instruction.words()]
     patterns = [word for word in words if instruction.json is not None or not DOCUMENT.fullmatch(word)]
     flags = {name: instruction.expand(value, variables) for name, value in instruction.flags.items()}
-    target, mode = "/" + clean(posixpath.join(directory, path)), flags.get("chmod", "")
-    if posixpath.basename(path) in ("", ".", ".."):
-        target = target.rstrip("/") + "/"
+    slash = "/" if posixpath.basename(path) in ("", ".", "..") else ""
+    target, mode = f"/{clean(posixpath.join(directory, path))}".rstrip("/") + slash, flags.get("chmod", "")
     wrong = ""
     if not path or not all(patterns):
         wrong = "a path is empty"
-    elif len(words) > 1 and not target.endswith("/"):
+    elif len(words) > 1 and not slash:
         wrong = f"for more than one source, the target must end with a slash: {path}/"
     elif any(map(URL.match, patterns)):
         wrong = "--network=host lets RUN download, with the program of your choice; this does not"
     elif not re.fullmatch("([0-7]{3,4})?", mode):
         wrong = f"--chmod={mode}: three or four octal digits are expected, such as 755"
     if wrong:
-        raise DockerfileError(instruction.line, f"{instruction.keyword}: {wrong}")
+        raise instruction.error(f"{instruction.keyword}: {wrong}")
     copy = Copy(target, flags.get("chown", ""), int(mode, 8) if mode else None)
-    copy.documents = [(each.name, instruction.content(each, variables).encode()) for each in instruction.documents]
-    spelled = "".join(f"--{name}={value} " for name, value in flags.items())
-    return copy, patterns, f"{instruction.keyword} {spelled}{' '.join([*words, target])}"
+    copy.documents = [(each.name, (instruction.expand(each.text, variables, True) if each.expand else each.text).encode()) for each in instruction.documents]
+    spelled = [f"--{name}={value}" for name, value in flags.items()]
+    return copy, patterns, " ".join([instruction.keyword, *spelled, *words, target])
+
+
+@contextlib.contextmanager
+def opened(root: int, path: str, flags: int = DIRECTORY) -> Iterator[int]:
+    """Open something below an open directory, for a while. A link leads to another place there, also one to /etc."""
+    descriptor = openat2(root, path or ".", flags | os.O_CLOEXEC, BELOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def find(root: int, pattern: str) -> list[str]:
@@ -70,35 +79,25 @@ def find(root: int, pattern: str) -> list[str]:
             found = [posixpath.join(base, part) for base in found]
         else:
             fits = re.compile(component(part), re.S).fullmatch
-            found = [posixpath.join(base, name) for base in found for name in names(root, base) if fits(name)]
+            found = [posixpath.join(base, name) for base in found for name in listed(root, base) if fits(name)]
     return found
 
 
-def names(root: int, path: str) -> list[str]:
+def listed(root: int, path: str) -> list[str]:
     """What is in a directory below the root; nothing, if it is none."""
-    try:
-        directory = openat2(root, path or ".", DIRECTORY, BELOW)
-    except OSError:
-        return []
-    try:
+    with contextlib.suppress(OSError), opened(root, path) as directory:
         return sorted(os.listdir(directory))
-    finally:
-        os.close(directory)
+    return []
 
 
 def real(root: int, path: str, ignore: Ignore) -> str | None:
     """The path without links; None if nothing of it can be copied. A link must not lead to what is left out."""
-    try:
-        descriptor = openat2(root, path or ".", os.O_PATH | os.O_CLOEXEC, BELOW)
-    except OSError:
-        return None
-    try:
+    with contextlib.suppress(OSError), opened(root, path, os.O_PATH) as descriptor:
         top, whole = (os.readlink(f"/proc/self/fd/{number}") for number in (root, descriptor))
         found = whole.removeprefix(top.rstrip("/")).strip("/")
         partly = ignore.exceptions and path == found and stat.S_ISDIR(os.fstat(descriptor).st_mode)
         return None if not partly and (ignore.ignores(path) or ignore.ignores(found)) else found
-    finally:
-        os.close(descriptor)
+    return None
 
 
 class Source:
@@ -110,41 +109,32 @@ class Source:
     def __init__(self, root: int, path: str, name: str, ignore: Ignore, owners: bool) -> None:
         self.root, self.path, self.name, self.ignore, self.owners = root, path, name, ignore, owners
 
-    def open(self, path: str) -> int:
-        """A directory of the source."""
-        return openat2(self.root, posixpath.join(self.path, path) or ".", DIRECTORY, BELOW)
+    def entries(self) -> Iterator[tuple[str, int, bytes, os.stat_result]]:
+        """(path below, open directory, name in it, status) of the source, and of all in it that is not left out.
 
-    def left_out(self, path: str) -> bool:
-        """Whether .dockerignore says so; of the source itself that is known."""
-        return bool(path) and self.ignore.ignores(posixpath.join(self.path, path))
-
-    def entries(self) -> Iterator[Entry]:
-        """The file; or the directory, and then all in it that is not left out, a directory before what is in it.
-
-        A directory that is left out can hold something that is not; then it comes, too, just before that.
+        A directory comes before what is in it. One that is left out can hold something that is not: then it comes, too.
         """
         parent, base = posixpath.split(self.path)
-        above = openat2(self.root, parent or ".", DIRECTORY, BELOW)
-        top, held = -1, dict[str, Entry]()
-        try:
+        with opened(self.root, parent) as above:
             status = os.lstat(base or ".", dir_fd=above)
             if not stat.S_ISDIR(status.st_mode):
                 yield "", above, os.fsencode(base), status
                 return
-            top = self.open("")
+        held = dict[str, tuple[str, int, bytes, os.stat_result]]()
+        with opened(self.root, self.path) as top:
             for way, directory, name, status in files.walk(top, self._skips):
                 path = os.fsdecode(way)
-                if self.left_out(path):
+                if self._left_out(path):
                     held[path] = path, directory, name, status
                 elif not stat.S_ISSOCK(status.st_mode):
                     yield from [held.pop(above) for above in [*held] if path.startswith(f"{above}/")]
                     yield path, directory, name, status
-        finally:
-            for descriptor in {above, top} - {-1}:
-                os.close(descriptor)
+
+    def _left_out(self, path: str) -> bool:
+        return bool(path) and self.ignore.ignores(posixpath.join(self.path, path))
 
     def _skips(self, way: bytes) -> bool:
-        return not self.ignore.exceptions and self.left_out(os.fsdecode(way))
+        return not self.ignore.exceptions and self._left_out(os.fsdecode(way))
 
 
 class Copy:
@@ -174,19 +164,18 @@ class Copy:
         for source in self.sources:
             links = dict[tuple[int, int], str]()
             for path, directory, name, status in source.entries():
-                if not path and stat.S_ISSOCK(status.st_mode):
+                kind = stat.S_IFMT(status.st_mode)
+                if not path and kind == stat.S_IFSOCK:
                     raise ValueError(f"/{source.path}: a socket: there is no way to pack one")
-                if not path and stat.S_ISDIR(status.st_mode):
-                    taken.update(b"directory")  # it is its content that goes into the image
-                    continue
                 first = links.setdefault((status.st_dev, status.st_ino), path)
+                found = files.xattrs(files.place(directory, name))
+                xattrs = sorted((key, value) for key, value in found.items() if not key.startswith(HOST))
                 owner = (status.st_uid, status.st_gid) if source.owners else ()
-                attributes = sorted(files.xattrs(files.place(directory, name)).items())
-                facts = path or source.name, first, status.st_mode, status.st_rdev, owner
-                taken.update(repr((facts, [item for item in attributes if not item[0].startswith(HOST)])).encode())
-                if stat.S_ISLNK(status.st_mode):
-                    taken.update(repr(os.readlink(name, dir_fd=directory)).encode())
-                elif stat.S_ISREG(status.st_mode) and first == path:
+                facts = path or source.name, first, status.st_mode, status.st_rdev, owner, xattrs
+                target = os.readlink(name, dir_fd=directory) if kind == stat.S_IFLNK else b""
+                # of a directory that is a source, only the content goes into the image
+                taken.update(repr((facts, target) if path or kind != stat.S_IFDIR else kind).encode())
+                if kind == stat.S_IFREG and first == path:
                     with open(os.open(name, files.READ, dir_fd=directory), "rb", 0) as file:
                         taken.update(hashlib.file_digest(file, "sha256").digest())
         return taken.hexdigest()
@@ -217,44 +206,38 @@ class Copy:
         links, times = dict[tuple[int, int], str](), dict[str, os.stat_result]()
         owner = self.numbers or (None if source.owners else (0, 0))
         for path, directory, name, status in source.entries():
+            below = path or (source.name if inside else "")
             if stat.S_ISDIR(status.st_mode):
                 new = self._directory(posixpath.join(self.target, path))
                 if path:  # it looks like that of the source, also if it was there before
-                    old, copy = source.open(path), os.open(new, DIRECTORY)
-                    files.attributes(old, copy, owner, self.mode)
-                    os.close(old)
-                    os.close(copy)
+                    with opened(source.root, posixpath.join(source.path, path)) as like:
+                        files.attributes(like, new, owner, self.mode)
                     times[new] = status
                 continue
-            below = path or (source.name if inside else "")
             new = posixpath.join(self.target, below) if below else self.target
-            parent = self._free(new)
+            self._make_room(new)
             if (first := links.setdefault((status.st_dev, status.st_ino), new)) != new:
                 os.link(first, new, follow_symlinks=False)
             else:
-                base = os.fsencode(posixpath.basename(new))
-                files.copy_entry(directory, name, parent, base, owner=owner, mode=self.mode)
-            os.close(parent)
+                files.copy_entry(directory, name, None, new, owner=owner, mode=self.mode)
         for new, status in times.items():
             os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _document(self, new: str, content: bytes) -> None:
-        """A file whose content is in the Dockerfile."""
-        os.close(self._free(new))
+        self._make_room(new)
         with open(new, "xb") as file:
             file.write(content)
-            os.fchown(file.fileno(), *(self.numbers or (0, 0)))
-            os.fchmod(file.fileno(), 0o644 if self.mode is None else self.mode)
+        os.chown(new, *(self.numbers or (0, 0)))
+        os.chmod(new, 0o644 if self.mode is None else self.mode)
         os.utime(new, (0, 0))
 
-    def _free(self, new: str) -> int:
-        """The open directory of a new file. It replaces a file, and never a directory, which may be full."""
+    def _make_room(self, new: str) -> None:
+        """For a file. It replaces a file, and never a directory, which may be full."""
         if os.path.isdir(new) and not os.path.islink(new):
             raise IsADirectoryError(errno.EISDIR, "a directory is there, and a file does not replace it", new)
-        parent = os.open(self._directory(posixpath.dirname(new)), DIRECTORY)
+        self._directory(posixpath.dirname(new))
         if os.path.lexists(new):
             os.unlink(new)
-        return parent
 
     def _directory(self, path: str) -> str:
         """Make a directory with those that are missing on the way, for the new owner; return it without links.

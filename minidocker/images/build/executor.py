@@ -1,6 +1,6 @@
 """Chapter 5: an image out of a Dockerfile. Each instruction makes an image out of the one before it: run and commit.
 
-    image = build(Store(), parse(text), "/path/to/context", tags=["app:1"], show=print)
+    image = build(Store(), parse(text), "/path/to/context", tags=["app:1"], output=2)
 
 RUN starts a container and keeps what it changes, as a layer; COPY does so with our own code in the container's place;
 the others change the config. What has been made from the same image by the same instruction, with the same files and
@@ -42,14 +42,6 @@ if TYPE_CHECKING:
     Work = Callable[[list[str], str], object]  # (directories below, the one for the changes)
 
 
-class BuildFailed(DockerfileError):
-    """A RUN whose command ended with another exit code than 0; `output`: the end of what it wrote."""
-
-    def __init__(self, line: int, problem: str, output: str) -> None:
-        super().__init__(line, problem)
-        self.output = output
-
-
 def build(
     store: Store, dockerfile: Dockerfile, context: str, *, tags: Sequence[str] = (), target: str = "", **options: Any
 ) -> Image:
@@ -76,7 +68,8 @@ class Build:
     """One build, and where it is: `image` is the one so far, None for scratch; `arguments` the ARGs of the stage.
 
     `context`: an open directory. `given`: values for ARG. `network`: "none" or "host", for RUN. `cached`: whether the
-    cache is asked. `show` is told of each step, and of what it writes. `done`: image and ARGs of stages, by number.
+    cache is asked. `output`: a descriptor to write to, each step, and what RUN writes. `done`: image and ARGs of
+    stages, by number.
     """
 
     def __init__(
@@ -89,10 +82,10 @@ class Build:
         arguments: Mapping[str, str] | None = None,
         network: str = "none",
         cached: bool = True,
-        show: Callable[[str], object] = lambda text: None,
+        output: int = 2,
     ) -> None:
         self.store, self.dockerfile, self.context, self.ignore = store, dockerfile, context, ignore
-        self.given, self.network, self.show = arguments or {}, network, show
+        self.given, self.network, self.output = arguments or {}, network, output
         self.steps = store.steps() if cached else {}
         self.done: dict[int, tuple[Image | None, dict[str, str]]] = {}
         self.current = self.count = self.total = 0
@@ -115,23 +108,21 @@ class Build:
 
     def needed(self, last: int) -> list[int]:
         """The stages that this one begins with or copies from, and those that they need, and itself."""
-        found, waiting = set[int](), [last]
-        while waiting:
-            index = waiting.pop()
-            if index >= 0 and index not in found:
-                found.add(index)
-                stage = self.dockerfile.stages[index]
+        found = {last}
+        for index in range(last, -1, -1):
+            stage = self.dockerfile.stages[index]
+            if index in found:
                 names = [self.base(stage), *(item.flags.get("from", "") for item in stage.instructions)]
-                waiting += [self.dockerfile.stage(name, index) for name in names]
+                found |= {self.dockerfile.stage(name, index) for name in names} - {-1}
         return sorted(found)
 
     def base(self, stage: Stage) -> str:
         """What stands behind FROM, with the arguments from before the first one."""
         wanted = stage.start.expand(stage.start.flags.get("platform", ""), self.known)
         if wanted not in ("", here := platform()["TARGETPLATFORM"]):
-            raise DockerfileError(stage.start.line, f"FROM --platform={wanted}: this machine is {here}")
+            raise stage.start.error(f"FROM --platform={wanted}: this machine is {here}")
         if not (name := stage.start.expand(stage.base, self.known)):
-            raise DockerfileError(stage.start.line, f"FROM {stage.base}: that is empty")
+            raise stage.start.error(f"FROM {stage.base}: that is empty")
         return name
 
     def stage(self, stage: Stage) -> None:
@@ -141,17 +132,21 @@ class Build:
         self.arguments = dict(self.done.get(self.dockerfile.stage(name, self.current), (None, {}))[1])
         self.image, self.command_set = self.find(name, stage.start.line), False
         for trigger in (self.image.config["config"].pop("OnBuild", None) or []) if self.image else []:
-            self.show(f" ---> left out: ONBUILD {trigger}: of the base\n")
+            self.say(f" ---> left out: ONBUILD {trigger}: of the base")
         for instruction in stage.instructions:
             self.announce(instruction)
             self.perform(instruction)
         if self.image is None:
-            raise DockerfileError(stage.start.line, "FROM scratch alone is no image: nothing is put into it")
+            raise stage.start.error("FROM scratch alone is no image: nothing is put into it")
 
     def announce(self, instruction: Instruction) -> None:
         """Step 2/5 : RUN make"""
         self.count += 1
-        self.show(f"Step {self.count}/{self.total} : {instruction.source}\n")
+        self.say(f"Step {self.count}/{self.total} : {instruction.source}")
+
+    def say(self, text: str) -> None:
+        """A line of the output."""
+        os.write(self.output, f"{text}\n".encode(errors="backslashreplace"))
 
     def find(self, name: str, line: int) -> Image | None:
         """A stage before this one, nothing, or an image of the store; fetched, if it is not there."""
@@ -194,7 +189,7 @@ class Build:
         for word in instruction.quoted_words():
             name, equals, default = word.partition("=")
             if not name:
-                raise DockerfileError(instruction.line, f"ARG: {word!r} is not of the form NAME or NAME=VALUE")
+                raise instruction.error(f"ARG: {word!r} is not of the form NAME or NAME=VALUE")
             if name in self.given:
                 self.arguments[name] = self.given[name]
             elif equals or name in self.known:
@@ -207,16 +202,16 @@ class Build:
         keyword = instruction.keyword
         try:
             if keyword in LEFT_OUT:
-                self.show(f" ---> left out: {LEFT_OUT[keyword]}\n")
+                self.say(f" ---> left out: {LEFT_OUT[keyword]}")
             else:
                 getattr(self, f"do_{keyword.lower()}", self.do_other)(instruction)
         except DockerfileError:
             raise
         except ContainerError as failure:
-            raise DockerfileError(instruction.line, f"{keyword}: {failure}") from failure
+            raise instruction.error(f"{keyword}: {failure}") from failure
         except (OSError, ValueError) as wrong:  # a full disk, a file that is not there
             path, why = getattr(wrong, "filename", None), getattr(wrong, "strerror", wrong)
-            raise DockerfileError(instruction.line, f"{keyword}: {path or self.store.home}: {why}") from wrong
+            raise instruction.error(f"{keyword}: {path or self.store.home}: {why}") from wrong
 
     def do_arg(self, instruction: Instruction) -> None:
         """The history names the default and not the value: who uses the value depends on it, and nobody else."""
@@ -247,16 +242,16 @@ class Build:
         proxies = [f"{name}={value}" for name, value in self.given.items() if name.upper() in PROXIES]
         network = instruction.flags.get("network", self.network).replace("default", self.network)
         if network not in ("none", "host"):
-            raise DockerfileError(instruction.line, f"RUN --network={network}: it is none, host or default")
+            raise instruction.error(f"RUN --network={network}: it is none, host or default")
         argv = command(instruction, config["config"])
         script = argv[-1] if instruction.documents and argv[-1].startswith("#!") else ""
 
         def work(lowers: list[str], upper: str) -> None:
             manifest.check_platform(config)
+            options = {"env": [*proxies, *arguments], "network": network, "upper": upper}
             image = {"id": "", "layers": lowers, "config": config["config"]}
-            code, output = execute(self.store, image, upper, argv, [*proxies, *arguments], network, script, self.show)
-            if code:
-                raise BuildFailed(instruction.line, f"RUN {argv}: exit code {code}", output)
+            if code := execute(self.store, image, argv, script, self.output, options):
+                raise instruction.error(f"RUN {argv}: exit code {code}")
 
         spelled = " ".join([f"|{len(arguments)}", *arguments, ""]) if arguments else ""
         self.advance(config, f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network))
@@ -269,7 +264,7 @@ class Build:
             root, ignore, owners = self.context, self.ignore, False
             if name := instruction.flags.get("from"):
                 if (image := self.find(name, instruction.line)) is None:
-                    raise DockerfileError(instruction.line, "--from=scratch: there is nothing in it")
+                    raise instruction.error("--from=scratch: there is nothing in it")
                 root, ignore, owners = stack.enter_context(standing(image.layers())), NOTHING, True
             for pattern in patterns:
                 copying.take(root, pattern, ignore, owners)
@@ -297,7 +292,7 @@ class Build:
         before = self.image.id if self.image else "scratch"
         name = hashlib.sha256(json.dumps([before, text, key]).encode()).hexdigest()
         if image := _whole(self.store, self.steps.get(name)):
-            self.show(" ---> CACHED\n")
+            self.say(" ---> CACHED")
         else:
             image = self.made(config, text, work)
             self.store.remember(name, image.descriptor)

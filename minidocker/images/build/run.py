@@ -1,7 +1,7 @@
 """Chapter 5: what a step of a build does to the file system, each time in a container whose changes become a layer.
 
     with upper_of(store, layers) as (lowers, upper):
-        execute(store, image, upper, ["make"], ...)          # RUN: behind the walls of `minidocker run`
+        execute(store, image, ["make"], "", 2, {"upper": upper})          # RUN: behind the walls of `minidocker run`
         store.add_layer(upper)
 
 The union of the layers below and an empty directory, which keeps what the step changes: that directory is the layer.
@@ -9,7 +9,6 @@ The union of the layers below and an empty directory, which keeps what the step 
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 
@@ -22,11 +21,10 @@ from minidocker.union import Union
 
 RESOLVER = ("/etc/resolv.conf", "/etc/hosts")  # what a program needs to reach others by name
 SCRIPT = "/dev/script"
-TAIL = 64 << 10  # characters: how much of a step's output an error remembers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from minidocker.images.store import Store
@@ -36,14 +34,13 @@ if TYPE_CHECKING:
 def upper_of(store: Store, layers: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     """(directories below, the top one first; the one for the changes), on the host. Both are gone afterwards.
 
-    The upper directory covers the root of what is below, so it looks like that. `scratch` is an empty directory.
+    The upper directory covers the root of what is below, so it looks like that. Below scratch is an empty directory.
     """
     with store.place() as place:
-        empty, upper = os.path.join(place, "scratch"), os.path.join(place, "upper")
+        lowers, upper = [*layers] or [f"{place}/scratch"], f"{place}/upper"
         os.chmod(place, 0o700)  # nobody of this machine may look in: there may be setuid files
-        os.mkdir(empty, 0o755)
+        os.mkdir(f"{place}/scratch", 0o755)
         os.mkdir(upper)
-        lowers = [*layers] or [empty]
         root = os.stat(lowers[0])
         os.chown(upper, root.st_uid, root.st_gid)
         os.chmod(upper, root.st_mode & 0o7777)
@@ -68,41 +65,37 @@ def standing(layers: Sequence[str]) -> Iterator[int]:
 
 
 def execute(
-    store: Store,
-    image: dict[str, Any],
-    upper: str,
-    argv: Sequence[str],
-    env: Sequence[str],
-    network: str,
-    script: str,
-    show: Callable[[str], object],
-) -> tuple[int, str]:
-    """RUN: (exit code, the end of its output), while `show` is told of all output as it comes.
+    store: Store, image: dict[str, Any], argv: Sequence[str], script: str, output: int, options: dict[str, Any]
+) -> int:
+    """RUN: the exit code. A `script`, which begins with #!, is executed in place of `argv`.
 
-    With a `script`, which begins with #!, that is executed, and not `argv`. Mount points that the image lacks are in a
-    directory below all layers, so that they are there for the step, and never in its own layer.
+    What it writes comes through one pipe, so its lines stay in order; `output` itself may be a terminal, in which a
+    program can type. Mount points that the image lacks are in a directory below all layers, so that they are there for
+    the step, and never in its own layer. `options` are those of `container`.
     """
     texts = {SCRIPT: script.encode()} if script else {}
-    if network == "host":
+    if options.get("network") == "host":
         texts |= {path: text for path in RESOLVER if (text := _read(path))}
     with store.place() as skeleton:
         for name in ("proc", "dev", "sys", "etc"):
-            os.mkdir(os.path.join(skeleton, name), 0o755)
+            os.mkdir(f"{skeleton}/{name}", 0o755)
         for path in RESOLVER:
             os.close(os.open(skeleton + path, os.O_CREAT | os.O_WRONLY, 0o644))
-        words, isolators, options = container(
-            {**image, "layers": [*image["layers"], skeleton]},
-            [SCRIPT] if script else argv,
-            entrypoint=[],
-            env=env,
-            hostname="build",
-            network=network,
-            upper=upper,
-            init=True,
-        )
-        ready = next(at for at, wall in enumerate(isolators, 1) if isinstance(wall, PivotRoot))
-        isolators.insert(ready, Texts(texts))
-        return _shown(words, isolators, options, show)
+        image = {**image, "layers": [*image["layers"], skeleton]}
+        command = [SCRIPT] if script else argv
+        words, walls, settings = container(image, command, entrypoint=[], hostname="build", init=True, **options)
+        walls.insert(next(at for at, wall in enumerate(walls, 1) if isinstance(wall, PivotRoot)), Texts(texts))
+        ours, theirs = os.pipe()
+        with (
+            open(ours, "rb", 0) as reader,
+            open(theirs, "wb", 0) as writer,
+            start(words, *walls, stdout=theirs, stderr=theirs, **settings) as process,
+        ):
+            writer.close()
+            while data := reader.read(65536):
+                while data:
+                    data = data[os.write(output, data) :]
+            return process.wait().exit_code
 
 
 def _read(path: str) -> bytes:
@@ -113,27 +106,11 @@ def _read(path: str) -> bytes:
         return b""
 
 
-def _shown(
-    argv: list[str], isolators: list[Isolator], options: dict[str, Any], show: Callable[[str], object]
-) -> tuple[int, str]:
-    """Run it, with one pipe for both outputs, so that their lines stay in order."""
-    output, theirs = os.pipe()
-    decoder, tail = codecs.getincrementaldecoder("utf-8")("backslashreplace"), ""
-    with open(output, "rb", 0) as ours, open(theirs, "wb", 0) as writer:
-        with start(argv, *isolators, stdout=theirs, stderr=theirs, **options) as process:
-            writer.close()
-            while data := ours.read(65536):
-                text = decoder.decode(data)
-                tail = (tail + text)[-TAIL:]
-                show(text)
-            return process.wait().exit_code, tail
-
-
 class Texts(Isolator):
-    """Files of one step, by their paths. They are in the container's /dev, which is in memory, and mounted over the
-    image's own from there: what is mounted is not part of the layer.
+    """Files of one step, by their paths: in the container's /dev, and mounted over the image's own from there.
 
-    After the change of root, where every link leads to the image's own files.
+    /dev is in memory, and a mount is no change of a file: neither gets into the layer. After the change of root, where every
+    link leads to the image's own files.
     """
 
     def __init__(self, texts: Mapping[str, bytes]) -> None:
@@ -143,10 +120,8 @@ class Texts(Isolator):
         """An image in which the file is a link to nothing has no place for it: then it goes without."""
         for path, text in self.texts.items():
             target, own = os.path.realpath(path), f"/dev/{os.path.basename(path)}"
-            if path == own or os.path.isfile(target):
-                with open(own, "wb") as file:
-                    file.write(text)
-                os.chmod(own, 0o755 if path == own else 0o644)
-            if path != own and os.path.isfile(target):
+            with open(own, "wb") as file:
+                file.write(text)
+            os.chmod(own, 0o755)
+            if target != own and os.path.isfile(target):
                 mount(own, target, flags=MS_BIND)
-                os.unlink(own)
