@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 from minidocker import cgroups, state
 from minidocker.images import image
 from minidocker.images.build.config import from_words
-from minidocker.images.build.dockerfile import parse
-from minidocker.images.build.executor import BuildFailed, build
+from minidocker.images.build.dockerfile import DockerfileError, parse
+from minidocker.images.build.executor import build
 from minidocker.images.build.patterns import Ignore, clean, component
 from minidocker.images.container import container, prepare
 from minidocker.images.garbage import collect
@@ -85,11 +85,11 @@ count = itertools.count()
 
 def made(store, text, context="", **options):
     """Build; return the image and what was shown. Each text differs, so that no test depends on another's cache."""
-    shown = []
-    options.setdefault("show", shown.append)
     dockerfile = parse(text if "FROM busybox\n" not in text else text.replace("FROM busybox\n", _unique(), 1))
-    made_image = build(store, dockerfile, str(context or store.unpacked), **options)
-    return made_image, "".join(shown)
+    with tempfile.TemporaryFile() as shown:
+        made_image = build(store, dockerfile, str(context or store.unpacked), output=shown.fileno(), **options)
+        shown.seek(0)
+        return made_image, shown.read().decode(errors="backslashreplace")
 
 
 def _unique():
@@ -309,7 +309,7 @@ def test_a_step_with_the_host_s_network_reaches_it(store):
     finally:
         thread.join(10)
         server.close()
-    with pytest.raises(BuildFailed):
+    with pytest.raises(DockerfileError):
         made(store, f"FROM busybox\nRUN nc -w 5 127.0.0.1 {port} < /dev/null\n")
 
 
@@ -323,10 +323,10 @@ def test_a_resolver_that_is_a_link_to_nothing_is_left_alone(store):
 
 @pytest.mark.parametrize("command", ["echo before; exit 3", "echo before; sh -c 'kill -9 $$'"])
 def test_a_run_that_fails(store, command):
-    with pytest.raises(BuildFailed) as raised:
+    with pytest.raises(DockerfileError) as raised:
         made(store, f"FROM busybox AS x\nRUN true\n\nRUN {command}\n", tags=["failed"])
     assert str(raised.value).startswith("Dockerfile line 4: RUN ") and raised.value.exit_code == 1
-    assert raised.value.output == "before\n"
+    assert raised.value.line == 4
     assert "failed" not in str(store.tags())
 
 
@@ -652,6 +652,36 @@ def test_add_unpacks_archives_and_copy_does_not(store, context, kind):
         "/a/top/file": "-rwxr-x--- 3:4",
         "/d/top/file": "-rwxr-x--- 9:9",
     }
+
+
+def test_add_leaves_out_what_the_file_system_cannot_hold(store, context):
+    """What a Mac packs: attributes of its own, and a file of resources beside each file."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("d/._a", "d/a"):
+            info = tarfile.TarInfo(name)
+            info.pax_headers = {
+                "SCHILY.xattr.com.apple.provenance": "x",
+                "LIBARCHIVE.xattr.com.apple.quarantine": "MDA4MQ==",
+                "LIBARCHIVE.creationtime": "1700000000.5",
+                "SCHILY.xattr.user.kept": "1",
+                "mtime": "1000000007.25",
+            }
+            tar.addfile(info)
+    (context / "mac.tar").write_bytes(file.getvalue())
+    built, _ = made(store, "FROM busybox\nADD mac.tar /x\n", context)
+    assert tree(built, "/x") == ["./d", "./d/._a", "./d/a"]
+    path = f"{built.layers()[0]}/x/d/a"
+    assert os.listxattr(path) == ["user.kept"] and os.stat(path).st_mtime == 1000000007.25
+
+
+@pytest.mark.parametrize("end", [0, 512, 1024])
+def test_add_of_an_archive_without_its_end_mark(store, context, end):
+    data = archive([("d/", tarfile.DIRTYPE, ""), ("d/f", tarfile.REGTYPE, "content")])
+    (context / "cut.tar").write_bytes(data[: 3 * 512 + end])
+    (context / "cut.tgz").write_bytes(gzip.compress(data[: 3 * 512 + end]))
+    built, _ = made(store, "FROM busybox\nADD cut.tar /x\nADD cut.tgz /y/\n", context)
+    assert inside(built, "cat /x/d/f /y/d/f") == "contentcontent"
 
 
 DAMAGED = bz2.compress(archive([("random", tarfile.REGTYPE, random.Random(5).randbytes(1 << 20).hex())]))
