@@ -18,7 +18,8 @@ from minidocker.rootfs import PivotRoot
 
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
 ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
-SERVE = ["sh", "-c", "mount -t tmpfs none /mnt && hostname > /mnt/hostname && httpd -p 80 -h /mnt && echo $(hostname) serves && sleep 60"]
+PAGE = "mount -t tmpfs none /mnt && hostname >/mnt/hostname && httpd -p 80 -h /mnt"
+SERVE = ["sh", "-c", f"{PAGE} && echo $(hostname) serves && sleep 60"]
 
 network = Network(ports=["127.0.0.1::80"], root=ROOT)
 walls = [Namespaces("pid mount uts ipc", hostname="stage7"), network, Cgroup(memory="64m", cpus=0.5, pids=64)]

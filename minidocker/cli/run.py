@@ -7,6 +7,7 @@ import os
 from minidocker.cli import end_in_order
 from minidocker.cli.options import number
 from minidocker.images.container import container, ready
+from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.security import capabilities
@@ -78,6 +79,7 @@ def run(options: Options, name: str, *command: str) -> int:
         mounts=lambda root: _mounts(options, image, root),
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
+        files=_files(options, options.hostname or called),
     )
     return _attached(argv, isolators, settings, options, called)
 
@@ -137,6 +139,12 @@ def _network(options: Options, root: str) -> Any:
         egress=options.egress or None,
         ingress=options.ingress or None,
     )
+
+
+def _files(options: Options, called: str) -> dict[str, str]:
+    """What is not the image's in /etc: the container's own name; without a network it stands for itself alone."""
+    alone = {} if _networked(options) else {"/etc/hosts": f"{LOCALHOST}127.0.0.1\t{called}\n"}
+    return {"/etc/hostname": f"{called}\n"} | alone
 
 
 def _networked(options: Options) -> bool:

@@ -121,6 +121,7 @@ def container(
     mounts: Callable[[str], Sequence[Isolator]] = lambda root: (),
     kept: frozenset[int] | None = None,
     privileged: bool = False,
+    files: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[Isolator], dict[str, Any]]:
     """(command, isolators, options of `start`) for a container of the image. Needs root.
 
@@ -128,7 +129,7 @@ def container(
     ("NAME=value", or "NAME" to remove it) over Env, and that over `defaults`. `upper` keeps what the container changes.
     `mounts` is told where the union is, and makes the isolators that go there. `network`: "none" has lo alone, "host"
     is the host's; or what makes an isolator of chapter 7. `limits` are those of `Cgroup`. `kept`: its capabilities,
-    see `security`; `privileged`: all of them, and a /sys to write to.
+    see `security`; `privileged`: all of them, and a /sys to write to. `files`: what stands in files of /etc.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
@@ -145,7 +146,7 @@ def container(
         Layers(image.get("held") or image["layers"]),
         union,
         *([] if isinstance(network, str) else [network(union.root)]),
-        Filesystems(union.root, privileged),
+        Filesystems(union.root, privileged, files),
         *mounts(union.root),  # on top of /dev and its like
         root,
         Bounding(kept),

@@ -15,7 +15,18 @@ import stat
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import make_mounts_private
-from minidocker.syscalls import CLONE_NEWNS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount
+from minidocker.syscalls import (
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    mount,
+    openat2,
+    umount,
+)
 
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 LINKS = {
@@ -39,11 +50,19 @@ SYSCTLS = {  # of the network namespace; Docker's: no port is special, and every
     "/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
     "/proc/sys/net/ipv4/ping_group_range": "0 2147483647",
 }
+RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>
+LOCALHOST = """127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::\tip6-localnet
+ff00::\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+"""
 LARGEST = 1 << 22  # bytes of a passwd(5) that anybody reads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Filesystems(Isolator):
@@ -55,8 +74,8 @@ class Filesystems(Isolator):
 
     clone_flags = CLONE_NEWNS
 
-    def __init__(self, root: str = "", privileged: bool = False) -> None:
-        self.root, self.privileged = root, privileged
+    def __init__(self, root: str = "", privileged: bool = False, files: Mapping[str, str] | None = None) -> None:
+        self.root, self.privileged, self.files = root, privileged, dict(files or {})
         self.devices = not root
 
     def __enter__(self) -> Isolator:
@@ -83,6 +102,34 @@ class Filesystems(Isolator):
         if os.stat("/proc/self/ns/net").st_ino != self.host:
             for path, value in SYSCTLS.items():
                 _set(self.root + path, value)
+        if self.files:
+            self._cover_files(f"{self.root}/dev/.files")
+
+    def _cover_files(self, memory: str) -> None:
+        """Put files of this container over the image's; where the image has no place for one, it goes without.
+
+        A link of the image is followed below the root. They lie in memory, in a file system that has no name any more
+        when they are mounted.
+        """
+        root = os.open(self.root, os.O_PATH | os.O_CLOEXEC)
+        os.mkdir(memory)
+        mount("tmpfs", memory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
+        for path, text in self.files.items():
+            parent, name = os.path.split(path)
+            with open(os.path.join(memory, name), "x") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), 0o644)
+            try:
+                _directory(self.root + parent)
+                directory = openat2(root, parent, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
+                if name not in os.listdir(f"/proc/self/fd/{directory}"):
+                    os.mknod(name, 0o644, dir_fd=directory)
+                target = openat2(root, path, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
+                mount(os.path.join(memory, name), f"/proc/self/fd/{target}", None, MS_BIND)
+            except OSError:
+                pass
+        umount(memory, MNT_DETACH)
+        os.rmdir(memory)
 
 
 def _set(path: str, value: str) -> None:

@@ -9,17 +9,11 @@ from __future__ import annotations
 
 import os
 
+from minidocker.images.inside import LOCALHOST as LOCALHOST
 from minidocker.network.links import parse_address
 from minidocker.outcome import ContainerError
 from minidocker.volumes import Bind
 
-LOCALHOST = """127.0.0.1\tlocalhost
-::1\tlocalhost ip6-localhost ip6-loopback
-fe00::0\tip6-localnet
-ff00::0\tip6-mcastprefix
-ff02::1\tip6-allnodes
-ff02::2\tip6-allrouters
-"""
 LONGEST = 87  # letters of all names of a container: one line of a file that everybody reads
 RESOLV_CONF = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"  # systemd's own, where the first names its stub
 

@@ -77,3 +77,49 @@ def test_a_mistake_is_one_line(home, words, text):
     assert text in result.stderr
     assert result.returncode
     assert len(result.stderr.splitlines()) == 1
+
+
+LOCALHOST = """127.0.0.1 localhost
+::1 localhost ip6-localhost ip6-loopback
+fe00:: ip6-localnet
+ff00:: ip6-mcastprefix
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "line"),
+    [
+        ("--name called", "called", "127.0.0.1 called"),
+        ("--name called --network none", "called", "127.0.0.1 called"),
+        ("--name called -h host.example", "host.example", "127.0.0.1 host.example"),
+        ("--name called --net bridge -h inner", "inner", "10.77.0.2 called inner"),
+    ],
+)
+def test_the_files_of_etc_are_the_container_s(home, words, name, line):
+    script = "cat /etc/hostname; hostname; sed 's/\\t/ /' /etc/hosts | grep -v ^fd; ls -A /dev | grep host"
+    result = host(home, f'md run {words} busybox sh -c "{script}"')
+    assert result.stdout == f"{name}\n{name}\n{LOCALHOST}{line}\n", result.stderr
+
+
+def test_a_container_without_a_network_may_write_its_files_and_a_volume_lies_on_top(home, tmp_path):
+    (tmp_path / "hosts").write_text("192.0.2.9 mine\n")
+    script = "echo 192.0.2.7 gate >> /etc/hosts; tail -n 1 /etc/hosts"
+    assert host(home, f'md run busybox sh -c "{script}"').stdout == "192.0.2.7 gate\n"
+    for network in ("none", "bridge"):
+        result = host(home, f"md run --network {network} -v {tmp_path}/hosts:/etc/hosts busybox cat /etc/hosts")
+        assert result.stdout == "192.0.2.9 mine\n"
+
+
+@pytest.mark.parametrize("etc", ["RUN rm -rf /etc && ln -s /../../../nowhere /etc", "RUN ln -sf /root/x /etc/hosts"])
+def test_an_image_without_a_place_for_the_files_runs_without_them(home, tmp_path, etc):
+    (tmp_path / "Dockerfile").write_text(f"FROM busybox\n{etc}\n")
+    result = host(home, f"md build -q -t odd {tmp_path} >/dev/null && md run odd echo runs")
+    assert result.stdout == "runs\n", result.stderr
+
+
+def test_docker_s_spellings(home):
+    script = "cat /etc/hosts | grep gate | tr '\\t' ' '"
+    result = host(home, f'md run --net bridge --add-host gate:host-gateway -p 127.0.0.1:0:80 busybox sh -c "{script}"')
+    assert result.stdout == "10.77.0.1 gate\n", result.stderr

@@ -390,7 +390,7 @@ def test_the_stage(host, command, status):
     argv = [sys.executable, str(REPO / "chapters/07_ports/stage.py"), *command]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
-    assert command or done.stdout == "stage7 serves\nthe host asked through the published port, and got: busybox\n"
+    assert command or done.stdout == "stage7 serves\nthe host asked through the published port, and got: stage7\n"
     assert "minidocker" not in ruleset()
 
 
