@@ -1,6 +1,6 @@
 """Stage 0: a process, started by us, with nothing around it yet.
 
-python chapters/00_process/stage.py [COMMAND [ARGUMENT...]]
+python3 chapters/00_process/stage.py [COMMAND [ARGUMENT...]]
 """
 
 import os

@@ -1,6 +1,6 @@
 """Stage 1: the process gets another root.
 
-python chapters/01_chroot/stage.py [COMMAND [ARGUMENT...]]
+python3 chapters/01_chroot/stage.py [COMMAND [ARGUMENT...]]
 """
 
 import os

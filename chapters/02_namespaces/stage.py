@@ -1,6 +1,6 @@
 """Stage 2: the process gets a view of its own.
 
-python chapters/02_namespaces/stage.py [COMMAND [ARGUMENT...]]
+python3 chapters/02_namespaces/stage.py [COMMAND [ARGUMENT...]]
 """
 
 import os

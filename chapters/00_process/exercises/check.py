@@ -1,7 +1,7 @@
 """Check an exercise of chapter 0.
 
-python chapters/00_process/exercises/check.py 3              # your work in exercise_3.py
-python chapters/00_process/exercises/check.py 3 my_file.py   # or in another file
+python3 chapters/00_process/exercises/check.py 3              # your work in exercise_3.py
+python3 chapters/00_process/exercises/check.py 3 my_file.py   # or in another file
 """
 
 import os

@@ -1,6 +1,6 @@
 """Exercise 1: make a zombie, see it, bury it.
 
-Check your work: python chapters/00_process/exercises/check.py 1
+Check your work: python3 chapters/00_process/exercises/check.py 1
 """
 
 

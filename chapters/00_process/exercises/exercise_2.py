@@ -1,6 +1,6 @@
 """Exercise 2: a time limit by hand, with nothing but system calls.
 
-Check your work: python chapters/00_process/exercises/check.py 2
+Check your work: python3 chapters/00_process/exercises/check.py 2
 """
 
 

@@ -1,6 +1,6 @@
 """Exercise 3: your first isolator.
 
-Check your work: python chapters/00_process/exercises/check.py 3
+Check your work: python3 chapters/00_process/exercises/check.py 3
 """
 
 from minidocker.process import Isolator

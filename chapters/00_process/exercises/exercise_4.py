@@ -1,6 +1,6 @@
 """Exercise 4: an isolator that owns something on the host, and gives it back.
 
-Check your work: python chapters/00_process/exercises/check.py 4
+Check your work: python3 chapters/00_process/exercises/check.py 4
 """
 
 from minidocker.process import Isolator

@@ -1,7 +1,7 @@
 """Exercise 5 (destructive): a fork bomb in a glass case.
 
 Save your work first. Done wrong, this stops the machine; the check runs your isolator with a harmless command before.
-Check your work: python chapters/00_process/exercises/check.py 5
+Check your work: python3 chapters/00_process/exercises/check.py 5
 """
 
 from minidocker.process import Isolator

@@ -1,4 +1,4 @@
-"""Check an exercise of chapter 1: python chapters/01_chroot/exercises/check.py NUMBER [FILE]."""
+"""Check an exercise of chapter 1: python3 chapters/01_chroot/exercises/check.py NUMBER [FILE]."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Check an exercise of chapter 2: python chapters/02_namespaces/exercises/check.py NUMBER [FILE]."""
+"""Check an exercise of chapter 2: python3 chapters/02_namespaces/exercises/check.py NUMBER [FILE]."""
 
 import os
 import sys
