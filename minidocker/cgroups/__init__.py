@@ -37,6 +37,8 @@ class Cgroup(Isolator):
     Needs root. A limit that this machine cannot set is a `ContainerError`. One object fences one container at a time.
     """
 
+    hierarchies = staticmethod(hierarchies)  # in which its groups are made
+
     def __init__(self, **limits: Any) -> None:
         self.limits = Limits(**limits)
         self.groups: dict[str, Group] = {}  # controller -> the group that has it, while the container exists
@@ -54,7 +56,7 @@ class Cgroup(Isolator):
         except (ContainerError, OSError):
             pass  # `minidocker prune` says why
         try:
-            for hierarchy in hierarchies():
+            for hierarchy in self.hierarchies():
                 if names := hierarchy.controllers & {*USED} - {*self.groups}:
                     self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
             if not self.groups:

@@ -138,5 +138,4 @@ def rate(port: int, seconds: float, clients: int = 2) -> float:
         return done
 
     with ThreadPoolExecutor(clients) as threads:
-        done = sum(threads.map(ask, range(clients)))
-    return done / (time.monotonic() - begin)
+        return sum(threads.map(ask, range(clients))) / (time.monotonic() - begin)

@@ -8,7 +8,7 @@ what the isolator between them took.
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 from minidocker.process import Isolator, run
@@ -43,7 +43,7 @@ class Lap(Isolator):
         self.note()
 
 
-def laps(argv: Sequence[str], isolators: Mapping[str, Isolator]) -> list[tuple[str, float]]:
+def laps(argv: Sequence[str], isolators: dict[str, Isolator]) -> list[tuple[str, float]]:
     """Run `argv` behind the isolators, and return what each step took: (label, seconds), in the order of time.
 
     Their sum is the time from the call of `run` to its result. Needs the rights that the isolators need.
@@ -60,20 +60,8 @@ def laps(argv: Sequence[str], isolators: Mapping[str, Isolator]) -> list[tuple[s
         notes = [begin, *map(int, os.pread(clock, 1 << 16, 0).split()), end]
     finally:
         os.close(clock)
-    steps = zip(_labels([*isolators]), notes[:-1], notes[1:], strict=True)
-    return [(label, (after - before) / 1e9) for label, before, after in steps]
-
-
-def _labels(names: list[str]) -> list[str]:
-    """What lies before, between and after the notes: four walks along the list, the last of them backwards."""
-    return [
-        "call",
-        *(f"{name}: prepare" for name in names),
-        "birth",
-        *(f"{name}: attach" for name in names),
-        "gate",
-        *(f"{name}: inside" for name in names),
-        "exec, run, end",
-        *(f"{name}: clean up" for name in reversed(names)),
-        "return",
-    ]
+    labels = ["call"]  # then four walks along the list, the last of them backwards
+    for moment, after in (("prepare", "birth"), ("attach", "gate"), ("inside", "exec, run, end")):
+        labels += [*(f"{name}: {moment}" for name in isolators), after]
+    labels += [*(f"{name}: clean up" for name in reversed(isolators)), "return"]
+    return [(label, (end - begin) / 1e9) for label, begin, end in zip(labels, notes[:-1], notes[1:], strict=True)]

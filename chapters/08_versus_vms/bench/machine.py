@@ -31,7 +31,6 @@ PLAIN = ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio
 ARGUMENTS = "quiet loglevel=0 TERM=dumb mitigations=off no_timer_check cryptomgr.notests random.trust_cpu=on"
 MEMORY = {"minimal": 128, "usual": 256}  # MiB; the smallest guest does not boot in 64
 PROBE = 5.0  # seconds that a processor without emulation gets: it needs one, and some never begin
-
 ENVIRONMENT = {"PATH": os.defpath, "TMPDIR": "/var/tmp"}  # there QEMU keeps what a guest writes and nobody wants
 
 
@@ -111,19 +110,18 @@ def boot(
 def slowdown(rounds: int = 20_000) -> float:
     """How many times longer a shell in the smallest guest takes for the same work than one here; 1 if not emulated."""
     work = f"echo a; i=0; while [ $i -lt {rounds} ]; do i=$((i+1)); done; echo b"
+
+    def between(process: Process) -> float:
+        lines = process.lines()
+        next(lines)
+        begin = time.perf_counter()
+        next(lines)
+        return time.perf_counter() - begin
+
     with start(["busybox", "sh", "-c", work]) as here:
-        own = _between(here)
-    with boot("minimal", work) as machine:
-        return _between(machine) / own
-
-
-def _between(process: Process) -> float:
-    """The seconds between its first line and its second."""
-    lines = process.lines()
-    next(lines)
-    begin = time.perf_counter()
-    next(lines)
-    return time.perf_counter() - begin
+        own = between(here)
+    with boot("minimal", work) as there:
+        return between(there) / own
 
 
 def link(target: str, disk: str) -> None:

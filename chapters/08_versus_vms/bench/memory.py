@@ -92,13 +92,9 @@ def open_files(number: int) -> None:
     launcher = sys.modules.get("minidocker.launcher")
     pids = [0, launcher._Caller.pid] if launcher and launcher._Caller.socket else [0]
     for pid in pids:
-        soft, hard = (
-            number if limit == resource.RLIM_INFINITY else max(limit, number)
-            for limit in resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        )
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)  # -1 is no limit
         try:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(soft, number), max(hard, number) if hard >= 0 else hard))
         except (OSError, ValueError) as error:
-            raise ContainerError(
-                f"{number} open files: {error}; a hard limit is raised with CAP_SYS_RESOURCE, up to fs.nr_open"
-            ) from None
+            remedy = "a hard limit is raised with CAP_SYS_RESOURCE, up to fs.nr_open"
+            raise ContainerError(f"{number} open files: {error}; {remedy}") from None

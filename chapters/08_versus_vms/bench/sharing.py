@@ -10,12 +10,10 @@ a fence around both fences: groups nest, and a tenth of a CPU is there for it ev
 import os
 import sys
 import time
-from typing import Any, Self
+from typing import Any
 
-from minidocker.cgroups import Cgroup, Hierarchy, Limits, Statistics
-from minidocker.cgroups.hierarchy import Group, write
+from minidocker.cgroups import Cgroup, Hierarchy
 from minidocker.process import Isolator, start
-from minidocker.syscalls import call
 
 HOST = 0.1  # CPUs
 TENANTS: dict[str, dict[str, Any]] = {"halves": {"cpus": HOST / 2}, "shares": {"cpu_weight": 100}}
@@ -38,39 +36,16 @@ print(done)
 """
 
 
-class Tenant(Isolator):
-    """A group below the group of a running `host`, with limits of its own for the CPU, within those of the host."""
+class Tenant(Cgroup):
+    """A fence within the fence of a running `host`: its groups are made below the host's like any others."""
 
     def __init__(self, host: Cgroup, **limits: Any) -> None:
-        self.above, self.limits = host.groups["cpu"], Limits(**limits)
-        self.held_back: int | None = None  # in how many periods its own quota stopped it, once it has ended
+        super().__init__(**limits)
+        self.above = host.groups["cpu"]
 
-    def __enter__(self) -> Self:
-        """Make the group: below another one it is made like any. Host side, root."""
-        self.group = Group(Hierarchy(self.above.version, self.above.path, {"cpu"}), self.container)
-        try:
-            for file, text in self.limits.settings({"cpu": self.group}):
-                write(file, text)
-        except BaseException:
-            self.group.remove()
-            raise
-        if self.group.version == 2:
-            self.cgroup = self.group.lock
-        else:
-            self.descriptors = (os.open(f"{self.group.path}/tasks", os.O_WRONLY | os.O_CLOEXEC),)
-        return self
-
-    def inside(self) -> None:
-        """Join it, as in chapter 3; in a group of version 2 the process is born."""
-        for descriptor in self.descriptors:
-            call("write", descriptor, b"0", 1, path="tasks")
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.cgroup, self.descriptors = None, ()
-        self.held_back = Statistics({"cpu": self.group}).throttled_periods
-        self.group.remove()
+    def hierarchies(self) -> list[Hierarchy]:
+        """Where its groups are made: for the CPU only."""
+        return [Hierarchy(self.above.version, self.above.path, {"cpu"})]
 
 
 class Pinned(Isolator):
@@ -111,4 +86,5 @@ def together(kind: str, seconds: float = 1.6, apart: bool = True) -> list[tuple[
             os.close(descriptor)
     assert not any(result.exit_code for result in done), done
     work = [int(result.stdout.split()[-1]) for result in done]
-    return [(rounds, tenant.held_back or 0) for rounds, tenant in zip(work, tenants, strict=True)]
+    held = [tenant.statistics().throttled_periods or 0 for tenant in tenants]
+    return list(zip(work, held, strict=True))

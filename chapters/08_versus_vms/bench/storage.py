@@ -16,6 +16,9 @@ from typing import Self
 
 from bench.machine import boot, directory, link
 from minidocker import files, state
+from minidocker.images.archive import export, import_
+from minidocker.images.image import find
+from minidocker.images.store import Store
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run
@@ -109,9 +112,6 @@ def in_root(root: str) -> Server:
 
 def in_image(name: str) -> Server:
     """The server of an image of the store: what it runs, and the first port that it exposes."""
-    from minidocker.images.image import find
-    from minidocker.images.store import Store
-
     image = find(Store(), name)
     settings = image.config["config"]
     port = next(iter(settings["ExposedPorts"])).partition("/")[0]
@@ -123,10 +123,6 @@ def squashed(place: str, *names: str) -> tuple[int, int]:
 
     The second is the work of hardlink(1), for files from 64 KiB. `place` is on the disk that is measured. Needs root.
     """
-    from minidocker.images.archive import export, import_
-    from minidocker.images.image import find
-    from minidocker.images.store import Store
-
     store, layers = Store(os.path.join(place, "squashed")), []
     for name in names:
         with tempfile.TemporaryFile(dir=place) as file:
