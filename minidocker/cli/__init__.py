@@ -19,7 +19,6 @@ from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NoReturn
 
 MODULES = {  # module of this package -> its verbs, each a function; spaces are underscores there
@@ -125,7 +124,7 @@ def _help(words: list[str]) -> int:
     return 0
 
 
-def end_in_order(numbers: Sequence[int]) -> None:
+def end_in_order(*numbers: int) -> None:
     """From now on these signals end us as an error does: what holds something lets go of it, once and undisturbed."""
 
     def ended(number: int, _: object) -> None:

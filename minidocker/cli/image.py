@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from collections.abc import Sequence
 
 from minidocker.cli.options import Options
 from minidocker.cli.show import each, human, table
@@ -10,10 +12,6 @@ from minidocker.images import garbage, image
 from minidocker.images.image import Image, find
 from minidocker.images.reference import parse as parse_reference
 from minidocker.images.store import Store
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 HOUR, DAY = 3600, 86400
 UNITS = {"year": 365 * DAY, "month": 30 * DAY, "week": 7 * DAY, "day": DAY, "hour": HOUR, "minute": 60, "second": 1}
@@ -40,16 +38,12 @@ def images(options: Options, *words: str) -> None:
 
 def _named(store: Store, words: Sequence[str]) -> list[tuple[str, str, Image]]:
     """(repository, tag, image), the youngest first; an image without a name has <none> for both."""
-    names: dict[str, list[str]] = {}
-    for full, entry in store.tags().items():
-        names.setdefault(entry["digest"], []).append(full)
-    found = []
+    found, tags = [], store.tags().items()
     for one in image.images(store):
-        for full in names.get(one.descriptor["digest"], [""]):
-            reference = parse_reference(full) if full else None
-            found.append((reference.name if reference else "<none>", reference.tag if reference else "<none>", one))
-    wanted = parse_reference(words[0]) if words else None
-    if wanted:
+        names = [parse_reference(full) for full, entry in tags if entry["digest"] == one.descriptor["digest"]]
+        found += [(name.name, name.tag, one) for name in names] or [("<none>", "<none>", one)]
+    if words:
+        wanted = parse_reference(words[0])
         found = [row for row in found if row[0] == wanted.name and (":" not in words[0] or row[1] == wanted.tag)]
     return sorted(found, key=lambda row: row[2].config.get("created") or "", reverse=True)
 
@@ -65,8 +59,7 @@ def history(options: Options, name: str) -> None:
     for step in found.config.get("history") or []:
         size = 0 if step.get("empty_layer") else next(sizes, 0)
         command = " ".join((step.get("created_by") or "").split())
-        if len(command) > 45 and not options.no_trunc:
-            command = f"{command[:44]}…"
+        command = command if len(command) < 46 or options.no_trunc else f"{command[:44]}…"
         rows.append(["<missing>", age(step.get("created")), command, human(size), step.get("comment") or ""])
     rows = rows[::-1]
     if rows:
@@ -77,8 +70,7 @@ def history(options: Options, name: str) -> None:
 def inspect(_: Options, *words: str) -> None:
     """inspect IMAGE...: print all that is known of images, as JSON"""
     store = Store()
-    found = [find(store, word) for word in words]
-    print(json.dumps([_description(store, one) for one in found], indent=4))
+    print(json.dumps([_description(store, find(store, word)) for word in words], indent=4))
 
 
 def _description(store: Store, found: Image) -> dict[str, object]:
@@ -130,8 +122,6 @@ def image_prune(options: Options) -> None:
 
 def age(created: str | None) -> str:
     """How long ago a time of RFC 3339 is. Images that are made reproducibly have none."""
-    import datetime
-
     try:
         then = datetime.datetime.fromisoformat(created or "")
         seconds = (datetime.datetime.now(datetime.UTC) - then).total_seconds()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
+from typing import Any
 
 from minidocker import network
 from minidocker.cli.options import Options
 from minidocker.cli.show import each, pruned, table
 from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
 
 COLUMNS = {  # noun -> title -> key of what inspect says of one
     "volume": {"DRIVER": "Driver", "VOLUME NAME": "Name"},
@@ -63,12 +60,11 @@ def _ls(noun: str, options: Options) -> None:
 
     -q, --quiet  only their names
     """
-    names, inspect, _ = VERBS[noun]
+    names, keys = VERBS[noun][0](), COLUMNS[noun].values()
     if options.quiet:
-        print(*names(), sep="\n", end="\n" if names() else "")
-        return
-    found = [inspect(name) for name in names()]
-    table([[*COLUMNS[noun]], *([str(one[key]) for key in COLUMNS[noun].values()] for one in found)])
+        print(*names, sep="\n", end="\n" if names else "")
+    else:
+        table([[*COLUMNS[noun]], *([str(VERBS[noun][1](name)[key]) for key in keys] for name in names)])
 
 
 def _inspect(noun: str, _: Options, *names: str) -> None:
@@ -81,9 +77,8 @@ def _rm(noun: str, options: Options, *names: str) -> int:
 
     -f, --force  one that is not there is no error
     """
-    _, _, remove = VERBS[noun]
     there = VERBS[noun][0]() if options.force else names
-    return each([name for name in names if name in there], remove)
+    return each([name for name in names if name in there], VERBS[noun][2])
 
 
 VERBS: dict[str, tuple[Callable[[], list[str]], Callable[[str], Any], Callable[[str], None]]] = {

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from minidocker.cli.options import Options
     from minidocker.process import Process
 
-NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."  # what a host may be called
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -58,8 +57,9 @@ def run(options: Options, name: str, *command: str) -> int:
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
-    if len(options.hostname) > 64 or {*options.hostname} - {*NAME}:
-        raise ContainerError(f"-h {options.hostname}: at most 64 letters, digits, - and . are expected")
+    host = options.hostname
+    if len(host) > 64 or not host.isascii() or not f"0{host}".translate({45: 48, 46: 48, 95: 48}).isalnum():
+        raise ContainerError(f"-h {host}: at most 64 letters, digits, - and . are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     image = _image(name, options.pull)
@@ -69,10 +69,10 @@ def run(options: Options, name: str, *command: str) -> int:
         command,
         entrypoint=[*filter(None, [options.entrypoint])] if "entrypoint" in options.given else None,
         env=_environment(options.env),
-        defaults={"HOSTNAME": options.hostname or called} | ({"TERM": "xterm"} if options.tty else {}),
+        defaults={"HOSTNAME": host or called} | ({"TERM": "xterm"} if options.tty else {}),
         cwd=options.workdir,
         user=options.user,
-        hostname=options.hostname,
+        hostname=host,
         network=(lambda root: _network(options, root)) if _networked(options) else "none",
         limits=_limits(options),
         init=options.init,
@@ -181,7 +181,7 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
     else:
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
-    end_in_order(FORWARDED)  # a volume's server, or a lock, may keep us waiting
+    end_in_order(*FORWARDED)  # a volume's server, or a lock, may keep us waiting
     with start(argv, *isolators, name=name, **settings) as process:
         _warn(isolators)
         for wanted in FORWARDED:

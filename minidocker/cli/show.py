@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 from minidocker.cli import complain
 from minidocker.files import NotRemoved
 from minidocker.outcome import ContainerError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
@@ -20,11 +18,8 @@ def table(rows: Sequence[Sequence[str]]) -> None:
 
 def human(size: float) -> str:
     """Bytes in three digits and a decimal unit, as Docker prints them."""
-    units = iter(("B", "kB", "MB", "GB", "TB"))
-    unit = next(units)
-    while size >= 1000 and unit != "TB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.3g}{unit}"
+    power = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
+    return f"{size / 1000**power:.3g}{('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def each(words: Iterable[str], remove: Callable[[str], object]) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sized
+from typing import NoReturn
 
 from minidocker.cli.options import Options
 from minidocker.cli.show import human, pruned, table
 from minidocker.outcome import ContainerError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 
 def prune(_: Options) -> None:
@@ -57,12 +55,14 @@ def system_df(_: Options) -> None:
     everything = [f"{top}/{name}" for top in where for name in os.listdir(top)]
     layers = [path for path in everything if path.startswith(store.unpacked)]
     blobs = [path for path in everything if not path.startswith(store.unpacked)]
-    rows = [["TYPE", "TOTAL", "SIZE"]]
-    rows.append(["Images", str(len(found)), human(usage(path for path in blobs if path not in cached))])
-    rows.append(["Layers", str(len(layers)), human(usage(path for path in layers if path not in cached))])
-    rows.append(["Containers", str(len(names)), human(usage(os.path.join(containers, name) for name in names))])
-    rows.append(["Build cache", str(len(steps)), human(usage(path for path in cached if os.path.exists(path)))])
-    table(rows)
+    kinds: dict[str, tuple[Sized, Iterable[str]]] = {
+        "Images": (found, [path for path in blobs if path not in cached]),
+        "Layers": (layers, [path for path in layers if path not in cached]),
+        "Containers": (names, [f"{containers}/{name}" for name in names]),
+        "Build cache": (steps, filter(os.path.exists, cached)),
+    }
+    rows = [[kind, str(len(what)), human(usage(paths))] for kind, (what, paths) in kinds.items()]
+    table([["TYPE", "TOTAL", "SIZE"], *rows])
 
 
 def doctor(_: Options) -> int:

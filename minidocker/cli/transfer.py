@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from minidocker.cli import end_in_order
+from minidocker.cli.options import Options
 from minidocker.images import archive
+from minidocker.images.build.patterns import Ignore
 from minidocker.images.image import find
 from minidocker.images.reference import parse as parse_name
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
-
-    from minidocker.cli.options import Options
-    from minidocker.images.build.patterns import Ignore
 
 
 def build(options: Options, directory: str) -> None:
@@ -41,7 +37,7 @@ def build(options: Options, directory: str) -> None:
     if not os.path.isdir(directory):
         raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
     text, ignore = _files(directory, options.file)
-    end_in_order((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     image = make(
         Store(),
         read(text),
@@ -64,8 +60,6 @@ def build(options: Options, directory: str) -> None:
 
 def _files(directory: str, name: str) -> tuple[str, Ignore]:
     """The text of the Dockerfile, and the rules of FILE.dockerignore, or else of DIRECTORY/.dockerignore."""
-    from minidocker.images.build.patterns import Ignore
-
     path = name or os.path.join(directory, "Dockerfile")
     rules = [one for one in (f"{path}.dockerignore", f"{directory}/.dockerignore") if os.path.isfile(one)]
     try:

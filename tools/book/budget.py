@@ -36,7 +36,7 @@ print(*files, sep="\\n")
 def about(path):
     """The chapter of a module (None: the command's), and what it is about in a line."""
     first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
-    chapter = re.match(r"Chapter (\d+): ", first)
+    chapter = re.match(r"Chapter (\d+)[:,] ", first)
     text = textwrap.shorten(first[chapter.end() :] if chapter else first, 78, placeholder=" …")
     return (int(chapter[1]) if chapter else None), text.rstrip(".")
 
@@ -58,7 +58,7 @@ def corridor():
     command = [sys.executable, "-I", "-S", "-c", LOADED, REPO, sysconfig.get_paths()["purelib"]]
     for _ in range(2):  # the first one may have to find the image's layers, and writes them down
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return [REPO / name for name in done.stdout.split()] if done.returncode == 0 else None
+    return [REPO / name for name in done.stdout.split() if REPO / name != ORDER] if done.returncode == 0 else None
 
 
 def counted():
