@@ -119,9 +119,6 @@ def prune(*parents: str, remove: Remove = remove) -> list[str]:
     return removed
 
 
-remove_tree = remove  # the name that other chapters still use
-
-
 def _directories(parent: str) -> list[str]:
     try:
         return sorted(entry.path for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False))

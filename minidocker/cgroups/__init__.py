@@ -4,8 +4,8 @@
     result = run(["sh"], Namespaces("pid mount"), fence, Namespaces("cgroup"), PivotRoot(root))
     fence.oom_killed, fence.statistics()
 
-Namespaces decide what a process sees; this decides what it gets. The group is joined by the process itself before its
-command runs, so that everything the command ever starts is in it. `prune` removes what killed owners left behind.
+Namespaces decide what a process sees; this decides what it gets. The process is in the group before its command runs,
+and so is everything that the command ever starts. `prune` removes what killed owners left behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from minidocker.cgroups import v1
-from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, write
+from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, sweep, write
 from minidocker.cgroups.limits import Limits, Statistics
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
@@ -45,17 +45,11 @@ class Cgroup(Isolator):
         self._last: Statistics | None = None
 
     def __enter__(self) -> Isolator:
-        """Make a group in each hierarchy that has a controller which we use, and set the limits.
-
-        Before, what still runs in the groups of dead owners is ended: it would write where the new one does.
-        """
+        """End what runs in the groups of dead owners; make a group in each hierarchy that we use; set the limits."""
         if self.groups:
             raise ContainerError("Cgroup: it fences a container already: make one for each")
         try:
-            prune(hierarchies()[:1])
-        except (ContainerError, OSError):
-            pass  # `minidocker prune` says why
-        try:
+            sweep()
             for hierarchy in self.hierarchies():
                 if names := hierarchy.controllers & {*USED} - {*self.groups}:
                     self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
@@ -102,17 +96,14 @@ class Cgroup(Isolator):
 
     def processes(self) -> list[int]:
         """The numbers of its processes, as the caller sees them."""
-        return [int(pid) for pid in read(f"{self._first()}/cgroup.procs").split()] if self.groups else []
+        return [int(pid) for group in self._all()[:1] for pid in read(f"{group.path}/cgroup.procs").split()]
 
     def kill(self) -> None:
         """SIGKILL to all of its processes at once, however fast they fork."""
         kill(self._first())
 
     def freeze(self, frozen: bool = True) -> None:
-        """Stop all of its processes where they are, and return when they have: `docker pause`. They cannot notice it.
-
-        With version 1 alone not even SIGKILL ends what is frozen: `kill` thaws, `Process.kill` waits for a `thaw`.
-        """
+        """Stop all of its processes where they are, and return when they have: `docker pause`. They notice nothing."""
         if not freeze(self._first(), frozen):
             raise ContainerError(f"Cgroup: {self._first()}: a process of it has not stopped: it waits for a device")
 
@@ -125,6 +116,6 @@ class Cgroup(Isolator):
         return [*dict.fromkeys(self.groups.values())]
 
     def _first(self) -> str:
-        for group in self._all():
-            return group.path
-        raise ContainerError("Cgroup: no container runs behind it")
+        if not self.groups:
+            raise ContainerError("Cgroup: no container runs behind it")
+        return self._all()[0].path

@@ -31,10 +31,7 @@ class Hierarchy:
         self.parent = f"{path}/{PARENT}"
 
     def make(self, path: str, _: int) -> None:
-        """mkdir(2) of a container's group. In version 2 its parents must let it use the controllers before.
-
-        A group that has such children may hold no process.
-        """
+        """mkdir(2) of a container's group. In version 2 its parents, which may hold no process, pass controllers on."""
         wanted = self.controllers & {"cpu", "memory", "pids", "io"} if self.version == 2 else set()
         for group in (self.path, self.parent) if wanted else ():
             file = f"{group}/cgroup.subtree_control"
@@ -137,12 +134,12 @@ def remove(path: str) -> None:
         time.sleep(0.002)
 
 
-def prune(which: list[Hierarchy] | None = None) -> list[str]:
+def prune() -> list[str]:
     """Remove the groups that dead owners left, with all processes in them; return their paths. As root.
 
     Groups of living owners stay, and so does every group that is not below ours.
     """
-    parents = [hierarchy.parent for hierarchy in which or hierarchies()]
+    parents = [hierarchy.parent for hierarchy in hierarchies()]
     try:
         return state.prune(*parents, remove=remove) if parents else []
     finally:
@@ -151,3 +148,12 @@ def prune(which: list[Hierarchy] | None = None) -> list[str]:
                 os.rmdir(parent)
             except OSError:
                 pass  # a living owner's group is in there, or nobody was here
+
+
+def sweep() -> None:
+    """The same where processes are frozen and killed, before each start; `prune` says what resisted."""
+    try:
+        for hierarchy in hierarchies()[:1]:
+            state.prune(hierarchy.parent, remove=remove)
+    except (ContainerError, OSError):
+        pass

@@ -651,6 +651,22 @@ def test_prune_goes_on_past_a_stubborn_directory(tmp_path, stubborn):
     assert state.prune() == [state.directory("b")]
 
 
+def test_what_cannot_be_removed_does_not_change_the_exit_code(lower, stubborn, capsys):
+    """It is said, and left for prune."""
+    union = Union([lower])
+    with start(["sh", "-c", "read x; exit 7"], union, stdin=(pipe := os.pipe())[0]) as process:
+        file = f"{union.upper}/kept"
+        open(file, "w").close()
+        stubborn(file)
+        os.write(pipe[1], b"go\n")
+        assert process.wait().exit_code == 7
+    assert f"minidocker: not removed: {file}: Operation not permitted" in capsys.readouterr().err
+    subprocess.run(["chattr", "-i", file], check=True)
+    assert state.prune() == [union.own]
+    for end in pipe:
+        os.close(end)
+
+
 def test_nothing_is_removed_through_a_mount(tmp_path):
     """Neither of another file system, nor of the same one: what is mounted in a tree belongs to somebody else."""
     for name in ("top/other", "top/same", "precious"):
