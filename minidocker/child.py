@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 
 class Order:
-    """What the new process is to do: the command, its surroundings, and the list of isolators to walk."""
+    """What the new process is to do: the command, its surroundings, the list of isolators to walk, and where it is."""
+
+    at: Isolator | None = None
 
     def __init__(
         self, command: Command, env: dict[str, str], cwd: str | None, walls: Walls, terminal: bool | bytes
@@ -113,43 +115,45 @@ def _fork(birth: Birth, read_order: Callable[[], Order]) -> int:
 
 
 def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoReturn:
-    """The whole life of the new process on our side of exec; `parent` is a pidfd of the one that it is to die with.
-
-    A parent that died before the wish was made sends no signal. Its number would not tell (getppid(2) is 0 for one in
-    another PID namespace); its pidfd does, which is readable at its end.
-    """
+    """The whole life of the new process on our side of exec; `parent` is a pidfd of the one that it is to die with."""
     channel = birth.channel
-    isolator: Isolator | None = None
+    order: Order | None = None
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is under watch
         if polled([parent], 0):
-            os._exit(ENGINE_FAILED)
+            os._exit(ENGINE_FAILED)  # a parent that was dead before the wish sends no signal
         order = read_order()
         channel = _arrange(birth)
         _forget_the_parent()
         if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
         _seal_imports()
-        terminal = _open_terminal(order) if order.terminal and not any(wall.devices for wall in order.isolators) else ()
-        for isolator in order.isolators:
-            isolator.inside()
-            if order.terminal and isolator.devices:
-                terminal = _open_terminal(order)
-                _show_console()
-        isolator = None
-        if order.cwd is not None:
-            syscalls.call("chdir", order.cwd, path=order.cwd)
+        terminal = _walk(order)
         send(channel, True, *terminal)  # it fails if nobody holds the other end any more
         for descriptor in terminal:
             os.close(descriptor)
-        if callable(order.command):
-            _call(order.command)
-        else:
-            _execute(order.command, order.env)
+        (_call if callable(order.command) else _execute)(order)
     except BaseException as failure:
-        send(channel, _described(isolator, failure))
+        send(channel, _described(order.at if order else None, failure))
     finally:
         os._exit(NOT_FOUND)
+
+
+def _walk(order: Order) -> tuple[int, ...]:
+    """`inside` of each isolator. A terminal is opened as soon as there is a place for it; our end of it is returned."""
+    terminal: tuple[int, ...] = ()
+    if order.terminal and not any(isolator.devices for isolator in order.isolators):
+        terminal = _open_terminal(order)
+    for isolator in order.isolators:
+        order.at = isolator
+        isolator.inside()
+        if order.terminal and isolator.devices:
+            terminal = _open_terminal(order)
+            _show_console()
+    order.at = None
+    if order.cwd is not None:
+        syscalls.call("chdir", order.cwd, path=order.cwd)
+    return terminal
 
 
 def _arrange(birth: Birth) -> int:
@@ -214,24 +218,24 @@ def _seal_imports() -> None:
     sys.path_hooks.clear()
 
 
-def _call(function: Callable[[], object]) -> NoReturn:
+def _call(order: Order) -> NoReturn:
     """Our own code as the command. What it prints goes to the streams of the container, and not to the parent's."""
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
-    function()
+    order.command()  # type: ignore[operator]
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+def _execute(order: Order) -> NoReturn:
     """execve(2) the first match of argv[0] in PATH, as a shell would; what `env` holds is the whole environment."""
-    program = argv[0]
-    failure = syscalls.error("execve", errno.ENOENT, program)
-    for directory in [""] if "/" in program else env.get("PATH", DEFAULT_PATH).split(":"):
+    argv: list[str] = order.command  # type: ignore[assignment]
+    program, failure = argv[0], syscalls.error("execve", errno.ENOENT, argv[0])
+    for directory in [""] if "/" in program else order.env.get("PATH", DEFAULT_PATH).split(":"):
         candidate = os.path.join(directory, program)
         try:
-            os.execve(candidate, argv, env)
+            os.execve(candidate, argv, order.env)
         except OSError as refused:
             if refused.errno == errno.ENOENT and os.path.exists(candidate):
                 failure = syscalls.error("execve", errno.ELIBBAD, candidate)  # it is there; its interpreter is not

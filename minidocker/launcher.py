@@ -1,9 +1,8 @@
 """Chapter 0: the launcher, a small process with one thread that forks in place of a large one with many.
 
 A Jupyter kernel must not fork: a fork copies one thread and the locks that the others held, and costs 5 ms for each
-100 MB. So the first `run` in such a process starts a launcher, which waits for orders at a socket. With each order
-come copies of the descriptors (SCM_RIGHTS, unix(7)), and an answering socket of its own; so any number of threads may
-ask at once without a lock.
+100 MB. So the first `run` in such a process starts a launcher. With each order come copies of the descriptors
+(SCM_RIGHTS, unix(7)), and a socket of its own for the answers; so any number of threads may ask at once.
 
     caller                                launcher                           new process
     order, descriptors  ── socket ──►     spawn                   ──►        arrange, wait at the gate
@@ -11,8 +10,7 @@ ask at once without a lock.
     attach, open the gate  ─────────────────── the process's channel ──►     inside(), exec
     wait status         ◄── answers ──    reap                    ◄──        end
 
-The launcher dies with its caller, and the containers with the launcher. It imports little, so that it starts fast and
-each of its forks is cheap.
+The launcher dies with its caller, and the containers with the launcher. It imports little: each fork copies it.
 """
 
 from __future__ import annotations
@@ -44,9 +42,11 @@ class Launched:
 
     def __init__(self, birth: child.Birth, order: child.Order) -> None:
         """Ask the launcher; again, if it was dying when it was asked: what it may have made dies with it."""
+        text = _pickled(order)
         used = {type(isolator).__module__ for isolator in order.isolators}
         modules = [name for name in used if name.partition(".")[0] == "minidocker"]
-        payload, here = in_memory(_pickled(order)), os.open("/proc/self/cwd", os.O_PATH)
+        modules += ["cloudpickle"] if b"cloudpickle" in text else []
+        payload, here = in_memory(text), os.open("/proc/self/cwd", os.O_PATH)
         try:
             for _ in range(3):
                 if self._ask(birth, payload, here, modules):
@@ -174,7 +174,11 @@ def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
         return False
     asked, numbers, sys.path[:], modules = order
     payload, here, answers, *rest = received
-    _import(modules)
+    for name in modules:  # once for all: what the new process imports, only it would have
+        try:
+            __import__(name)
+        except ImportError:
+            pass  # the new process will meet the same error, and can report it
     try:
         birth = _birth(asked, dict(zip(numbers, rest, strict=True)) | {-1: -1})
         pid, pidfd = child.spawn(birth, lambda: _order(payload, here))
@@ -186,15 +190,6 @@ def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
     for descriptor in (payload, here, *rest):
         os.close(descriptor)
     return True
-
-
-def _import(modules: list[str]) -> None:
-    """Our modules, here and once for all; to the new process everything is new, and costs a copy of a page."""
-    for name in modules:
-        try:
-            __import__(name)
-        except ImportError:
-            pass  # the new process will meet the same error, and can report it
 
 
 def _answer(answers: int, answer: object, *descriptors: int) -> None:

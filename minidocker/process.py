@@ -196,22 +196,25 @@ class Process:
                 os.close(end)
         self.pid, self.pidfd = self._parent.pid, self._parent.pidfd
         self._open |= {self._parent.pidfd, self._parent.ended}
-        self._hear(self._attach())
+        self._attach()
 
-    def _attach(self) -> Exception | None:
-        """The second moment, then open the gate. Returns what went wrong: a report of a dead process says more."""
+    def _attach(self) -> None:
+        """The second moment, then open the gate."""
+        refused: Exception | None = None
         try:
             for isolator in self._entered:
                 on_the_host(isolator, "attach", self.pid)
             send(self.channel, True)
         except ConnectionError:
             pass  # it has ended already
-        except Exception as refused:
+        except Exception as failed:
+            refused = failed
             self.kill()
-            return refused
-        return None
+        self._hear()  # a report of a dead process says more
+        if refused is not None:
+            raise refused
 
-    def _hear(self, refused: Exception | None) -> None:
+    def _hear(self) -> None:
         """Wait until the command begins. First comes a message that it is going to, then the end of the channel.
 
         (Of a function the end comes when that ends.) A message about a failure may come in place of both.
@@ -226,8 +229,6 @@ class Process:
             told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:
             raise failure(*told)
-        if refused is not None:
-            raise refused
 
     def _streams(self, ends: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
         """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it can be opened."""
@@ -303,10 +304,8 @@ class Process:
 
 
 def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:
-    """A process with one thread is the parent itself. One with several must not fork: the launcher does it instead.
-
-    And one that ignores SIGCHLD, or collects all children itself, would not get the status: the launcher does.
-    """
+    """Who has one thread is the parent. Who has several must not fork; who ignores SIGCHLD, or collects all children
+    itself, would not get the status: the launcher does it instead."""
     try:
         if len(os.listdir("/proc/self/task")) == 1 and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
             return child.Forked(birth, order)

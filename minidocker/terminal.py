@@ -43,8 +43,11 @@ def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:
     finally:
         os.close(output)
         signal.signal(signal.SIGWINCH, resize)
-        if before is not None:
-            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        try:
+            if before is not None:
+                termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        except termios.error:
+            pass  # it is gone: somebody closed the window
     return process.wait()
 
 
@@ -68,7 +71,10 @@ def _copy(process: Process, keyboard: int, screen: int) -> None:
         for source, target in targets.items():
             place, event = (target, select.POLLOUT) if kept[target] else (source, select.POLLIN)
             events[place] = events.get(place, 0) | event
-        ready = _polled(events, None if ends or kept[screen] else 0)
+        poll = select.poll()
+        for descriptor in events.keys() - {-1}:
+            poll.register(descriptor, events[descriptor])
+        ready = dict(poll.poll(None if ends or kept[screen] else 0))
         if process.pidfd in ready:
             targets, ends = {process.terminal: screen}, []
         for source, target in [*targets.items()]:
@@ -82,14 +88,6 @@ def _copy(process: Process, keyboard: int, screen: int) -> None:
                     return
         if not ready:
             return
-
-
-def _polled(events: dict[int, int], timeout: int | None) -> dict[int, int]:
-    """poll(2): what has happened of these events; an end is reported in any case."""
-    poll = select.poll()
-    for descriptor in events.keys() - {-1}:
-        poll.register(descriptor, events[descriptor])
-    return dict(poll.poll(timeout))
 
 
 def _rest(target: int, data: bytes, final: bool) -> bytes:

@@ -64,7 +64,7 @@ def size(value: Size) -> int:
     whole, dot, part = (text[:-1].rstrip() if unit > 1 else text).partition(".")
     spelled = text.isascii() and whole.isdecimal() and len(text) < 20 and (part.isdecimal() or not dot)
     found = int(whole) * unit + int(float(f"0.{part}0") * unit) if spelled else 0
-    _check(repr(value)[:40], 0 < found < 1 << 63, "is no size: write bytes, or a number with k, m or g, such as 64m")
+    _check(repr(value)[:40], 0 < found < 1 << 63, "no size: write bytes, or a number with k, m or g, such as 64m")
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from minidocker.cli.options import Options
 from minidocker.cli.show import each, human, table
-from minidocker.images import garbage, image
+from minidocker.images import image
 from minidocker.images.image import Image, find
 from minidocker.images.reference import parse as parse_reference
 from minidocker.images.store import Store
@@ -113,11 +113,7 @@ def image_prune(options: Options) -> None:
     -f, --force  do not ask (it never does)
     """
     store = Store()
-    named = set() if options.all else {entry["digest"] for entry in store.tags().values()}
-    for entry in store.entries():
-        if entry["digest"] not in named:
-            store.forget(entry["digest"])
-    print("Total reclaimed space:", human(garbage.collect(store)))
+    print("Total reclaimed space:", human(image.prune(store, options.all)))
 
 
 def age(created: str | None) -> str:

@@ -17,7 +17,7 @@ from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from minidocker.images.store import Store
 
@@ -28,17 +28,29 @@ def collect(store: Store, wait: bool = True) -> int:
         if not alone:
             return 0
         blobs, layers = _needed(store)
-        freed = 0
-        for name in os.listdir(f"{store.layout}/blobs/sha256"):
-            if f"sha256:{name}" not in blobs:
-                freed += files.remove(f"{store.layout}/blobs/sha256/{name}")
+        gone = [f"{store.layout}/blobs/sha256/{name}" for name in os.listdir(f"{store.layout}/blobs/sha256")]
+        gone = [path for path in gone if f"sha256:{os.path.basename(path)}" not in blobs]
         for name in os.listdir(f"{store.unpacked}/sha256"):
             if f"sha256:{name}" not in layers:
                 _put_away(store, f"{store.unpacked}/sha256/{name}")
-        litter = [store.tmp, f"{store.home}/ready"]  # who makes something in tmp holds `store.writing`: nobody does now
+        litter = [store.tmp, f"{store.home}/ready"]  # whoever makes something in tmp holds `store.writing`
         for directory in filter(os.path.isdir, litter):
-            freed += sum(files.remove(f"{directory}/{name}") for name in os.listdir(directory))
-        return freed
+            gone += [f"{directory}/{name}" for name in os.listdir(directory)]
+        return _removed(gone)
+
+
+def _removed(paths: Iterable[str]) -> int:
+    """How many bytes of the disk that freed. What resists does not keep the rest: `NotRemoved` at the end."""
+    freed, failures = 0, list[Exception]()
+    for path in paths:
+        try:
+            freed += files.remove(path)
+        except files.NotRemoved as left:
+            freed += left.freed
+            failures += left.failures
+    if failures:
+        raise files.NotRemoved(failures, freed=freed)
+    return freed
 
 
 @contextlib.contextmanager

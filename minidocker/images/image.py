@@ -131,7 +131,8 @@ def _named(store: Store, word: str, lenient: bool) -> Image | None:
 
 def images(store: Store) -> list[Image]:
     """All images of the index, each once. Those that only the build cache has, and what is none, are left out."""
-    once, found = {entry["digest"]: entry for entry in store.entries() if entry not in [*store.steps().values()]}, []
+    cached, found = store.steps().values(), []
+    once = {entry["digest"]: entry for entry in store.entries() if entry not in cached}
     for entry in once.values():
         with contextlib.suppress(ContainerError):
             found.append(Image(store, entry))
@@ -144,7 +145,15 @@ def remove(store: Store, word: str, force: bool = False) -> list[str]:
     Not while a container runs on it: with `force` it loses its names then, and stays. Layers that another image, or a
     running container, still uses stay, and so does what the build cache needs for the images that are left.
     """
-    image = find(store, word)
+    try:
+        image = find(store, word)
+    except NoSuchImage:
+        raise
+    except ContainerError:
+        if not store.untag(word):
+            raise
+        collect(store, wait=False)
+        return [f"Untagged: {parse(word).familiar}"]  # its documents are damaged, but it had a name
     names = image.names()
     if not image.name and len(names) > 1 and not force:
         raise ContainerError(f"{word}: it has {len(names)} names: remove each, or use --force")
@@ -153,14 +162,24 @@ def remove(store: Store, word: str, force: bool = False) -> list[str]:
     if last and used and not (force and image.name):
         remedy = "" if force else ": stop it first, or use --force with its name"
         raise ContainerError(f"{word}: a running container uses this image{remedy}")
-    if last and used:
-        store.tag("", image.descriptor)
-    lines = [f"Untagged: {parse(full).familiar}" for full in mine if store.untag(full)]
+    with store.writing():  # an image that stays has no name for a moment
+        lines = [f"Untagged: {parse(full).familiar}" for full in mine if store.untag(full)]
+        if last and used:
+            store.tag("", image.descriptor)
     if last and not used:
         store.forget(image.descriptor["digest"], *_steps_to(store, image))
         lines.append(f"Deleted: {image.id}")
         collect(store, wait=False)
     return lines
+
+
+def prune(store: Store, everything: bool = False) -> int:
+    """Remove the images without a name, or all, that no container runs on; return how many bytes that freed."""
+    named = set() if everything else {entry["digest"] for entry in store.tags().values()}
+    digests = {entry["digest"] for entry in store.entries() if entry not in store.steps().values()}
+    used = {image.descriptor["digest"] for image in images(store) if image.in_use()}
+    store.forget(*(digests - named - used))
+    return collect(store)
 
 
 def _steps_to(store: Store, image: Image) -> list[str]:

@@ -5,8 +5,7 @@
     Tmpfs("/run", root, size="64m")                       # docker run --tmpfs /run:size=64m
 
 They come before `PivotRoot(root)` in the list, since the source is a path of the host, and after `Union`, as the target
-is a path below the union's root. Each mounts in the container's own mount namespace; PivotRoot takes along what is
-mounted below its root. `root` is the directory of the list's PivotRoot: `union.root`, or the path itself.
+is a path below `root`, the same that PivotRoot gets. Each mounts in the container's own mount namespace.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from minidocker.volumes import store
 from minidocker.volumes.keeper import mounted
 from minidocker.volumes.mounts import NOT_THERE, attach, clone, landing, read_only
 
-__all__ = ["Bind", "Named", "Tmpfs", "Volume", "ordered"]
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    Root = str | os.PathLike[str]
+    Options = Mapping[str, str] | None
 
 
 class Volume(Isolator):
@@ -41,7 +41,7 @@ class Volume(Isolator):
 
     clone_flags = CLONE_NEWNS
 
-    def __init__(self, target: str, root: str | os.PathLike[str], readonly: bool = False) -> None:
+    def __init__(self, target: str, root: Root, readonly: bool = False) -> None:
         if not target.startswith("/"):
             raise ContainerError(f"{type(self).__name__}: {target!r}: the path in the container must begin with /")
         self.target, self.readonly = "/" + os.path.normpath(target).strip("/"), readonly
@@ -65,7 +65,7 @@ class Volume(Isolator):
 
     def tree(self) -> int:
         """The mount, attached nowhere yet."""
-        raise NotImplementedError
+        return -1
 
     def fill(self, place: int, tree: int) -> None:
         """Before the place is covered: what is there may be wanted in the volume."""
@@ -74,9 +74,7 @@ class Volume(Isolator):
 class Bind(Volume):
     """A file or directory of the host. It must exist, unless it may be made (`create`), as Docker's -v does it."""
 
-    def __init__(
-        self, source: str, target: str, root: str | os.PathLike[str], readonly: bool = False, create: bool = False
-    ) -> None:
+    def __init__(self, source: str, target: str, root: Root, readonly: bool = False, create: bool = False) -> None:
         super().__init__(target, root, readonly)
         self.source, self.create = os.path.abspath(source), create
 
@@ -99,18 +97,11 @@ class Named(Volume):
     """
 
     def __init__(
-        self,
-        name: str,
-        target: str,
-        root: str | os.PathLike[str],
-        readonly: bool = False,
-        nocopy: bool = False,
-        options: Mapping[str, str] | None = None,
+        self, name: str, target: str, root: Root, readonly: bool = False, nocopy: bool = False, options: Options = None
     ) -> None:
         super().__init__(target, root, readonly)
         self.name, self.nocopy, self.options = name, nocopy, dict(options or {})
         self.directory = store.directory(name) if name else ""
-        self._used, self._lock = "", -1
 
     def __enter__(self) -> Isolator:
         """Hold the volume as long as the container lives; if it comes from elsewhere, see that it is mounted."""
@@ -136,9 +127,8 @@ class Named(Volume):
         return tree
 
     def fill(self, place: int, tree: int) -> None:
-        """Docker's copy-up: an empty volume takes what the image has there, one container at a time.
-
-        The file `filling` says that somebody has begun. Found under the lock, it says that they died: begin again.
+        """Docker's copy-up: an empty volume takes what the image has there, one container at a time. The file `filling`
+        says that somebody has begun; found under the lock, that they died: begin again.
         """
         lock, mark = hold(f"{self.directory}/config", wait=True), f"{self.directory}/filling"
         image, data = (os.open(".", files.READ | os.O_DIRECTORY, dir_fd=here) for here in (place, tree))
@@ -168,15 +158,14 @@ class Named(Volume):
 
 
 class Tmpfs(Volume):
-    """An empty file system in memory, which ends with the container. `options` are those of tmpfs(5), `size` first.
-
-    As with Docker, no set-user-id programs, devices or programs at all, unless `flags` says otherwise.
+    """An empty file system in memory, which ends with the container; tmpfs(5) has more `options`. As with Docker, no
+    set-user-id programs, devices or programs at all, unless `flags` says otherwise.
     """
 
     def __init__(
         self,
         target: str,
-        root: str | os.PathLike[str],
+        root: Root,
         readonly: bool = False,
         size: int | str = 0,
         mode: int = 0o1777,
@@ -205,7 +194,6 @@ class Tmpfs(Volume):
 def ordered(volumes: Sequence[Volume]) -> list[Volume]:
     """Parents before what is mounted below them; two on the same path are an error."""
     targets = [volume.target for volume in volumes]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise ContainerError(f"{target}: two volumes are to be mounted on it: leave out one")
+    if double := [target for target in targets if targets.count(target) > 1]:
+        raise ContainerError(f"{double[0]}: two volumes are to be mounted on it: leave out one")
     return sorted(volumes, key=lambda volume: volume.target.count("/"))

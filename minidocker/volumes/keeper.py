@@ -5,11 +5,7 @@
 Such a file system is mounted once for all containers of this host that use the volume, as Docker does it, but not where
 the host sees it: a *keeper*, a process in mount and PID namespaces of its own, mounts it there, and waits for the
 exclusive lock on the volume's directory. The users hold shared ones, so the keeper gets it when the last user has gone,
-also if that was killed, or gave up while mount(8) waits for a server. Then it ends, and the kernel unmounts and ends
-what belonged to it. Nothing can be left.
-
-    containers          shared locks ──► volumes/pages ◄── waits for the exclusive lock          keeper
-    clone the mount     ◄───────────────────────────────────────────────── its mount namespace, sshfs, ssh
+also if that was killed, or gave up while mount(8) waits for a server. Then it ends, and all of its own with it.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@
     tree = clone("/srv/pages")                            # a mount that nobody sees yet
     read_only(tree); attach(tree, place)
 
-A path is looked up anew each time it is used, and what it leads to can change in between (CVE-2021-30465). So a path is
-used once, to open a descriptor, and the rest is done with that. All of it runs in the new process, with CAP_SYS_ADMIN
-in the user namespace that owns its mount namespace, before the root changes.
+What a path leads to can change between two uses (CVE-2021-30465). So a path is used once, to open a descriptor, and the
+rest is done with that: in the new process, with CAP_SYS_ADMIN over its mount namespace, before the root changes.
 """
 
 from __future__ import annotations
@@ -19,12 +18,9 @@ import stat
 
 from minidocker.syscalls import call, openat2, structure
 
-# <linux/openat2.h>, <linux/mount.h>, <fcntl.h>
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
-OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 1, 0x8000, 0x1000, -100
-MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
-MOUNT_ATTR_RDONLY = 1
-
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10  # <linux/openat2.h>
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 1, 0x8000, 0x1000, -100  # <linux/mount.h>, <fcntl.h>
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MOUNT_ATTR_RDONLY = 0x04, 0x40, 1
 TRIES = 10_000  # lookups that somebody disturbs; each takes microseconds
 NOT_THERE = "nothing can be mounted on the root, nor on or below /proc"
 
@@ -41,10 +37,8 @@ def lookup(root: int, path: str) -> int:
 
 
 def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
-    """A descriptor of the target, below `root`, and whether it was there; what is missing of it is made.
-
-    At the end of the path a file is made if it is not to be a `directory`. Raises OSError where a link leads nowhere,
-    and for what must not be covered: programs trust what they read in /proc.
+    """A descriptor of the target, below `root`, and whether it was there; what is missing is made, at the end a file
+    unless it is to be a `directory`. What must not be covered is an error: programs trust what they read in /proc.
     """
     there = True
     try:

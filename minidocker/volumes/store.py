@@ -18,7 +18,7 @@ from minidocker.state import hold
 
 ANONYMOUS = "com.docker.volume.anonymous"  # Docker's label of those that were made without a name
 OPTIONS = ("type", "o", "device")  # of the driver `local`; Docker has `size`, too, for file systems with quotas
-PATIENCE = 10.0  # seconds for the mounts of the last user to go (see keeper), or for the one who is removing it
+PATIENCE = 10.0  # seconds for the keeper to leave with the last user
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 TYPE_CHECKING = False
@@ -41,9 +41,8 @@ def directory(name: str) -> str:
 
 
 def create(name: str = "", options: Mapping[str, str] | None = None) -> str:
-    """Make a volume and return its name, by default 64 random hex digits. One that is there with these options is fine.
-
-    It is made under another name and renamed: nobody ever sees half of one.
+    """Make a volume, or find it with these options; return its name, by default 64 random hex digits. It is made under
+    another name and renamed: nobody ever sees half of one.
     """
     lines = _lines(name, options or {}) + ("" if name else f"label {ANONYMOUS}=\n")
     name = name or os.urandom(32).hex()
@@ -89,13 +88,8 @@ def read(name: str, kind: str) -> dict[str, str]:
 
 def use(name: str) -> int:
     """Hold the volume: the descriptor of a shared lock; it is made if it is not there, as Docker does."""
-    deadline = time.monotonic() + PATIENCE
-    while (lock := hold(directory(name), exclusive=False)) is None:
-        if not os.path.exists(directory(name)):
-            create(name)
-        elif time.monotonic() > deadline:
-            raise ContainerError(f"volume {name}: somebody has been removing it for {PATIENCE:.0f} s")
-        time.sleep(0.001)
+    while (lock := hold(directory(name), exclusive=False, wait=True)) is None:
+        create(name)
     return lock
 
 
@@ -122,9 +116,8 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 def remove(name: str, force: bool = False) -> None:
-    """Remove a volume with its data; an error while somebody uses it. With `force` one that is not there is no error.
-
-    If only the keeper of its mounts has it, who leaves with the last user, wait for that.
+    """Remove a volume with its data; an error while somebody uses it, but wait for a keeper, who leaves with the last
+    user. With `force` one that is not there is no error.
     """
     path, deadline = directory(name), time.monotonic() + PATIENCE
     if force and not os.path.exists(path):
@@ -147,9 +140,8 @@ def _remove(path: str) -> None:
 
 
 def prune(everything: bool = False) -> list[str]:
-    """Remove the volumes that nobody uses: those without a name of their own, or with `everything` all; return names.
-
-    And what is left of those that somebody was about to make or remove. What resists is a `NotRemoved` at the end.
+    """Remove the volumes that nobody uses: those without a name of their own, or with `everything` all, and what was
+    about to be made or removed. Return their names. What resists is a `NotRemoved` at the end.
     """
     pruned = list[str]()
 

@@ -22,10 +22,21 @@ from minidocker.files import OVERLAY_MARKS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from aufs.changes import Made
 
 FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
+
+
+def _where_it_is(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation that does `call` to the real file, in whichever branch it is."""
+    return lambda self, path, *arguments: call(self.branches.find(path)[0], *arguments)
+
+
+def _in_a_copy(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation that does `call` to the file in the writable branch, after a copy-up."""
+    return lambda self, path, *arguments: call(self.branches.copy_up(path), *arguments)
 
 
 class Operations:
@@ -38,18 +49,22 @@ class Operations:
         branches.copied = self._follow
         self._readers: dict[int, str] = {}  # handles of files in lower branches -> their paths
         self._seen: dict[str, str] = {}  # traced lookups: the kernel asks again and again
+        # Of a file that is open, libfuse makes a rename to .fuse_hidden..., and the unlink at its close
+        self.unlink, self.rmdir, self.rename = branches.unlink, branches.rmdir, branches.rename
 
     # --- looking ---
+
+    readlink = _where_it_is(os.readlink)
+    getxattr = _where_it_is(lambda real, name: os.getxattr(real, name, follow_symlinks=False))
+    listxattr = _where_it_is(lambda real: os.listxattr(real, follow_symlinks=False))
 
     def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
         """lookup and stat(2). A directory's link count cannot be told without reading all branches: 1 means that."""
         status = os.fstat(handle) if handle is not None else self._look_up(path)
         answer = {field: int(getattr(status, field)) for field in FIELDS}
-        for time in ("st_atime", "st_mtime", "st_ctime"):
-            answer[time] = getattr(status, f"{time}_ns")
-        if stat.S_ISDIR(status.st_mode):
-            answer["st_nlink"] = 1
-        return answer | {"st_ino": self.branches.number(status)}
+        answer |= {time: getattr(status, f"{time}_ns") for time in ("st_atime", "st_mtime", "st_ctime")}
+        one = {"st_nlink": 1} if stat.S_ISDIR(status.st_mode) else {}
+        return answer | one | {"st_ino": self.branches.number(status)}
 
     def _look_up(self, path: str) -> os.stat_result:
         real, status = self.branches.find(path)
@@ -66,27 +81,15 @@ class Operations:
             status = os.lstat(real)
             yield name, {"st_ino": self.branches.number(status), "st_mode": status.st_mode}, 0
 
-    def readlink(self, path: str) -> str:
-        """readlink(2)."""
-        return os.readlink(self.branches.find(path)[0])
-
     def statfs(self, _: str) -> dict[str, int]:
-        """statfs(2): the free space is that of the writable branch."""
+        """The free space is that of the writable branch."""
         status = os.statvfs(self.branches.branches[0])
         return {name: int(getattr(status, name)) for name in dir(status) if name.startswith("f_")}
-
-    def getxattr(self, path: str, name: str) -> bytes:
-        """getxattr(2)."""
-        return os.getxattr(self.branches.find(path)[0], name, follow_symlinks=False)
-
-    def listxattr(self, path: str) -> list[str]:
-        """listxattr(2)."""
-        return os.listxattr(self.branches.find(path)[0], follow_symlinks=False)
 
     # --- a file and its content ---
 
     def open(self, path: str, flags: int) -> int:
-        """open(2): for reading where it is, for writing after a copy-up, whether or not anything is written then."""
+        """For reading where it is, for writing after a copy-up, whether or not anything is written then."""
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
         else:
@@ -104,63 +107,42 @@ class Operations:
             os.close(copy)
             del self._readers[handle]
 
-    def create(self, path: str, mode: int, flags: int) -> int:
-        """open(2) with O_CREAT, of a name that is not there yet."""
-        flags = flags & ~os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return self._make(path, mode, lambda real: os.open(real, flags, 0o600))
-
     def read(self, _: str, size: int, offset: int, handle: int) -> bytes:
-        """pread(2)."""
         return os.pread(handle, size, offset)
 
     def write(self, _: str, data: bytes, offset: int, handle: int) -> int:
-        """pwrite(2); a handle with O_APPEND appends whatever the offset."""
-        return os.pwrite(handle, data, offset)
+        return os.pwrite(handle, data, offset)  # a handle with O_APPEND appends whatever the offset
 
     def truncate(self, path: str, length: int, handle: int | None = None) -> None:
-        """truncate(2), ftruncate(2)."""
         os.truncate(self.branches.copy_up(path) if handle is None else handle, length)
 
     def fsync(self, _: str, __: int, handle: int) -> None:
-        """fsync(2)."""
         os.fsync(handle)
 
     def release(self, _: str, handle: int) -> None:
-        """The last close(2)."""
         self._readers.pop(handle, None)
         os.close(handle)
 
     # --- names ---
 
+    def create(self, path: str, mode: int, flags: int) -> int:
+        flags = flags & ~os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return self._make(path, mode, lambda real: os.open(real, flags, 0o600))
+
     def mknod(self, path: str, mode: int, device: int) -> None:
-        """mknod(2): a FIFO, a socket, a device; also an ordinary file. OverlayFS refuses its whiteout, and so do we."""
+        """A FIFO, a socket, a device; also an ordinary file. OverlayFS refuses its whiteout, and so do we."""
         if stat.S_ISCHR(mode) and device == 0:
             raise refuse(errno.EPERM, path)
         self._make(path, mode, lambda real: os.mknod(real, mode, device))
 
     def mkdir(self, path: str, mode: int) -> None:
-        """mkdir(2)."""
         self._make(path, mode, lambda real: os.mkdir(real, 0o700))
 
     def symlink(self, path: str, text: str) -> None:
-        """symlink(2)."""
         self._make(path, None, lambda real: os.symlink(text, real))
 
     def link(self, new: str, old: str) -> None:
-        """link(2)."""
         self.branches.link(old, new)
-
-    def rename(self, old: str, new: str) -> None:
-        """rename(2)."""
-        self.branches.rename(old, new)
-
-    def unlink(self, path: str) -> None:
-        """unlink(2). Of a file that is open, libfuse makes a rename to .fuse_hidden..., and the unlink at its close."""
-        self.branches.unlink(path)
-
-    def rmdir(self, path: str) -> None:
-        """rmdir(2)."""
-        self.branches.rmdir(path)
 
     def _make(self, path: str, mode: int | None, maker: Callable[[str], Made]) -> Made:
         """Make it, as root, and give it to the caller: mode last, since chown(2) clears setuid.
@@ -180,29 +162,18 @@ class Operations:
 
         return self.branches.make(path, make)
 
-    # --- attributes ---
+    # --- attributes; the kernel has checked that the caller may ---
 
-    def chmod(self, path: str, mode: int) -> None:
-        """chmod(2); the kernel has checked that the caller may."""
-        os.chmod(self.branches.copy_up(path), stat.S_IMODE(mode))
-
-    def chown(self, path: str, uid: int, gid: int) -> None:
-        """chown(2)."""
-        os.chown(self.branches.copy_up(path), uid, gid, follow_symlinks=False)
-
-    def utimens(self, path: str, times: tuple[int, int]) -> None:
-        """utimensat(2)."""
-        os.utime(self.branches.copy_up(path), ns=times, follow_symlinks=False)
+    chmod = _in_a_copy(lambda real, mode: os.chmod(real, stat.S_IMODE(mode)))
+    chown = _in_a_copy(lambda real, uid, gid: os.chown(real, uid, gid, follow_symlinks=False))
+    utimens = _in_a_copy(lambda real, times: os.utime(real, ns=times, follow_symlinks=False))
+    removexattr = _in_a_copy(lambda real, name: os.removexattr(real, name, follow_symlinks=False))
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """setxattr(2). A container may not mark directories as opaque."""
+        """A container may not mark directories as opaque."""
         if name.startswith(OVERLAY_MARKS):
             raise refuse(errno.EPERM, path)
         os.setxattr(self.branches.copy_up(path), name, value, flags, follow_symlinks=False)
-
-    def removexattr(self, path: str, name: str) -> None:
-        """removexattr(2)."""
-        os.removexattr(self.branches.copy_up(path), name, follow_symlinks=False)
 
 
 def main(order: str) -> None:

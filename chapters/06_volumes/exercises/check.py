@@ -55,45 +55,48 @@ def check_1(module, directory):
 
 
 def check_2(module, directory):
-    """The archive has the content, and the volume is as it was."""
+    """The archive has the content, which is another one each time, and the volume is as it was."""
     store.create("wanted")
-    place = store.inspect("wanted")["Mountpoint"]
+    place, content = store.inspect("wanted")["Mountpoint"], os.urandom(4096)
     os.makedirs(f"{place}/deep")
-    with open(f"{place}/deep/file", "w") as file:
-        file.write("content")
+    with open(f"{place}/deep/file", "wb") as file:
+        file.write(content)
     module.backup("wanted", f"{directory}/wanted.tar")
     assert os.path.exists(f"{directory}/wanted.tar"), "there is no archive"
     with tarfile.open(f"{directory}/wanted.tar") as archive:
         names = {os.path.normpath(name): name for name in archive.getnames()}
         assert "deep/file" in names, f"deep/file is not in the archive, but {[*names]}"
-        assert archive.extractfile(names["deep/file"]).read() == b"content"
+        assert archive.extractfile(names["deep/file"]).read() == content, "deep/file has another content there"
     assert os.listdir(place) == ["deep"], "something was written to the volume"
     assert store.names() == ["wanted"], "a volume is left over"
 
 
 def check_3(module, directory):
-    """Those that have it, and no others."""
-    sleep = ["sh", "-c", "echo ready; sleep 1000"]
+    """Those that have it, and no others. Nobody can know their names beforehand."""
+    sleep, names = ["sh", "-c", "echo ready; sleep 1000"], [f"host-{os.urandom(3).hex()}" for _ in range(3)]
     with (
-        container("alpha", sleep, ("wanted", "/data")) as alpha,
-        container("beta", sleep, ("other", "/data")) as beta,
-        container("gamma", sleep, ("other", "/a"), ("wanted", "/b")) as gamma,
+        container(names[0], sleep, ("wanted", "/data")) as first,
+        container(names[1], sleep, ("other", "/data")) as second,
+        container(names[2], sleep, ("other", "/a"), ("wanted", "/b")) as third,
     ):
-        for process in (alpha, beta, gamma):
+        for process in (first, second, third):
             next(process.lines())
-        found = sorted(module.containers_of("wanted"))
-    assert found == ["alpha", "gamma"], f"alpha and gamma have it, and you found {found}"
+        found, wanted = sorted(module.containers_of("wanted")), sorted([names[0], names[2]])
+    assert found == wanted, f"{' and '.join(wanted)} have it, and you found {' '.join(found) or 'nobody'}"
     assert module.containers_of("wanted") == [], "nobody has it any more"
 
 
 def check_4(module, directory):
     """(what the first wrote into 1 MB, the error; what the other could write meanwhile; what a limit let through)."""
     written, error, other, limited = module.fill()
+    assert os.path.isdir(store.parent()), (
+        "no volume was made: the four answers are to be measured, and not written down"
+    )
     assert 900_000 < written <= 1 << 20, f"{written} bytes are in a volume of 1 MB"
     assert "No space left" in error, f"the error is {error!r}, and should be ENOSPC"
     assert other == "fits\n", "the other container could not write to its volume"
     assert limited == 64 << 20, f"{limited} bytes were written, and the limit is 64 MB"
-    assert store.names() == [], f"left over: {store.names()}"
+    assert store.names() == [], f"left over: {' '.join(store.names())}"
 
 
 def in_a_home_of_its_own(check):
