@@ -66,15 +66,17 @@ def mounted(name: str, directory: str, options: Mapping[str, str]) -> int:
 def _start(directory: str, arguments: list[str]) -> None:
     """Start the keeper if there is none: detached, with no signal blocked or ignored, and the lock as its own."""
     os.close(os.open(f"{directory}/keeper", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    turn = hold(f"{directory}/config", wait=True)  # of several users that come at once, one starts it
-    lock = hold(f"{directory}/keeper")
-    if lock is not None:
-        os.truncate(f"{directory}/keeper", 0)
-        places = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, lock, 8)]
-        command = ["setsid", "--fork", "sh", "-c", OUTER, INNER, directory, *arguments]
-        env, signals = {**os.environ, "LC_ALL": "C.UTF-8"}, signal.valid_signals()
-        pid = os.posix_spawnp(command[0], command, env, file_actions=places, setsigmask=(), setsigdef=signals)
-        os.waitpid(pid, 0)
-        os.close(lock)
-    if turn is not None:
-        os.close(turn)
+    held = [hold(f"{directory}/config", wait=True)]  # of several users that come at once, one starts it
+    try:
+        held.append(lock := hold(f"{directory}/keeper"))
+        if lock is not None:
+            os.truncate(f"{directory}/keeper", 0)
+            places = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, lock, 8)]
+            command = ["setsid", "--fork", "sh", "-c", OUTER, INNER, directory, *arguments]
+            env, signals = {**os.environ, "LC_ALL": "C.UTF-8"}, signal.valid_signals()
+            pid = os.posix_spawnp(command[0], command, env, file_actions=places, setsigmask=(), setsigdef=signals)
+            os.waitpid(pid, 0)
+    finally:
+        for descriptor in held:
+            if descriptor is not None:
+                os.close(descriptor)

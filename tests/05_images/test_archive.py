@@ -1,9 +1,11 @@
 """Chapter 5: save, load, import and export: images in files, also in files that somebody has tampered with."""
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import random
 import subprocess
@@ -440,3 +442,114 @@ def test_a_load_that_is_killed_leaves_a_whole_store(here, there, app, tmp_path):
         assert not contents(there)
     load(there, stored((tmp_path / "app.tar").read_bytes()))
     assert find(there, "app:1").id == app.id
+
+
+# --- what other tools are lenient about ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress])
+def test_an_archive_may_be_compressed_as_people_do_it(here, there, app, pack):
+    load(there, stored(pack(saved(here, "app:1"))))
+    assert find(there, "app:1").id == app.id
+    made = pack(archive((entry(b"f"), b"content")))
+    assert Path(import_(here, stored(made), "flat").layers()[0], "f").read_text() == "content"
+    packed_layers = archived(docker_archive(app, pack))
+    there.untag("app:1")
+    load(there, stored(packed_layers))
+    assert find(there, "app:1").id == app.id
+
+
+@pytest.mark.parametrize("cut", [512, 1024])
+def test_no_archive_needs_an_end_mark(here, there, app, cut):
+    load(there, stored(saved(here, "app:1")[:-cut]))
+    assert find(there, "app:1").id == app.id
+    import_(there, stored(archive((entry(b"f"), b"content"))[:-cut]), "flat")
+
+
+@pytest.mark.parametrize("rootfs", [{"type": "layers"}, {"type": "layers", "diff_ids": []}, {"diff_ids": None}, None])
+def test_an_image_without_layers(here, there, rootfs):
+    config = document({**media.platform(), "config": {"Cmd": ["/x"]}, "rootfs": rootfs})
+    files = {"c.json": config, "manifest.json": document([{"Config": "c.json", "RepoTags": ["none"], "Layers": []}])}
+    assert load(there, stored(archived(files))) == ["docker.io/library/none:latest"]
+    again = saved(there, "none")
+    assert load(here, stored(again)) == ["docker.io/library/none:latest"]
+    ran = minidocker(there.home, "run", "none")
+    assert (ran.returncode, "command not found" in ran.stderr) == (127, True), ran.stderr
+    assert minidocker(there.home, "export", "-o", "/dev/null", "none").returncode == 0
+
+
+def layout(config, layer, kind, more=(), **fields):
+    """An archive with an image of one layer; `fields` of its entry in the index, and entries beside it."""
+    documents = {"config": document(config), "layer": layer}
+    digests = {name: f"sha256:{hashlib.sha256(data).hexdigest()}" for name, data in documents.items()}
+    manifest = document(
+        {
+            "schemaVersion": 2,
+            "config": {"mediaType": media.CONFIG, "digest": digests["config"], "size": len(documents["config"])},
+            "layers": [{"mediaType": kind, "digest": digests["layer"], "size": len(layer)}],
+        }
+    )
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    notes = {"org.opencontainers.image.ref.name": "image"}
+    first = {"mediaType": media.MANIFEST, "digest": digest, "size": len(manifest), "annotations": notes, **fields}
+    blobs = {f"blobs/sha256/{digests[name][7:]}": data for name, data in documents.items()}
+    index = document({"schemaVersion": 2, "manifests": [first, *more]})
+    return {**blobs, f"blobs/sha256/{digest[7:]}": manifest, "oci-layout": b"{}", "index.json": index}
+
+
+LAYER = archive((entry(b"f"), b"content"))
+
+
+def config_of(layer=LAYER, **fields):
+    said = {**media.platform(), "config": {}, "rootfs": {"diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}}
+    return {key: value for key, value in {**said, **fields}.items() if value is not None}
+
+
+@pytest.mark.parametrize("kind", [media.DOCKER_LAYER_ZSTD, media.LAYER_ZSTD, media.DOCKER_LAYER_TAR])
+def test_layers_in_zstd_under_dockers_name(there, kind):
+    pack = zstd.compress if "zstd" in kind else bytes
+    load(there, stored(archived(layout(config_of(), pack(LAYER), kind))))
+    assert Path(find(there, "image").layers()[0], "f").read_text() == "content"
+
+
+@pytest.mark.parametrize("fields", [{"architecture": None}, {"os": ""}, {"os": None, "architecture": ""}])
+def test_what_a_config_does_not_say_about_the_machine_fits(there, fields):
+    load(there, stored(archived(layout(config_of(**fields), LAYER, media.LAYER))))
+    assert minidocker(there.home, "run", "image", "/f").returncode == 126  # it is tried
+    load(there, stored(archived(layout(config_of(architecture="s390x"), LAYER, media.LAYER))))
+    assert "s390x" in minidocker(there.home, "run", "image", "/f").stderr
+
+
+def test_an_attestation_beside_an_image(there):
+    statement = document({"schemaVersion": 2, "config": {}, "layers": [{"mediaType": "application/vnd.in-toto+json"}]})
+    attested = {
+        "mediaType": media.MANIFEST,
+        "digest": f"sha256:{hashlib.sha256(statement).hexdigest()}",
+        "size": len(statement),
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+        "platform": {"os": "unknown", "architecture": "unknown"},
+    }
+    other = {**attested, "platform": {"os": "linux", "architecture": "s390x"}}
+    for beside in ([attested], [attested, other]):
+        files = layout(config_of(), LAYER, media.LAYER, beside, platform=media.platform())
+        files[f"blobs/sha256/{attested['digest'][7:]}"] = statement
+        assert load(there, stored(archived(files))) == ["docker.io/library/image:latest"]
+
+
+@pytest.mark.parametrize("name", ["Cmd", "Entrypoint"])
+def test_a_command_that_is_a_text(there, name):
+    load(there, stored(archived(layout(config_of(config={name: "/f"}), LAYER, media.LAYER))))
+    assert find(there, "image").config["config"][name] == ["/f"]
+
+
+def test_a_variable_without_a_name_and_a_volume_without_a_slash(there):
+    inner = {"Env": ["PATH=/bin", "=x"], "Volumes": {"data": {}}, "Cmd": ["/f"]}
+    load(there, stored(archived(layout(config_of(config=inner), LAYER, media.LAYER))))
+    assert find(there, "image").config["config"]["Volumes"] == {"/data": {}}
+    assert minidocker(there.home, "run", "image").returncode == 126
+
+
+@pytest.mark.parametrize("kind", [tar.FIFO, tar.CHARACTER, tar.DIRECTORY])
+def test_a_document_of_an_archive_that_is_no_file(there, kind):
+    odd = entry(b"manifest.json", kind, 0o666, major=1, minor=5)
+    assert "has no such file" in refused(load, there, stored(archive((odd, b""))))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minidocker import files
 from minidocker.images import garbage, image, reference
 from minidocker.images import manifest as media
+from minidocker.images.container import container, ready
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
-from tests.helpers.images import REPO, add_image, new_store
+from minidocker.process import start
+from tests.helpers.images import REPO, add_image, minidocker, new_store
 
 pytestmark = pytest.mark.chapter(5)
 
@@ -316,3 +320,240 @@ def test_foreign_setuid_files_are_for_root_only(tmp_path):
         (tmp_path / name).mkdir(mode=0o755)
     store = Store(str(tmp_path))
     assert [os.stat(path).st_mode & 0o7777 for path in (store.unpacked, store.tmp)] == [0o700, 0o700]
+
+
+# Names before prefixes of IDs
+
+
+def with_id(store, first, tree):
+    """An image whose ID begins with this digit: a name that looks like hexadecimal is no riddle any more."""
+    for number in range(500):
+        made = add_image(store, "lottery", tree, Labels={"number": str(number)})
+        if made.id.startswith(f"sha256:{first}"):
+            return made
+        image.remove(store, "lottery")
+    raise AssertionError("no such ID")
+
+
+def test_a_name_wins_over_the_beginning_of_an_id_and_a_full_id_over_all(store, tmp_path):
+    (tmp_path / "tree").mkdir()
+    other = with_id(store, "d", tmp_path / "tree")
+    busybox = image.find(store, "busybox")
+    assert image.find(store, "d").id == other.id  # nothing is called so yet
+    store.tag("d", busybox.descriptor)
+    store.tag(other.id[7:19], busybox.descriptor)
+    assert image.find(store, "d").id == image.find(store, other.id[7:19]).id == busybox.id
+    assert image.find(store, other.id[:15]).id == image.find(store, other.id).id == image.find(store, other.id[7:]).id
+    assert image.find(store, other.id).id == other.id
+    assert ready("d", store.home)["id"] == busybox.id
+    assert image.remove(store, "d") == ["Untagged: d:latest"]
+    assert store.has(other.id) and image.find(store, "lottery").id == other.id
+
+
+def test_the_command_takes_the_name_as_well(store, tmp_path):
+    (tmp_path / "tree").mkdir()
+    other = with_id(store, "d", tmp_path / "tree")
+    store.tag("d", image.find(store, "busybox").descriptor)
+
+    def shown(*words):
+        return minidocker(store.home, *words).stdout
+
+    assert shown("run", "d", "echo", "the right one") == "the right one\n"
+    assert json.loads(shown("inspect", "d"))[0]["Id"] == image.find(store, "busybox").id
+    shown("tag", "d", "again")
+    assert image.find(store, "again").id == image.find(store, "busybox").id
+    (tmp_path / "Dockerfile").write_text("FROM d\nRUN echo built\n")
+    assert minidocker(store.home, "build", "-t", "e", str(tmp_path)).returncode == 0
+    for name in ("d", "d:latest"):
+        minidocker(store.home, "save", "-o", tmp_path / name, name)
+    assert (tmp_path / "d").read_bytes() == (tmp_path / "d:latest").read_bytes()
+    assert "d:latest" in shown("rmi", "d") and image.find(store, "lottery").id == other.id
+
+
+def test_an_ambiguous_beginning_is_refused(store, tmp_path):
+    (tmp_path / "tree").mkdir()
+    first = with_id(store, "d", tmp_path / "tree")
+    store.tag("first", first.descriptor)
+    store.untag("lottery")
+    (tmp_path / "tree/file").touch()
+    with_id(store, "d", tmp_path / "tree")
+    with pytest.raises(ContainerError, match="give more digits"):
+        image.find(store, "d")
+    with pytest.raises(ContainerError, match="give more digits"):
+        image.remove(store, "d")
+
+
+# A layer that comes twice
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to mount a union needs root")
+@pytest.mark.parametrize("order", ["bb", "bab", "bcbc", "babab", "eeb", "bee", "ebe"])
+def test_a_layer_may_come_twice(store, tmp_path, order):
+    """Wherever it stands: what the lower one says, the upper one says again. BuildKit's empty layer often does."""
+    layers = {"b": image.find(store, "busybox")}
+    pairs = {"b": (layers["b"].manifest["layers"][0], layers["b"].diff_ids[0])}
+    for name, made in {"a": lambda path: (path / "x").write_text("a"), "c": hides_x, "e": lambda path: None}.items():
+        (tmp_path / name).mkdir()
+        made(tmp_path / name)
+        pairs[name] = store.add_layer(str(tmp_path / name), "overlay")
+    rootfs = {"type": "layers", "diff_ids": [pairs[name][1] for name in order]}
+    config = {**media.platform(), "config": {"Cmd": ["sh", "-c", "ls /x; echo runs"]}, "rootfs": rootfs}
+    twice = image.make(store, config, [pairs[name][0] for name in order])
+    store.tag("twice", twice.descriptor)
+    assert len(twice.layers()) == len(set(order)) == len(set(twice.layers()))
+    shown = minidocker(store.home, "run", "twice").stdout
+    assert shown == ("/x\nruns\n" if "a" in order else "runs\n")
+    archive = tmp_path / "twice.tar"
+    assert minidocker(store.home, "save", "-o", archive, "twice").returncode == 0
+    assert minidocker(tmp_path / "there", "load", "-i", archive).returncode == 0
+    assert minidocker(tmp_path / "there", "run", "twice").stdout == shown
+    assert minidocker(store.home, "export", "-o", tmp_path / "files.tar", "twice").returncode == 0
+    (tmp_path / "Dockerfile").write_text("FROM twice\nRUN echo built >/built\n")
+    assert minidocker(store.home, "build", "-t", "more", str(tmp_path)).returncode == 0
+    assert minidocker(store.home, "run", "more", "cat", "/built").stdout == "built\n"
+
+
+def hides_x(path):
+    os.mknod(path / "x", 0o020000, 0)
+
+
+# Images in use
+
+
+@pytest.fixture
+def running(store):
+    """A container of busybox that runs."""
+    argv, isolators, options = container(ready("busybox", store.home), ["sleep", "1000"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIDOCKER_HOME", store.home)
+        with start(argv, *isolators, **options) as process:
+            yield process
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to run a container needs root")
+def test_the_image_of_a_running_container_is_not_removed(store, tmp_path, running):
+    found = image.find(store, "busybox")
+    for word in ("busybox", found.id[7:19]):
+        with pytest.raises(ContainerError, match="a running container uses this image"):
+            image.remove(store, word)
+    with pytest.raises(ContainerError, match="a running container uses this image"):
+        image.remove(store, found.id, force=True)
+    store.tag("other", found.descriptor)
+    assert image.remove(store, "other") == ["Untagged: other:latest"]  # a name of several is only a name
+    (tmp_path / "tree").mkdir()
+    unused = add_image(store, "unused", tmp_path / "tree")
+    image.prune(store, everything=True)
+    assert store.has(found.id) and not store.has(unused.id)
+    assert image.remove(store, "busybox", force=True) == ["Untagged: busybox:latest"]
+    image.prune(store)
+    assert store.has(found.id) and not store.tags()
+    running.kill()
+    running.wait()
+    image.prune(store)
+    assert not store.has(found.id)
+
+
+# One bad image
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"created": 5},
+        {"author": ["a"]},
+        {"history": {}},
+        {"history": [7]},
+        {"history": [{"created_by": 1}]},
+        {"architecture": {}},
+        {"config": {"Volumes": ["x"]}},
+        {"config": {"ExposedPorts": "80"}},
+        {"config": {"Labels": [1]}},
+        {"config": {"User": 7}},
+    ],
+)
+def test_a_config_with_a_key_of_another_kind_is_refused_at_the_door_and_breaks_no_list(store, tmp_path, change):
+    good = image.find(store, "busybox")
+    config = store.put_json({**good.config, **change}, media.CONFIG)
+    document = {**good.manifest, "config": config}
+    bad = store.put_json(document, media.MANIFEST)
+    store.tag("bad", bad)
+    with pytest.raises(ContainerError, match="that cannot be"):
+        image.find(store, "bad")
+    listed = minidocker(store.home, "images")
+    assert (listed.returncode, listed.stderr) == (0, "") and "busybox" in listed.stdout
+    for words in (("history", "busybox"), ("inspect", "busybox"), ("system", "df"), ("image", "prune")):
+        assert minidocker(store.home, *words).returncode == 0
+    for words in (("run", "bad"), ("inspect", "bad"), ("save", "bad")):
+        refused = minidocker(store.home, *words)
+        assert refused.returncode in (1, 125) and len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert minidocker(store.home, "rmi", "bad").stdout == "Untagged: bad:latest\n"
+    assert [*store.tags()] == ["docker.io/library/busybox:latest"]
+
+
+# A full disk
+
+FULL = """
+mount -t tmpfs -o size=8m small "$MINIDOCKER_HOME" && "$0" -m minidocker load -q -i "$1" || exit 9
+dd if=/dev/zero of="$MINIDOCKER_HOME/fill" bs=1k count=99999 2>/dev/null
+"$0" -m minidocker rmi busybox && "$0" -m minidocker images
+rm "$MINIDOCKER_HOME/fill"; "$0" -m minidocker load -q -i "$1"
+dd if=/dev/zero of="$MINIDOCKER_HOME/fill" bs=1k count=99999 2>/dev/null
+"$0" -m minidocker image prune -a && "$0" -m minidocker images && ls "$MINIDOCKER_HOME/images/blobs/sha256"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to mount a small file system needs root")
+def test_on_a_full_disk_images_can_be_removed(store, tmp_path):
+    assert minidocker(store.home, "save", "-o", tmp_path / "busybox.tar", "busybox").returncode == 0
+    (tmp_path / "small").mkdir()
+    environment = {**os.environ, "MINIDOCKER_HOME": str(tmp_path / "small"), "PYTHONPATH": str(REPO)}
+    words = ["unshare", "-m", "sh", "-c", FULL, sys.executable, str(tmp_path / "busybox.tar")]
+    shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (shown.returncode, shown.stderr) == (0, ""), shown
+    header = "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE"
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "Untagged: busybox:latest" and lines[2] == header
+    assert lines[3].endswith("MB") and lines[4:] == [header]
+
+
+def test_a_cache_that_cannot_be_written_is_none(store, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    first = ready("busybox", store.home)
+    shutil.rmtree(f"{store.home}/ready")
+    monkeypatch.setattr("minidocker.state.replace", refuse)
+    assert ready("busybox", store.home) == first
+    store.remember("ab" * 32, image.find(store, "busybox").descriptor)
+    assert store.recall("ab" * 32) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to build needs root")
+def test_what_only_the_cache_of_a_removed_image_needs_goes_with_it(store, tmp_path):
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo one >/one\nRUN echo two >/two\n")
+    before = sorted(os.listdir(f"{store.layout}/blobs/sha256"))
+    assert minidocker(store.home, "build", "-t", "built", str(tmp_path)).returncode == 0
+    assert len(store.steps()) == 2
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo one >/one\nRUN echo three >/three\n")
+    assert minidocker(store.home, "build", "-t", "other", str(tmp_path)).returncode == 0
+    assert minidocker(store.home, "rmi", "built").returncode == 0
+    assert len(store.steps()) == 2  # the first step led to both
+    assert minidocker(store.home, "rmi", "other").returncode == 0
+    assert store.steps() == {} and sorted(os.listdir(f"{store.layout}/blobs/sha256")) == before
+
+
+def test_prune_says_what_was_really_freed(store, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a").write_bytes(os.urandom(1 << 20))
+    os.link(tree / "a", tree / "b")
+    made = add_image(store, "linked", tree)
+    made.layers()
+
+    def used(path):
+        return files.usage([path])
+
+    before = used(store.layout) + used(store.unpacked)
+    store.untag("linked")
+    freed = garbage.collect(store)
+    assert abs(before - used(store.layout) - used(store.unpacked) - freed) < 1 << 16

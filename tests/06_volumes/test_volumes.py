@@ -881,7 +881,9 @@ def test_spellings_of_v(tmp_path, monkeypatch):
 def test_v_makes_a_missing_directory_and_mount_does_not(tmp_path):
     assert sh("echo x > /b/x", spelled(f"{tmp_path}/new/dir:/b")).exit_code == 0
     assert (tmp_path / "new/dir/x").exists()
-    refused(lambda: from_mount(f"type=bind,src={tmp_path}/other,dst=/b", "/root"), "other", "make it first")
+    refused(
+        lambda: sh("true", lambda root: from_mount(f"type=bind,src={tmp_path}/other,dst=/b", root)), "make it first"
+    )
     made = from_mount(f"type=bind,src={tmp_path}/other,dst=/b,bind-create-src", "/root")
     assert made.create
     (tmp_path / "dangling").symlink_to("/not/there")
@@ -930,8 +932,7 @@ def test_spellings_of_mount(tmp_path):
         "type=npipe,target=/t": "npipe",
         "type=bind,target=/t": "source=PATH",
         "type=bind,source=rel,target=/t": "begins with /",
-        "type=bind,source=/not/there,target=/t": "/not/there",
-        "type=bind,source=/,target=t": "target=PATH",
+        "type=bind,source=/,target=t": "begin with /",
         "type=volume,source=/a,target=/t": "absolute path",
         "source=pages": "target=PATH",
         "target": "value",

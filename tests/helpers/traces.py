@@ -79,7 +79,7 @@ def ownerless():
 def read(path):
     """Its text, or nothing if it is gone meanwhile."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")  # a command line may be any bytes
     except OSError:
         return ""
 

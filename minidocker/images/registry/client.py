@@ -191,7 +191,9 @@ class Registry:
             try:
                 response = self._part(digest, done, size)
                 if response.status == 200 and done:
-                    advance(file.truncate(0) - file.seek(0) - done)
+                    file.seek(0)
+                    file.truncate()
+                    advance(-done)
                     done, sha256 = 0, hashlib.sha256()
                 for data in self.pieces(response, size - done):
                     file.write(data)
