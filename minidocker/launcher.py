@@ -24,7 +24,6 @@ from minidocker import child, syscalls
 from minidocker.descriptors import in_memory, pair, polled, receive, send
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
-from minidocker.watcher import end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,11 +159,8 @@ def serve(caller: int, orders: int) -> None:
                 os.close(answers)
             if orders in ready and not _obey(orders, running):
                 return
-    finally:  # no container outlives the caller; if the launcher is killed, its watcher does the same
-        for pidfd, (pid, _) in running.items():
-            end(pid, pidfd)
-            child.reap(pid)
-        os._exit(0)
+    finally:
+        os._exit(0)  # and its watcher ends the containers
 
 
 def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
