@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(dir=GUEST, prefix=".run-") as directory:
         place = Path(directory)
         disks = [root, job(place, script, files), *([] if empty else [environment()])]
-        code, ended = qemu.boot(kernel, disks, place, GUEST, network=empty and not kit)
+        code, ended = qemu.boot(kernel, disks, place, network=empty and not kit)
     print(f"guest: {ended}; exit status {code}; {time.monotonic() - begin:.0f} s; log: {qemu.LOG}")
     return code
 

@@ -7,63 +7,49 @@ what the machine writes goes to copies that vanish with it. Without a status a r
 from __future__ import annotations
 
 import os
+import platform
 import re
 import selectors
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from bench import machine
 from tools.machines.disk import ARCHITECTURE, REPO, fail
 
 LOG = REPO / "build" / "guest.log"
 SILENCE = 3000  # seconds without a word from the guest, after which it hangs
-# What a machine is beside the processor: its kind, the name of its console, a second serial port, and the programs.
-PROGRAM, KIND, CONSOLE, STATUS_DEVICE, STATUS_PORT = {
-    "amd64": ("qemu-system-x86_64", "q35", "ttyS0", "isa-serial", "ttyS1"),
-    "arm64": ("qemu-system-aarch64", "virt", "ttyAMA0", "pci-serial", "ttyS0"),
-}[ARCHITECTURE]
+PROGRAM, KIND, _, CONSOLE = machine.HARDWARE[platform.machine()]
+# A second serial port: the device, and what it is called in the guest.
+STATUS_DEVICE, STATUS_PORT = {"amd64": ("isa-serial", "ttyS1"), "arm64": ("pci-serial", "ttyS0")}[ARCHITECTURE]
 COMMAND_LINE = (
     "root=/dev/nvme0n1 rw quiet loglevel=2 systemd.show_status=0 systemd.getty_auto=0 mitigations=off no_timer_check "
     "cryptomgr.notests random.trust_cpu=on panic=-1"
 )
 
 
-def accelerator(kernel: Path, keep: Path) -> str:
-    """`kvm` if a trial boot under it ends within seconds, else `tcg`. Tried once for each boot of this host."""
-    boot, note = Path("/proc/sys/kernel/random/boot_id").read_text(), keep / "accelerator"
-    if not note.exists() or not note.read_text().endswith(boot):
-        note.write_text(f"{'kvm' if kvm_works(kernel) else 'tcg'} {boot}")
-    return note.read_text().split()[0]
-
-
-def kvm_works(kernel: Path) -> bool:
-    """The node alone proves nothing: here and there a guest hangs under KVM before its first line."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
-    trial = [*machine("kvm", 256), "-serial", "stdio", "-kernel", str(kernel), "-append", f"console={CONSOLE} panic=-1"]
-    try:
-        done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
-    except subprocess.TimeoutExpired:
-        return False
-    return b"Kernel panic" in done.stdout  # it has no root file system, and says so
-
-
-def machine(accel: str, memory: int) -> list[str]:
-    """QEMU with nothing but processors and memory, which dies with this process."""
-    if not shutil.which(PROGRAM):
-        fail(f"no {PROGRAM}: apt install {'qemu-system-arm' if ARCHITECTURE == 'arm64' else 'qemu-system-x86'}")
-    chips = ["-M", KIND, "-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-smp", "2", "-m", str(memory)]
-    quiet = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    return ["setpriv", "--pdeathsig", "KILL", PROGRAM, *chips, *quiet]
-
-
-def boot(kernel: Path, disks: list[Path], place: Path, keep: Path, network: bool = False) -> tuple[int, str]:
+def boot(kernel: Path, disks: list[Path], place: Path, network: bool = False) -> tuple[int, str]:
     """Boot on throw-away copies of the disks; the status that the job sent, or 1, and how it ended, in a word."""
-    accel = accelerator(kernel, keep)
+    if problem := machine.missing():
+        fail(problem)
+    accel = machine.accelerator()
     print(f"booting the guest: {'KVM' if accel == 'kvm' else 'emulated, which is slow'}", flush=True)
     status = place / "status"
-    command = [*machine(accel, 2048), "-serial", "stdio", "-chardev", f"file,id=status,path={status}"]
+    command = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        PROGRAM,
+        *KIND,
+        "-accel",
+        accel,
+        *machine.PLAIN,
+        "-smp",
+        "2",
+        "-m",
+        "2048",
+    ]
+    command += ["-cpu", "host" if accel == "kvm" else "max", "-chardev", f"file,id=status,path={status}"]
     command += ["-device", f"{STATUS_DEVICE},chardev=status", "-device", "nvme,id=nvme,serial=1"]
     for number, image in enumerate(disks, 1):
         command += ["-drive", f"file={image},format=raw,if=none,id=disk{number},snapshot=on"]
