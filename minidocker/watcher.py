@@ -54,6 +54,10 @@ def _serve(channel: int, owner: int) -> NoReturn:
         os.setsid()
         syscalls.prctl(syscalls.PR_SET_NAME, b"watcher")
         keep(channel, owner)
+        import resource  # nobody else needs it; the owner may have raised its limit of open files, and start many
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         while ready := polled([channel, owner, *watched], None):
             for pidfd in watched.keys() & {*ready}:
                 del watched[pidfd]

@@ -35,6 +35,7 @@ time.sleep(0.1)  # until it has become whom it wants to be
 print(process.pid, flush=True)
 time.sleep(60)
 """
+SLEEP = f"61.{os.getpid()}"  # seconds that nobody else on this machine sleeps
 DROPS = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
 
 
@@ -132,17 +133,47 @@ def test_the_watcher_holds_no_stream_and_is_in_a_session_of_its_own():
         assert os.getsid(int(watcher)) == int(watcher)
 
 
+MANY = """
+import resource, sys, threading, time
+from minidocker.process import start
+if sys.argv[1] == "launcher":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+running = [start(["sleep", sys.argv[2]], stdout=1, stderr=2)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+if sys.argv[1] == "launcher":
+    from minidocker import launcher
+    resource.prlimit(launcher._Caller.pid, resource.RLIMIT_NOFILE, (hard, hard))
+command = ["setpriv", "--reuid", "12345", "--clear-groups", "sleep", sys.argv[2]]
+running += [start(command, stdout=1, stderr=2) for _ in range(60)]
+time.sleep(0.5)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["fork", "launcher"])
+def test_many_die_with_an_owner_that_has_raised_its_limit_of_open_files(how):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", MANY, how, SLEEP], env=env, stdout=subprocess.PIPE) as many:
+        assert many.stdout.readline() == b"ready\n"
+        assert len(sleepers(SLEEP)) == 61
+        many.kill()
+        assert until(lambda: not sleepers(SLEEP)), f"{len(sleepers(SLEEP))} outlived their owner"
+
+
 def test_the_command_is_killed_at_random_moments():
     """Its first process drops its rights; nothing of it runs afterwards, and its name and its volume are free."""
     need((HOME / "store").exists() or (HOME / "images").exists(), "needs the images of set-up")
     chance, env = random.Random(5), {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = ["run", "--name", "killed", "-v", "killed:/v", "-m", "64m", "debian", *DROPS, "sleep", "61.5"]
+    words = ["run", "--name", "killed", "-v", "killed:/v", "-m", "64m", "debian", *DROPS, "sleep", SLEEP]
     for _ in range(12):
         victim = subprocess.Popen([sys.executable, "-m", "minidocker", *words], env=env, stderr=subprocess.DEVNULL)
         time.sleep(0.05 + chance.random() / 3)
         victim.kill()
         victim.wait()
-        assert until(lambda: not sleepers("61.5")), "it outlived the command"
+        assert until(lambda: not sleepers(SLEEP)), "it outlived the command"
     again = minidocker(HOME, "run", "--name", "killed", "-v", "killed:/v", "busybox", "true")
     assert again.returncode == 0, again.stderr
     assert minidocker(HOME, "volume", "rm", "killed").returncode == 0

@@ -90,7 +90,7 @@ def open_files(number: int) -> None:
     The hard limit, too, if this process has CAP_SYS_RESOURCE, as root usually has (setrlimit(2)).
     """
     launcher = sys.modules.get("minidocker.launcher")
-    pids = [0, launcher._Caller.pid] if launcher and launcher._Caller.socket else [0]
+    pids = [0, launcher._Caller.pid] if launcher and launcher._Caller.pid else [0]
     for pid in pids:
         soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)  # -1 is no limit
         try:
