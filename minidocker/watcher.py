@@ -43,21 +43,23 @@ def watch(pid: int, pidfd: int) -> None:
         send(ours, pid, pidfd)
 
 
-def _serve(channel: int, owner: int) -> NoReturn:
-    """The whole life of the watcher: note each pidfd that comes, forget those that end, and kill the rest at the end.
+def _settle(channel: int, owner: int) -> None:
+    """Hold nothing else: no stream, whose reader would wait for our end, and no terminal whose keys would reach us."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.setsid()
+    syscalls.prctl(syscalls.PR_SET_NAME, b"watcher")
+    keep(channel, owner)
+    import resource  # nobody else needs it; the owner may raise its limit of open files, and start many
 
-    It holds nothing else: no stream, whose reader would wait for its end, and no terminal whose keys would reach it.
-    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _serve(channel: int, owner: int) -> NoReturn:
+    """The whole life of the watcher: note each pidfd that comes, forget those that end, kill the rest at last."""
     watched: dict[int, int] = {}
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        os.setsid()
-        syscalls.prctl(syscalls.PR_SET_NAME, b"watcher")
-        keep(channel, owner)
-        import resource  # nobody else needs it; the owner may have raised its limit of open files, and start many
-
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        _settle(channel, owner)
         while ready := polled([channel, owner, *watched], None):
             for pidfd in watched.keys() & {*ready}:
                 del watched[pidfd]
