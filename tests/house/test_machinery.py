@@ -170,7 +170,7 @@ def test_weave_finds_a_page_that_prints_or_says_too_much(house):
     assert "prints 73 lines of minidocker/long.py in one block" in "".join(weave.weave(repo))
     text.write_text(whole + "<!-- see minidocker/long.py -->\n<!-- /see -->\n" + "word " * 2499)
     assert weave.weave(repo) == []
-    text.write_text(text.read_text() + "more `word`s, <details> not these </details>\n\n    nor = these\n")
+    text.write_text(text.read_text() + "more `word`s, | - <details> not these </details>\n\n    nor = these\n")
     assert "has 2502 words; 2500 at most" in "".join(weave.weave(repo))
     (repo / "pyproject.toml").write_text('[tool.minidocker.pages]\nover = ["chapters/00_one/README.md"]\n')
     assert weave.weave(repo) == []
@@ -248,3 +248,10 @@ def test_only_printed_lines_are_looked_at(house):
         "<!-- source minidocker/one.py: one -->\n<!-- /source -->\n<!-- see minidocker/one.py -->\n<!-- /see -->"
     )
     assert weave.printed_lines(repo) == {"minidocker/one.py": {6, 7}}
+
+
+def test_tests_find_helpers_by_name_and_nothing_in_each_other():
+    for path in REPO.glob("tests/*/*.py"):
+        text = path.read_text()
+        assert not re.search(r"^(from|import) (test_|tests\.\d|conftest)", text, re.M), path
+        assert path.parent.name == "helpers" or not re.search(r"^\s*sys\.path(\.|\[|\s*[+=])", text, re.M), path

@@ -150,7 +150,7 @@ class Page:
         for file, lines in blocks:
             if lines > BLOCK_LINES:
                 yield f"{self.where}: prints {lines} lines of {file} in one block; {BLOCK_LINES} at most"
-        lines, words = sum(lines for _, lines in blocks), len(NO_PROSE.sub(" ", self.text).split())
+        lines, words = sum(lines for _, lines in blocks), len(re.findall(r"\S*\w\S*", NO_PROSE.sub(" ", self.text)))
         if lines > PAGE_LINES:
             yield f"{self.where}: prints {lines} lines of code; {PAGE_LINES} at most"
         if words > PAGE_WORDS:

@@ -101,7 +101,7 @@ class Registry:
             self._pool.pools[host].close()
 
     def request(self, method: str, path: str, allowed: Container[int], **options: Any) -> BaseHTTPResponse:
-        """Ask, log in if that is demanded, follow redirects; return an answer whose body is not read yet.
+        """Ask, log in if that is demanded, follow redirects; return an answer whose body, after GET, is not read yet.
 
         `options`: headers, body (a file), retries. Password and token go to the registry itself, and to no other host.
         """
@@ -122,6 +122,8 @@ class Registry:
                 break
         if response.status not in allowed:
             raise self._refused(response)
+        if method != "GET":
+            rest(response)
         return response
 
     def _send(self, method: str, url: str, headers: dict[str, str], **options: Any) -> BaseHTTPResponse:
@@ -244,19 +246,16 @@ class Registry:
         After an interruption a new upload follows: of the old one the registry may have kept a part.
         """
         there = self.request("HEAD", f"blobs/{descriptor['digest']}", ANY)
-        rest(there)
         if there.status == 200 and there.headers.get("Content-Length") == str(descriptor["size"]):
             return "Layer already exists"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
         for attempt in range(self.retries + 1):
-            begun = self.request("POST", "blobs/uploads/", DONE)
-            rest(begun)
-            place = begun.headers.get("Location", "")
+            place = self.request("POST", "blobs/uploads/", DONE).headers.get("Location", "")
             if not place:
                 raise ContainerError(f"{self.name}: it did not say where to upload to: is it a registry?")
             url = f"{place}{'&' if '?' in place else '?'}digest={descriptor['digest']}"
             try:
-                rest(self.request("PUT", url, DONE, headers=headers, body=file, retries=self._again.new(read=0)))
+                self.request("PUT", url, DONE, headers=headers, body=file, retries=self._again.new(read=0))
                 break
             except Unreachable:
                 if attempt == self.retries:
@@ -266,9 +265,8 @@ class Registry:
     def put_manifest(self, reference: str, file: BinaryIO, descriptor: Descriptor) -> None:
         """Name what is there now. The registry checks that all parts are."""
         headers = {"Content-Type": descriptor["mediaType"], "Content-Length": str(descriptor["size"])}
-        response = self.request("PUT", f"manifests/{reference}", DONE, headers=headers, body=file)
-        rest(response)
-        told = response.headers.get("Docker-Content-Digest", descriptor["digest"])
+        answer = self.request("PUT", f"manifests/{reference}", DONE, headers=headers, body=file)
+        told = answer.headers.get("Docker-Content-Digest", descriptor["digest"])
         if told != descriptor["digest"]:
             raise ContainerError(f"{self.name}: it says that the image it got has the digest {printable(told)}")
 

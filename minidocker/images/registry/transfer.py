@@ -3,10 +3,9 @@
     image = pull(Store(), "debian:12")
     push(Store(), "localhost:5000/team/app:1.2", show=print)
 
-In the order that is safe: the parts first, then the manifest that needs them, at last the name. Who is killed in
-between leaves parts without a name, which `prune` removes. MINIDOCKER_MIRROR is a registry ("host:port", or a URL) that
-is asked before docker.io is: one for a whole classroom, whose thirty pulls would otherwise count as one address's.
-What `show` is given is a line for each part; with it, a terminal has a bar for each as well.
+In the order that is safe: the parts first, then the manifest that needs them, at last the name. A process that is
+killed in between leaves parts without a name, which `prune` removes. MINIDOCKER_MIRROR is a registry ("host:port", or a
+URL) that is asked before docker.io is. `show` is given a line for each part; with it, a terminal has a bar for each.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from minidocker.images.store import Store
 
     Show = Callable[[str], None] | None
+    Advance = Callable[[int], object]
 
 
 def on_stderr(line: str) -> None:
@@ -67,7 +67,7 @@ def _pull(store: Store, host: str, wanted: Reference, platform: str, show: Show)
     """The layers are unpacked before the image gets its name: one that has a name can run."""
     with bringing(store, str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
 
-        def fetch(blob: Descriptor, advance: Callable[[int], object]) -> str:
+        def fetch(blob: Descriptor, advance: Advance) -> str:
             if present(store, blob):
                 return "Already exists"
             with store.incoming() as file:
@@ -81,7 +81,7 @@ def _pull(store: Store, host: str, wanted: Reference, platform: str, show: Show)
             raise ContainerError(f"{wanted}: a config of {manifest['config']['size']} bytes: refused")
         each(fetch, [manifest["config"]], None)
         media.check_config(store.get_json(manifest["config"]), len(manifest["layers"]))
-        check_room(store, manifest["layers"])
+        _check_room(store, {blob["digest"]: blob["size"] for blob in manifest["layers"] if not present(store, blob)})
         each(fetch, manifest["layers"], show)
         store.put(data, descriptor["mediaType"])
         image = Image(store, descriptor)
@@ -111,7 +111,7 @@ def push(store: Store, name: str, show: Show = None) -> Descriptor:
     image = find(store, name)
     with store.writing(), Registry(wanted.registry, wanted.repository) as registry:
 
-        def upload(blob: Descriptor, advance: Callable[[int], object]) -> str:
+        def upload(blob: Descriptor, advance: Advance) -> str:
             if not present(store, blob):
                 raise ContainerError(f"{blob['digest']}: this layer is not in the store: pull its image again")
             with open(store.blob(blob["digest"]), "rb") as file:
@@ -123,10 +123,9 @@ def push(store: Store, name: str, show: Show = None) -> Descriptor:
     return image.descriptor
 
 
-def each(work: Callable[[Descriptor, Callable[[int], object]], str], blobs: Iterable[Descriptor], show: Show) -> None:
-    """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised.
-
-    `work` gets a function to call with the number of bytes of each piece that has passed, and returns what it did.
+def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor], show: Show) -> None:
+    """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised. `work`
+    is given what to call with the number of bytes that have passed, and returns what it did.
     """
     stopped = threading.Event()
 
@@ -164,9 +163,7 @@ def present(store: Store, blob: Descriptor) -> bool:
     return True
 
 
-def check_room(store: Store, blobs: list[Descriptor]) -> None:
-    """Refuse early what cannot be stored at all; unpacking needs more."""
-    needed = sum({blob["digest"]: blob["size"] for blob in blobs if not present(store, blob)}.values())
-    space = os.statvfs(store.home)
-    if needed > space.f_bavail * space.f_frsize:
+def _check_room(store: Store, missing: dict[str, int]) -> None:
+    needed, space = sum(missing.values()), os.statvfs(store.home)
+    if needed > space.f_bavail * space.f_frsize:  # refused early; unpacking needs more
         raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
