@@ -8,8 +8,8 @@ it does to its root and its descriptors, and to mark a line is to write a byte. 
 kernel; the launcher of that kernel, and the server of a union, start it by their boot lines; and the command
 `minidocker` that a notebook calls is one that starts it first.
 
-What a page only names is the tests' business. Printed lines that may stay unrun are in tools/book/unrun.txt, by symbol,
-with the reason; that list has at most 100 lines.
+What a page only names is the tests' business, and so are refusals: lines that raise, or handle what was raised. Other
+printed lines that may stay unrun are in tools/book/unrun.txt, by symbol, with the reason; at most 100 lines.
 """
 
 from __future__ import annotations
@@ -69,11 +69,17 @@ def command(place: Path) -> Path:
 
 
 def executable(path: Path) -> set[int]:
-    """The lines that the compiler made code for, but for those that only a type checker reads."""
+    """The lines that the compiler made code for, but for what only a type checker reads, and refusals.
+
+    A line that raises, or that handles an exception, is the tests' business: a lab does not break everything.
+    """
     source = path.read_text()
-    tree = ast.parse(source)
-    unread = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
-    hidden = {line for node in unread for part in node.body for line in range(part.lineno, (part.end_lineno or 0) + 1)}
+    hidden: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise | ast.ExceptHandler):
+            hidden |= {*range(node.lineno, (node.end_lineno or 0) + 1)}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            hidden |= {line for part in node.body for line in range(part.lineno, (part.end_lineno or 0) + 1)}
     codes, lines = [compile(source, str(path), "exec")], set()
     while codes:
         code = codes.pop()
