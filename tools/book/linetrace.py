@@ -109,7 +109,7 @@ def excused() -> list[tuple[str, str]]:
 
 
 def report(marks: bytes) -> int:
-    """Print what a page prints and no notebook runs, and excuses that nothing needs."""
+    """Print what a page prints and no notebook runs, and excuses for what is not there."""
     entries, printed, names = excused(), weave.printed_lines(), {str(path.relative_to(REPO)) for path in FILES}
     problems = [f"{file}: excused, and not there" for file, _ in entries if file not in names]
     for number, path in enumerate(FILES):
@@ -117,7 +117,7 @@ def report(marks: bytes) -> int:
         unrun = {line for line in executable(path) & printed[name] if not marks[number * LINES + line]}
         for file, symbol in entries:
             if file == name:
-                problems += [] if unrun & {*places.get(symbol, ())} else [f"{file}: {symbol}: excused without need"]
+                problems += [] if symbol in places else [f"{file}: {symbol}: excused in unrun.txt, and not there"]
                 unrun -= {*places.get(symbol, ())}
         lines = path.read_text().splitlines()
         problems += [f"{name}:{line}: run by no notebook: {lines[line - 1].strip()}" for line in sorted(unrun)]
