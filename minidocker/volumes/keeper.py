@@ -46,14 +46,11 @@ def mounted(name: str, directory: str, options: Mapping[str, str]) -> int:
     arguments = ["-t", options["type"], *(["-o", options["o"]] if options.get("o") else []), "--", options["device"]]
     _start(directory, arguments)
     deadline, pause = time.monotonic() + PATIENCE, 0.001
-    while True:
-        absent = hold(f"{directory}/keeper")  # before the look: what a keeper has written, it wrote while it lived
-        with open(f"{directory}/keeper") as file:
+    while (absent := hold(f"{directory}/keeper")) is None and time.monotonic() < deadline:
+        with open(f"{directory}/keeper") as file:  # what a keeper has written counts while it lives
             pid, *said = file.read().split() or ["0"]
-        if absent is None and said:
+        if said:
             return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        if absent is not None or time.monotonic() > deadline:
-            break
         time.sleep(pause := min(pause * 1.2, 0.1))
     why = f"no answer for {PATIENCE} s"
     if absent is not None:

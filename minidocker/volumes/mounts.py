@@ -69,12 +69,12 @@ def _made(root: int, parts: list[str], directory: bool) -> int:
 
 
 def _make(parent: int, name: str, directory: bool) -> int:
-    """mkdirat(2) or mknodat(2), and a descriptor of it. A link of that name leads nowhere, and is not followed."""
+    """A new directory or file, and a descriptor of it. A link of that name leads nowhere, and is not followed."""
     with contextlib.suppress(FileExistsError):  # another container was faster, or it is a link
         if directory:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
-            os.mknod(name, 0o644 | stat.S_IFREG, dir_fd=parent)
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
     made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     if stat.S_ISLNK(os.fstat(made).st_mode):
         os.close(made)

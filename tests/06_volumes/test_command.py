@@ -81,6 +81,14 @@ def test_docker_s_options_of_a_mount(home, tmp_path):
     assert "must begin with /" in minidocker(home, "run", "--tmpfs", "data", "busybox", "true").stderr
 
 
+def test_what_cannot_be_made_is_named(home, tmp_path):
+    """Nothing can be made in /sys; the message says what."""
+    (tmp_path / "file").touch()
+    for source in (tmp_path, tmp_path / "file"):
+        result = minidocker(home, "run", "-v", f"{source}:/sys/kernel/new", "busybox", "true")
+        assert (result.returncode, "new" in result.stderr, "Read-only" in result.stderr) == (125, True, True), result
+
+
 def test_an_image_whose_volume_is_relative(home):
     """BuildKit writes `VOLUME data` as it stands, and Docker mounts it on /data."""
     add_image(new_store(home), "relative", HOME / "roots/busybox", Volumes={"data/": {}}, Cmd=["stat", "/data"])
