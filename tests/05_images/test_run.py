@@ -14,8 +14,9 @@ import pytest
 from minidocker.images import image
 from minidocker.images.container import container, ready
 from minidocker.images.inside import resolve
+from minidocker.namespaces import Join
 from minidocker.outcome import ContainerError
-from minidocker.process import run
+from minidocker.process import run, start
 from tests.helpers.images import HOME, REPO, add_image, minidocker, new_store
 
 pytestmark = pytest.mark.chapter(5)
@@ -386,3 +387,14 @@ def test_a_terminal_is_still_the_containers_own(home, tmp_path):
     environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
     shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert "/dev/pts/0" in shown.stdout
+
+
+@pytest.mark.parametrize(("name", "port"), [("web", 80), ("mail", 25)])
+def test_the_servers_of_set_up_listen_on_every_interface(name, port):
+    """127.0.0.2 is an address of lo as well: who listens on 127.0.0.1 alone does not answer there."""
+    argv, isolators, options = container(ready(name))
+    with start(argv, *isolators, **options) as process:
+        ask = (
+            f"for i in $(seq 200); do (exec 3<>/dev/tcp/127.0.0.2/{port}) 2>/dev/null && exit; sleep 0.05; done; exit 1"
+        )
+        assert run(["bash", "-c", ask], Join(process.pid)).exit_code == 0
