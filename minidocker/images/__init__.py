@@ -1,8 +1,7 @@
 """Chapter 5: images. A base and layers of differences, each stored once, in the format that all container tools read.
 
-manifest, reference, store, image, garbage, container, inside     documents, names, and the way to a container
-tar, diff, pack; unpack, apply, restore, share                    a directory to a layer, and back
-registry/: access, client, transfer                              pull and push
-members, archive, flat                                            save and load, import and export
-build, and what it imports                                        Dockerfiles
+manifest, reference, store, image, garbage      documents, names, where they lie, what goes
+container, inside                               the way from an image to a container
+tar, layer                                      a directory to a layer, and back
+build; registry; archive                        Dockerfiles; pull and push; save and load, import and export
 """
