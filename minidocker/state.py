@@ -126,12 +126,18 @@ def _directories(parent: str) -> list[str]:
         return []
 
 
-def replace(path: str, data: bytes) -> None:
-    """Write a file so that everybody sees the old content or the new one: the disk may be full, or we be killed."""
+def replace(path: str, data: bytes, sync: bool = False) -> None:
+    """Write a file so that everybody sees the old content or the new one: the disk may be full, or we be killed.
+
+    With `sync` it is on the disk before it has its name, so that this is true after a power cut as well.
+    """
     new = f"{path}.{os.urandom(6).hex()}.new"
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb", 0) as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(new, path)
     except BaseException:
         if os.path.exists(new):

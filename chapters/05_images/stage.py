@@ -1,6 +1,6 @@
 """Stage 5: a container of an image: the layers of a name, one union, the image's own command.
 
-python chapters/05_images/stage.py [IMAGE [COMMAND [ARGUMENT...]]]
+python3 chapters/05_images/stage.py [IMAGE [COMMAND [ARGUMENT...]]]
 """
 
 import os

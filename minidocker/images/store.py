@@ -209,12 +209,15 @@ class Store:
         A shorter one needs no room: on a full disk it is written over the old one, which is how one gets room again.
         """
         with self._locked(self.layout, True):
+            for name in os.listdir(self.layout):
+                if name.endswith(".new"):  # of one who was killed here: everybody else waits
+                    files.remove(f"{self.layout}/{name}")
             before = self.entries()
             after = _tidy(change([*before]))
             index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": after}
             data = json.dumps(index, indent=1).encode()
             try:
-                state.replace(self.index, data)
+                state.replace(self.index, data, sync=True)
             except OSError as refused:
                 if refused.errno not in (errno.ENOSPC, errno.EDQUOT) or len(data) > os.path.getsize(self.index):
                     raise

@@ -517,7 +517,7 @@ def test_on_a_full_disk_images_can_be_removed(store, tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_none(store, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
     first = ready("busybox", store.home)
@@ -557,3 +557,28 @@ def test_prune_says_what_was_really_freed(store, tmp_path):
     store.untag("linked")
     freed = garbage.collect(store)
     assert abs(before - used(store.layout) - used(store.unpacked) - freed) < 1 << 16
+
+
+SHORT = """
+import resource, signal, sys
+from minidocker import state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+state.replace(sys.argv[1], b"n" * 5000)
+"""
+
+
+def test_a_file_that_is_written_in_part_does_not_take_the_place_of_a_whole_one(tmp_path):
+    """write(2) may write less than it was given: on a disk that is nearly full, or here, by a limit."""
+    (tmp_path / "file").write_text("old")
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    failed = subprocess.run([sys.executable, "-c", SHORT, tmp_path / "file"], env=environment, capture_output=True)
+    assert b"File too large" in failed.stderr
+    assert (tmp_path / "file").read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_killed_writer_of_the_index_left_goes_with_the_next_change(store):
+    with open(f"{store.index}.abc.new", "w") as file:
+        file.write("{")
+    store.tag("other", image.find(store, "busybox").descriptor)
+    assert sorted(os.listdir(store.layout)) == ["blobs", "index.json", "oci-layout"]
