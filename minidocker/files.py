@@ -37,12 +37,12 @@ class NotRemoved(ContainerError):
     """What could not be removed: `failures`. All else was: `removed`, which `freed` so many bytes."""
 
     def __init__(self, failures: list[Exception], removed: Iterable[str] = (), freed: int = 0) -> None:
-        lines = [
-            f"{os.fsdecode(failed.filename or '')}: {failed.strerror}" if isinstance(failed, OSError) else str(failed)
-            for failed in failures
-        ]
-        text = "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if lines[3:] else "")
-        super().__init__(f"not removed: {text}: lsattr shows what is immutable, findmnt what is mounted")
+        few = "; ".join(
+            f"{os.fsdecode(one.filename or '')}: {one.strerror}" if isinstance(one, OSError) else str(one)
+            for one in failures[:3]
+        )
+        more = f"; and {len(failures) - 3} more" if failures[3:] else ""
+        super().__init__(f"not removed: {few}{more}: lsattr shows what is immutable, findmnt what is mounted")
         self.failures, self.removed, self.freed = failures, list(removed), freed
 
 

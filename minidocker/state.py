@@ -90,7 +90,7 @@ def claim(path: str, remove: Remove = remove, make: Callable[[str, int], object]
 
 
 def release(path: str, lock: int, remove: Remove = remove) -> None:
-    """Remove it with all that is in it. Whoever holds it."""
+    """Remove it with all that is in it: by whoever holds it."""
     try:
         remove(path)
     finally:

@@ -25,9 +25,7 @@ SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and b
 # What kernels are built with differs. With these on, an upper directory would not be all that changed: directories that
 # were renamed point to where they were, copied-up files have no content yet, and an index beside it joins hard links
 DEFAULTS = "redirect_dir=nofollow,index=off,metacopy=off"
-UPPER_REMEDY = (
-    "the upper directory must lie on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
-)
+UPPER_REMEDY = "the upper directory must be on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
 MARK = "trusted.minidocker.copy"  # xattr(7): only the host's root may set an attribute of this kind, or see it
 
 TYPE_CHECKING = False
@@ -42,8 +40,8 @@ class Union(Isolator):
     `upper`: a directory to keep what the container writes; it must exist, and one container uses it at a time. By
     default the container has one of its own, which is removed at its end. `driver`: the class that does the work.
     `root` is the same path for all containers: each mounts there in its own mount namespace, so the host sees nothing
-    there, and nothing has to be unmounted. Before `PivotRoot(union.root)` in the list. The kernel takes up to 500 lower
-    directories; in a user namespace, since Linux 5.11, without being root.
+    there, and nothing has to be unmounted. Before `PivotRoot(union.root)` in the list. Works without root in a user
+    namespace, since Linux 5.11.
     """
 
     clone_flags = CLONE_NEWNS
@@ -98,11 +96,10 @@ class Union(Isolator):
             os.mkdir(self.upper)
             os.chmod(self.upper, top.st_mode & 0o7777)
             os.chown(self.upper, top.st_uid, top.st_gid) if os.geteuid() == 0 else None
-            return
-        lock = state.hold(self.kept)
-        if lock is None:
+        elif (lock := state.hold(self.kept)) is not None:
+            self._locks.append(lock)
+        else:
             raise self._error(f"{self.kept} is in use by another container")
-        self._locks.append(lock)
 
     def prepare(self) -> None:
         """The work directory, beside the upper one: the kernel copies up into it, and only a whole copy leaves it."""
@@ -140,9 +137,8 @@ class Union(Isolator):
         """
         *lowers, upper, work = directories
         options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{DEFAULTS}"
-        options += "" if self.kept else ",volatile"
         initial = os.stat("/proc/self/ns/user").st_ino == INITIAL_USER_NAMESPACE
-        return options + ("" if initial else ",userxattr")
+        return options + ("" if self.kept else ",volatile") + ("" if initial else ",userxattr")
 
     def __exit__(self, *_: object) -> None:
         """Remove the container's directory; its mounts went with its mount namespace. What resists is for `prune`."""
@@ -158,18 +154,12 @@ class Union(Isolator):
 
 
 class Copy(Union):
-    """No union: all files of the lower directories are copied into the upper one, as a virtual machine has them.
-
-    The first write costs nothing then; the start costs as much as the root is large.
-    """
+    """All files of the lower directories are copied into the upper one, as a virtual machine has them."""
 
     needs_root = True
 
     def prepare(self) -> None:
-        """Mount the union for a moment, in a process of its own, and copy what it shows.
-
-        A kept directory has a mark if an earlier container filled it, whatever became of the files since.
-        """
+        """Mount the union for a moment, and copy what it shows. A kept directory that was filled before has a mark."""
         from functools import partial
 
         from minidocker.process import run
@@ -177,8 +167,7 @@ class Copy(Union):
         if MARK in files.xattrs(self.upper):
             return
         if os.listdir(self.upper):
-            what = "has something in it, and is no whole copy: empty it, or name another directory"
-            raise self._error(f"{self.upper} {what}", self.upper)
+            raise self._error(f"{self.upper} is not empty, and no whole copy: empty it, or name another", self.upper)
         union = Union(self.lowers)
         run(partial(_copy, union.root, self.upper), union)
         os.setxattr(self.upper, MARK, b"")
