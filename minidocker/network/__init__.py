@@ -113,12 +113,13 @@ class Network(Isolator):
             self.lease = lease = self.bridge.take(self.wanted)
             self.addresses, gateway = self.bridge.addresses(lease.number), self.bridge.gateways()[0]
             lease.names, lease.extra = called, [text.replace("host-gateway", gateway, 1) for text in self.extra]
-            lease.items = self.bridge.guest(lease.number) + self._items(lease.number)
+            lease.items = self._items(lease.number)
             lease.note((lease.names, lease.extra, lease.items))
             self.files = self.bridge.views(lease)
             names.write(self.files[VIEWS[1]], servers)
-            self.bridge.introduce()
-            self._nft = firewall.begin(networks.everything(found), networks.rules(), lock.descriptor)
+            self.bridge.introduce(lease)
+            items = [item for network in found for item in network.subnets()] + self.bridge.known(lease)
+            self._nft = firewall.begin(items, networks.rules(), lock.descriptor)
 
     def _items(self, number: int) -> list[str]:
         """What the firewall is to know of this container besides: its published ports and its limit."""
@@ -167,7 +168,7 @@ class Network(Isolator):
             if self._nft:
                 firewall.settle(self._nft)
             if self.lease:
-                os.close(self.lease.descriptor or 0)
+                self.lease.let_go()
             if not self._plain():
                 with Lock():
                     networks.survey()

@@ -11,7 +11,7 @@ each start says all elements again, and looks whether the rules are those that w
 
 from __future__ import annotations
 
-from minidocker.network.links import Tool, tag, tool
+from minidocker.network.links import Tool, eui64_of, interface_of, mac_of, tag, tool
 from minidocker.outcome import ContainerError
 
 # md-* are our bridges, mv* their ports: interfaces that nobody else makes. A name as of a wildcard is a comparison of
@@ -93,11 +93,21 @@ table bridge minidocker {
     }
 }
 """
-RULES = WAY_IN + WALLS + WAY_OUT + GUARD
 TABLES = "inet minidocker", "bridge minidocker"
 ANEW = "".join(f"table {table}\ndelete table {table}\n" for table in TABLES)
 CHAINS = {TABLES[0]: ["loopback", "from_outside", "from_here", "through", "to_host", "way_out"], TABLES[1]: ["guard"]}
+# What nobody can be or ask for: who empties a set or a map takes this away, too, and is noticed by it.
+NOBODY = {
+    "inet minidocker published4": "240.0.0.1 . tcp . 1 : 240.0.0.1 . 1",
+    "inet minidocker published6": "2001:db8:: . tcp . 1 : 2001:db8:: . 1",
+    "bridge minidocker guests4": '"none" . 00:00:00:00:00:00 . 0.0.0.0',
+    "bridge minidocker guests6": '"none" . 00:00:00:00:00:00 . ::',
+    "bridge minidocker neighbours": '"none" . 0x0',
+}
 LOOK = "".join(f"list chain {table} {chain}\n" for table, chains in CHAINS.items() for chain in chains)
+LOOK += "".join(f"get element {table} {{ {item.partition(' : ')[0]} }}\n" for table, item in NOBODY.items())
+RULES = WAY_IN + WALLS + WAY_OUT + GUARD
+RULES += "".join(f"add element {table} {{ {item} }}\n" for table, item in NOBODY.items())
 MARK = ' comment "minidocker"'  # of our rules in the chains of others
 FAMILIES = "ip ", "ip6 ", "inet ", "bridge "  # of tables that are asked about a packet that is passed on
 
@@ -116,16 +126,18 @@ def ours(text: str) -> str:
 
 def nft(text: str) -> str:
     """Run nft(8) on a batch, which the kernel takes as a whole or not at all."""
-    return tool("nft", "-f", "-", text=ours(text))
+    return tool("nft", "-t", "-f", "-", text=ours(text))
 
 
-def guest(interface: str, mac: str, address: str, addresses6: list[str], eui64: str) -> list[str]:
+def guest(number: int, addresses: list[str]) -> list[str]:
     """What the guard knows of a container: what it may say it is, by which port it comes."""
-    found = [f'element bridge minidocker guests4 {{ "{interface}" . {mac} . {address} }}']
-    if addresses6:
-        number = "".join(part.rjust(4, "0") for part in eui64.split(":"))
-        found += [f'element bridge minidocker guests6 {{ "{interface}" . {mac} . {text} }}' for text in addresses6]
-        found.append(f'element bridge minidocker neighbours {{ "{interface}" . 0x{number} }}')
+    card, eui64 = f'"{interface_of(number)}"', eui64_of(number)
+    found = [f"element bridge minidocker guests4 {{ {card} . {mac_of(number)} . {addresses[0]} }}"]
+    for address in addresses[1:]:
+        both = ", ".join(f"{card} . {mac_of(number)} . {text}" for text in (address, f"fe80::{eui64}"))
+        last = "".join(part.rjust(4, "0") for part in eui64.split(":"))
+        found.append(f"element bridge minidocker guests6 {{ {both} }}")
+        found.append(f"element bridge minidocker neighbours {{ {card} . 0x{last} }}")
     return found
 
 
@@ -155,8 +167,10 @@ def _said(items: list[str]) -> str:
 
 
 def begin(items: list[str], path: str, lock: int) -> Pending:
-    """Start nft. It keeps the lock until it ends: nobody changes the tables meanwhile, and its caller need not wait."""
-    return Tool("nft", "-f", "-", text=ours(_said(items)), lock=lock), path
+    """Start nft: it shows what there is, and adds these elements. It keeps the lock until it ends: nobody changes the
+    tables meanwhile, and its caller need not wait.
+    """
+    return Tool("nft", "-t", "-f", "-", text=ours(_said(items)), lock=lock), path
 
 
 def settle(pending: Pending) -> str:

@@ -32,8 +32,11 @@ class Lock:
     place = ""  # only the holder reads it, and there is one at a time on the whole machine
 
     def __enter__(self) -> Lock:
-        os.close(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self.descriptor = state.hold(LOCK, wait=True) or 0
+        held = None
+        while held is None:
+            os.close(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            held = state.hold(LOCK, wait=True)
+        self.descriptor = held
         Lock.place = os.path.join(state.home(), "network", host())
         os.makedirs(Lock.place, mode=0o700, exist_ok=True)
         return self
@@ -84,21 +87,31 @@ def checked(subnet: str) -> str:
 
 class Lease:
     """An address in use. `names`: all that its container is called, its own name first; `extra`: lines of its hosts
-    file; `items`: what the firewall knows of it; `pid`: 0 until there is a process. `descriptor` has the lock.
+    file; `items`: its ports and limits in the firewall; `pid`: 0 until there is a process. `descriptor` has the lock.
     """
 
     def __init__(self, path: str, descriptor: int | None = None) -> None:
         self.path, self.address, self.descriptor = path, os.path.basename(path), descriptor
         self.number, self.pid = numbers(f"{self.address}/32")[0], 0
         self.names, self.extra, self.items = [""], list[str](), list[str]()
-        with open(path, "rb") as file:
+
+    def read(self) -> Lease:
+        """What the file says. To start a container, nobody has to read the others'."""
+        with open(self.path, "rb") as file:
             try:
                 self.names, self.extra, self.items = marshal.load(file)
                 self.pid = marshal.load(file)
-            except EOFError:
-                pass  # not yet
+            except (EOFError, ValueError, TypeError):
+                pass  # not yet, or not whole
+        return self
 
     def note(self, value: Any) -> None:
         """Add to the file, by one write(2): first what it is, later the pid."""
         with open(self.path, "ab", buffering=0) as file:
             file.write(marshal.dumps(value))
+
+    def let_go(self) -> None:
+        """From now on it is a dead owner's."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+        self.descriptor = None

@@ -55,6 +55,12 @@ def write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
+def append(path: str, text: str) -> None:
+    """Add lines, by one write(2)."""
+    with open(path, "ab", buffering=0) as file:
+        file.write(text.encode())
+
+
 def resolv_conf(servers: list[str]) -> str:
     """What a container asks for names of the world: these servers, or the host's, resolv.conf(5).
 

@@ -14,19 +14,9 @@ import os
 
 from minidocker import state
 from minidocker.files import remove as remove_tree
-from minidocker.network import firewall, names
+from minidocker.network import firewall, links, names
 from minidocker.network.leases import Lease, Lock, checked, numbers
-from minidocker.network.links import (
-    Tool,
-    bridge_of,
-    dotted,
-    eui64_of,
-    exists,
-    interface_of,
-    mac_of,
-    routes,
-    tool,
-)
+from minidocker.network.links import dotted, exists, tool
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
 
@@ -44,7 +34,7 @@ class Bridge:
     def __init__(self, name: str) -> None:
         if name in ("none", "host") or not 1 <= len(names.checked([name])[0]) <= NAME_LENGTH or name[0] in ".-":
             raise ContainerError(f"Network: a network cannot be called {name!r}: 1 to {NAME_LENGTH} letters and digits")
-        self.name, self.interface, self.directory = name, bridge_of(name), os.path.join(Lock.place, name)
+        self.name, self.interface, self.directory = name, links.bridge_of(name), os.path.join(Lock.place, name)
         self.settings, self.leases = (os.path.join(self.directory, word) for word in ("settings", "leases"))
         self.living: list[Lease] = []
         if os.path.exists(self.settings):
@@ -53,18 +43,13 @@ class Bridge:
 
     def addresses(self, number: int, prefix: bool = False) -> list[str]:
         """Those of a container, or of the bridge: IPv4, and IPv6 where there is any; or with the network's bits."""
-        found = [dotted(number), *([f"{self.prefix6}:0:{eui64_of(number)}"] if self.prefix6 else [])]
+        found = [dotted(number), *([f"{self.prefix6}:0:{links.eui64_of(number)}"] if self.prefix6 else [])]
         bits = self.subnet.partition("/")[2], "64"
         return [f"{text}/{bits[text is not found[0]]}" for text in found] if prefix else found
 
     def gateways(self, prefix: bool = False) -> list[str]:
         """The bridge's own addresses."""
         return self.addresses(numbers(self.subnet)[1], prefix)
-
-    def guest(self, number: int) -> list[str]:
-        """What the firewall is to know of every container."""
-        six = [f"fe80::{eui64_of(number)}", *self.addresses(number)[1:]] if self.prefix6 else []
-        return firewall.guest(interface_of(number), mac_of(number), dotted(number), six, eui64_of(number))
 
     def make(self, others: list[Bridge], wanted: str | None = None, kept: bool = False) -> None:
         """Make it, first on the disk. If that fails half-way it is not kept yet, and the next survey removes it."""
@@ -73,6 +58,7 @@ class Bridge:
         self.subnet, self.prefix6 = _free_subnet(others, wanted), _random_prefix6() if has_ipv6() else ""
         os.makedirs(self.leases, mode=0o700, exist_ok=True)
         self.write(kept=False)
+        names.write(os.path.join(self.directory, "hosts"), names.LOCALHOST)
         self.connect()
         self.write(kept=kept)
 
@@ -89,10 +75,10 @@ class Bridge:
         since nobody else can have them.
         """
         addresses = numbers(self.subnet)
-        if (self.interface, addresses[0], addresses[-1]) in routes():
+        if (self.interface, addresses[0], addresses[-1]) in links.routes():
             return
         if not exists(self.interface):
-            tool("ip", *f"link add {self.interface} address {mac_of(addresses[1])} type bridge".split())
+            tool("ip", *f"link add {self.interface} address {links.mac_of(addresses[1])} type bridge".split())
         for name, value in (("ipv4/conf/{}/route_localnet", "1"), ("ipv6/conf/{}/accept_dad", "0")):
             if name[3] == "4" or self.prefix6:
                 with open(f"/proc/sys/net/{name.format(self.interface)}", "w") as file:
@@ -105,7 +91,7 @@ class Bridge:
 
         Each time the next one, since an address may have a late packet on its way, or a namespace that still ends.
         """
-        guests, used = numbers(self.subnet)[2:-1], {lease.number: lease.names[0] for lease in self.living}
+        guests, used = numbers(self.subnet)[2:-1], {lease.number: lease for lease in self.living}
         order = [*range(max(self.last + 1, guests[0]), guests.stop), *guests]
         if wanted:
             order = [number for number in guests if dotted(number) == wanted]
@@ -114,20 +100,37 @@ class Bridge:
             raise ContainerError(f"Network: {wanted!r} is no address for a container in {self.subnet}")
         if not free:
             text = f"all {len(guests)} addresses of {self.subnet} are in use; make a network with a larger subnet"
-            raise ContainerError(f"Network: {f'{wanted} is in use by {used[order[0]]}' if wanted else text}")
+            raise ContainerError(
+                f"Network: {f'{wanted} is in use by {used[order[0]].read().names[0]}' if wanted else text}"
+            )
         path = os.path.join(self.leases, dotted(free[0]))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.living.append(Lease(path, state.hold(path)))
         self.write(self.kept, free[0])
         return self.living[-1]
 
-    def introduce(self) -> None:
-        """Write the hosts files: one for all, and one for each container that has lines of its own."""
-        lines = [f"{text}\t{' '.join(one.names)}\n" for one in self.living for text in self.addresses(one.number)]
-        names.write(os.path.join(self.directory, "hosts"), names.LOCALHOST + "".join(lines))
-        for one in self.living:
-            if one.extra:
-                names.write(self.views(one)["/etc/hosts"], names.LOCALHOST + "".join([*one.extra, *lines]))
+    def lines(self, lease: Lease) -> str:
+        """How a container is found by its names."""
+        return "".join(f"{text}\t{' '.join(lease.names)}\n" for text in self.addresses(lease.number))
+
+    def introduce(self, lease: Lease) -> None:
+        """Add its lines to all hosts files; one that has lines of its own has a file of its own."""
+        shared = os.path.join(self.directory, "hosts")
+        for name in os.listdir(self.directory):
+            if name.startswith("hosts"):
+                names.append(os.path.join(self.directory, name), self.lines(lease))
+        if lease.extra:
+            with open(shared) as file:
+                names.write(self.views(lease)["/etc/hosts"], file.read() + "".join(lease.extra))
+
+    def rewrite(self) -> None:
+        """The hosts files, when somebody is no more."""
+        living = [lease.read() for lease in self.living]
+        text = names.LOCALHOST + "".join(map(self.lines, living))
+        for own, extra in [(os.path.join(self.directory, "hosts"), "")] + [
+            (self.views(lease)["/etc/hosts"], "".join(lease.extra)) for lease in living if lease.extra
+        ]:
+            names.write(own, text + extra)
 
     def views(self, lease: Lease) -> dict[str, str]:
         """The files that a container sees: {its path: the host's file}."""
@@ -139,24 +142,32 @@ class Bridge:
         """Find out who lives; give back the addresses and names of the dead, and return what they were."""
         found = [os.path.join(self.leases, name) for name in sorted(os.listdir(self.leases))]
         held = [Lease(path, state.hold(path)) for path in found]
-        self.living, dead = [one for one in held if one.descriptor is None], [one for one in held if one.descriptor]
+        self.living = [one for one in held if one.descriptor is None]
+        dead = [one for one in held if one.descriptor is not None]
         for lease in dead:
-            for path in (*self.views(lease).values(), lease.path):
+            for path in (*self.views(lease.read()).values(), lease.path):
                 if lease.address in path and os.path.exists(path):
                     os.unlink(path)
-            os.close(lease.descriptor or 0)
+            lease.let_go()
         if dead and self.living:
-            self.introduce()
+            self.rewrite()
         return dead
 
     def items(self) -> list[str]:
         """What the firewall is to know of it, and of all who live in it."""
-        own = firewall.subnet(self.interface, self.subnet, self.prefix6)
-        return own + [item for lease in self.living for item in lease.items]
+        return self.subnets() + [item for lease in self.living for item in self.known(lease.read())]
+
+    def subnets(self) -> list[str]:
+        """What the firewall is to know of it, whoever is in it."""
+        return firewall.subnet(self.interface, self.subnet, self.prefix6)
+
+    def known(self, lease: Lease) -> list[str]:
+        """What the firewall is to know of a container."""
+        return firewall.guest(lease.number, self.addresses(lease.number)) + lease.items
 
     def remove(self) -> None:
         """Remove the bridge and the directory."""
-        unlink = Tool("ip", "link", "del", self.interface) if exists(self.interface) else None
+        unlink = links.Tool("ip", "link", "del", self.interface) if exists(self.interface) else None
         os.unlink(self.settings)
         remove_tree(self.directory)
         if unlink:
@@ -172,7 +183,7 @@ def _random_prefix6() -> str:
 def _free_subnet(others: list[Bridge], wanted: str | None) -> str:
     """The wanted one, or the first of our candidates, if no other network is in it, and no route leads there."""
     used = [(subnet[0], subnet[-1]) for subnet in (numbers(other.subnet) for other in others)]
-    used += [(begin, end) for _, begin, end in routes()]
+    used += [(begin, end) for _, begin, end in links.routes()]
     for subnet in [wanted] if wanted else CANDIDATES:
         own = numbers(subnet)
         overlap = [f"{dotted(begin)}-{dotted(end)}" for begin, end in used if own[0] <= end and begin <= own[-1]]
@@ -200,7 +211,7 @@ def survey(removed: list[str] | None = None) -> list[Bridge]:
     found, ending, gone = list[Bridge](), list[Bridge](), list[str]()
     for network in map(Bridge, network_names()):
         dead = network.look()
-        gone += [item for lease in dead if len(lease.items) > len(network.guest(0)) for item in lease.items]
+        gone += [item for lease in dead if lease.items for item in network.known(lease)]
         if removed is not None:
             removed += [f"address {network.name} {lease.address}" for lease in dead]
         (found if network.living or network.kept else ending).append(network)
@@ -264,7 +275,7 @@ def find(wanted: str) -> tuple[int, dict[str, str]]:
     """
     with Lock():
         for network in survey():
-            for lease in network.living:
+            for lease in map(Lease.read, network.living):
                 if lease.pid and wanted in (lease.names[0], str(lease.pid)):
                     return lease.pid, network.views(lease)
     if wanted.isascii() and wanted.isdecimal():
@@ -284,7 +295,7 @@ def create(name: str, subnet: str | None = None) -> Bridge:
         except BaseException:
             survey()
             raise
-        pending = firewall.begin(everything([*networks, made]), rules(), lock.descriptor)
+        pending = firewall.begin(made.subnets(), rules(), lock.descriptor)
     settled(pending)
     return made
 
@@ -294,7 +305,7 @@ def remove(name: str) -> None:
     with Lock():
         network = pick(name, survey())
         if network.living:
-            users = ", ".join(sorted(lease.names[0] for lease in network.living))
+            users = ", ".join(sorted(lease.read().names[0] for lease in network.living))
             raise ContainerError(f"Network: {name} is in use by {users}: stop them first")
         network.write(kept=False)
         survey()
@@ -312,7 +323,7 @@ def inspect(name: str) -> dict[str, object]:
         found = pick(name, survey())
     subnet6 = f"{found.prefix6}::/64" if found.prefix6 else ""
     plain = {"name": name, "interface": found.interface, "subnet": found.subnet, "gateway": found.gateways()[0]}
-    users = {lease.names[0]: lease.address for lease in found.living}
+    users = {lease.read().names[0]: lease.address for lease in found.living}
     return {**plain, "subnet6": subnet6, "kept": found.kept, "containers": users}
 
 

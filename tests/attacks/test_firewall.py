@@ -36,6 +36,7 @@ DAMAGES = {
     "a rule stands behind ours": "add rule inet OURS loopback counter",
     "published ports are forgotten": "flush map inet OURS published4",
     "guests are forgotten": "flush set bridge OURS guests4\nflush set bridge OURS guests6",
+    "neighbours are forgotten": "flush set bridge OURS neighbours",
     "a port leads to another": """flush map inet OURS published4
         add element inet OURS published4 { 0.0.0.0/0 . tcp . 8080 : 10.77.0.99 . 80 }""",
     "a foreign table has the name": """delete table inet OURS

@@ -319,6 +319,7 @@ STEPS = [
     (firewall, "begin"),
     (firewall, "open_doors"),
     (networks.names, "write"),
+    (networks.names, "append"),
     (networks.names, "resolv_conf"),
     (Bridge, "connect"),
     (Bridge, "take"),
