@@ -6,7 +6,7 @@
 Everything is in two tables that are called minidocker, nftables(8): one of the family inet, which sees packets, one of
 the family bridge, which sees frames. Their rules never change; what comes and goes are elements of sets and maps: one
 for each published port, so a thousand of them cost no more than one. Others may change the firewall at any moment, so
-each start says all elements again, and looks whether the rules are those that were written; if not, all is made anew.
+each start looks whether the rules are those that were written, and no set was emptied; if not, all is made anew.
 """
 
 from __future__ import annotations

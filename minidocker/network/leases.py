@@ -16,6 +16,7 @@ from minidocker.outcome import ContainerError
 
 LARGEST = 22  # a bridge has at most 1024 ports, and so many addresses has a /22
 LOCK = "/run/minidocker.network"  # of all homes, since all of them look for free subnets
+NAMED = "/run/netns"  # where ip-netns(8) keeps namespaces
 SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>
 
 TYPE_CHECKING = False
@@ -63,6 +64,18 @@ def host() -> str:
     probe.close()
     with open("/proc/sys/kernel/random/boot_id") as file:
         return f"{inode}.{cookie}.{file.read(8)}"
+
+
+def namespaces() -> set[str]:
+    """The network namespaces of this machine: of its processes, and those that `ip netns` keeps."""
+    kept = [os.path.join(NAMED, name) for name in os.listdir(NAMED)] if os.path.isdir(NAMED) else []
+    found = set()
+    for path in [*(f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal()), *kept]:
+        try:
+            found.add(str(os.stat(path).st_ino))
+        except OSError:
+            pass  # it ended meanwhile
+    return found
 
 
 def numbers(subnet: str) -> range:

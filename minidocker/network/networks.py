@@ -15,7 +15,7 @@ import os
 from minidocker import state
 from minidocker.files import remove as remove_tree
 from minidocker.network import firewall, links, names
-from minidocker.network.leases import Lease, Lock, checked, numbers
+from minidocker.network.leases import Lease, Lock, checked, namespaces, numbers
 from minidocker.network.links import dotted, exists, tool
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
@@ -23,7 +23,6 @@ from minidocker.outcome import ContainerError
 DEFAULT = "bridge"  # is made with its first container, and removed with its last
 CANDIDATES = [f"10.77.{third}.0/22" for third in range(0, 256, 4)]  # as many addresses as a bridge can have ports
 NAME_LENGTH = 12
-NAMED = "/run/netns"
 
 
 class Bridge:
@@ -78,7 +77,9 @@ class Bridge:
         if (self.interface, addresses[0], addresses[-1]) in links.routes():
             return
         if not exists(self.interface):
-            tool("ip", *f"link add {self.interface} address {links.mac_of(addresses[1])} type bridge".split())
+            # frames to 01:80:c2:00:00:0x, which the guard does not see, teach it nothing; and it is no party in IGMP
+            kind = "bridge no_linklocal_learn 1 mcast_snooping 0"
+            tool("ip", *f"link add {self.interface} address {links.mac_of(addresses[1])} type {kind}".split())
         for name, value in (("ipv4/conf/{}/route_localnet", "1"), ("ipv6/conf/{}/accept_dad", "0")):
             if name[3] == "4" or self.prefix6:
                 with open(f"/proc/sys/net/{name.format(self.interface)}", "w") as file:
@@ -100,9 +101,8 @@ class Bridge:
             raise ContainerError(f"Network: {wanted!r} is no address for a container in {self.subnet}")
         if not free:
             text = f"all {len(guests)} addresses of {self.subnet} are in use; make a network with a larger subnet"
-            raise ContainerError(
-                f"Network: {f'{wanted} is in use by {used[order[0]].read().names[0]}' if wanted else text}"
-            )
+            text = f"{wanted} is in use by {used[order[0]].read().names[0]}" if wanted else text
+            raise ContainerError(f"Network: {text}")
         path = os.path.join(self.leases, dotted(free[0]))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.living.append(Lease(path, state.hold(path)))
@@ -335,22 +335,10 @@ def prune() -> list[str]:
     with Lock():
         survey(removed)
         homes, here = os.path.split(Lock.place)
-        living = _namespaces() - {here.partition(".")[0]}
+        living = namespaces() - {here.partition(".")[0]}
         for name in {*os.listdir(homes)} - {"host", here}:
             inode = name.partition(".")[0]
             if inode not in living or name.rpartition(".")[2] != here.rpartition(".")[2] != "host":
                 remove_tree(os.path.join(homes, name))
                 removed.append(f"files of network namespace {inode}")
     return removed
-
-
-def _namespaces() -> set[str]:
-    """The network namespaces of this machine: of its processes, and those that `ip netns` keeps."""
-    kept = [os.path.join(NAMED, name) for name in os.listdir(NAMED)] if os.path.isdir(NAMED) else []
-    found = set()
-    for path in [*(f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal()), *kept]:
-        try:
-            found.add(str(os.stat(path).st_ino))
-        except OSError:
-            pass  # it ended meanwhile
-    return found
