@@ -15,7 +15,7 @@ from hosts import SEND, SINK, counters, get, ours, real, ruleset, sysctl, two_ho
 
 from minidocker import network
 from minidocker.namespaces import Join, Namespaces
-from minidocker.network import Bridge, Network, firewall, links, networks
+from minidocker.network import Bridge, Network, firewall, leases, links, networks
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
@@ -160,6 +160,58 @@ def test_a_container_speaks_only_for_itself(host):
         assert [name for name, frame in lies.items() if frame in came] == []
         truths = [ipv6(own6, address6, ATTACKER, VICTIM), advertisement(own6, ATTACKER)]
         assert {*arrived(lines, attacker, *truths)} == {*truths}
+
+
+def learned(address):
+    """The port at which the switch believes that a hardware address is."""
+    shown = subprocess.run(
+        ["bridge", "fdb", "show", "br", real("md-bridge")], capture_output=True, text=True, check=True
+    )
+    return [line.split()[2] for line in shown.stdout.splitlines() if line.startswith(f"{address} ")]
+
+
+@pytest.mark.parametrize("last", range(16))
+def test_no_frame_moves_a_neighbour_in_the_switch_s_memory(host, last):
+    """Frames for 01:80:c2:00:00:0x are the switch's own affair, and pass no rule for those that it hands on."""
+    with victim_and_attacker() as (lines, attacker, _, _):
+        arrived(lines, attacker)  # both have said something
+        sent(attacker, bytes([1, 0x80, 0xC2, 0, 0, last]) + VICTIM + b"\x88\xcc" + bytes(60))
+        assert real("mv0a4d0003") not in learned("02:6d:0a:4d:00:02")
+
+
+def test_a_router_s_message_behind_other_headers_is_none_either(host):
+    """What the receiver takes for a router advertisement, the guard must, too: behind options, once and twice."""
+    with victim_and_attacker() as (lines, attacker, _, _):
+        frame = icmpv6("fe80::6d:aff:fe4d:3", "ff02::1", ATTACKER, bytes([134] + [0] * 15))
+        head, body = frame[:54], frame[54:]
+        options = bytes([58, 0, 1, 4, 0, 0, 0, 0])
+        hidden = [head[:20] + bytes([kind]) + head[21:] + options + body for kind in (0, 60)]
+        hidden.append(head[:20] + bytes([0]) + head[21:] + bytes([60]) + options[1:] + options + body)
+        hidden = [one[:18] + (len(one) - 54).to_bytes(2, "big") + one[20:] for one in hidden]
+        assert arrived(lines, attacker, *hidden) == []
+
+
+def test_the_host_is_not_reached_by_its_other_addresses(host):
+    """Its link-local address on the bridge, and the address that it has in another network."""
+    network.create("other")
+    gateway = network.inspect("other")["gateway"]
+    with server("0.0.0.0"), server("::", port=7778), idle(Network(root=ROOT), "attacker") as attacker:
+        assert get_inside(attacker, f"http://{gateway}:7777/", patience=1) == 7
+        assert get_inside(attacker, "http://[fe80::6d:aff:fe4d:1%25eth0]:7778/", patience=1) in (7, 28)
+        assert get_inside(attacker, "http://[2001:db8::1]:7778/", patience=1) == 7
+    network.remove("other")
+
+
+def test_a_stranger_who_was_called_may_answer_and_not_call_back(host):
+    """A connection from blue to a port that red has published makes no way from red to blue."""
+    network.create("red")
+    network.create("blue")
+    reds, blues = Network("red", root=ROOT, ports=["8080:80"]), Network("blue", root=ROOT)
+    with serving(reds, "in-red") as red, serving(blues, "in-blue") as blue:
+        assert get_inside(blue, "http://192.0.2.1:8080/in-red") == "in-red"
+        assert get_inside(red, f"http://{blues.addresses[0]}/in-blue", patience=1) == 28
+    network.remove("red")
+    network.remove("blue")
 
 
 def test_the_world_is_not_told_a_false_sender_either(host, lan):
@@ -436,7 +488,7 @@ def test_prune_removes_the_files_of_hosts_that_are_no_more(host, tmp_path, monke
         kept = os.open(f"/proc/{other.keeper.pid}/ns/net", os.O_RDONLY)
         assert network.prune() == []  # it is there, though not here
     with monkeypatch.context() as named:  # and so is one without processes, if it has a name
-        named.setattr(networks, "NAMED", str(tmp_path / "netns"))
+        named.setattr(leases, "NAMED", str(tmp_path / "netns"))
         (tmp_path / "netns").mkdir()
         (tmp_path / "netns/other").symlink_to(f"/proc/self/fd/{kept}")
         assert network.prune() == []
