@@ -1,4 +1,4 @@
-"""Check an exercise of chapter 5: python chapters/05_images/exercises/check.py NUMBER [FILE]."""
+"""Check an exercise of chapter 5: python3 chapters/05_images/exercises/check.py NUMBER [FILE]."""
 
 import os
 import subprocess
