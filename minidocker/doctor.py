@@ -11,8 +11,10 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from minidocker import state, syscalls
+from minidocker.cgroups import Cgroup
 from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.namespaces import KINDS, Namespaces
 from minidocker.outcome import ContainerError
@@ -20,7 +22,7 @@ from minidocker.process import Isolator, run
 from minidocker.rootfs import PivotRoot
 
 TOOLS = ["busybox", "mount", "unshare", "nsenter", "ldd", "strace", "ip", "nft", "mmdebstrap", "runc", "crun", "bwrap"]
-CONTROLLERS = {"cpu": "cpu", "memory": "memory", "pids": "pids", "io": "blkio", "freezer": "freezer"}  # v2: v1 names
+LIMITS: dict[str, dict[str, Any]] = {"cpu": {"cpus": 0.5}, "memory": {"memory": "64m"}, "pids": {"pids": 64}}
 BE_ROOT, PROVISION = "run it as root, or with sudo", "run: sh vagrant/provision.sh"
 KVM_GET_API_VERSION = 0xAE00
 Check = tuple[str, str, str]  # name, what was found, and the remedy: nothing if all is well
@@ -78,25 +80,12 @@ def unshare_as_nobody() -> None:
 
 
 def cgroups() -> Iterator[Check]:
-    """For each controller, the hierarchy that has it and lets us make a group there, and remove it again."""
-    # Version 1 first: where both are mounted, a controller is in one of them only, but every version 2 can freeze.
-    found = sorted(hierarchies(), key=lambda hierarchy: hierarchy.version)
-    versions = " and ".join(dict.fromkeys(f"v{one.version}" for one in found))
-    yield "cgroup version", versions or "none mounted", "" if found else "mount -t cgroup2 none /sys/fs/cgroup"
-    for name, old_name in CONTROLLERS.items():
-        places = [one for one in found if (old_name if one.version == 1 else name) in one.controllers]
-        if not places:
-            remedy = f"boot with cgroup_enable={name}, or use the virtual machine (vagrant up)"
-            yield f"cgroup {name}", "in no hierarchy", remedy
-            continue
-        trial, where = f"{places[0].path}/minidocker-doctor-{os.getpid()}", f"v{places[0].version} at {places[0].path}"
-        try:
-            os.mkdir(trial)
-            os.rmdir(trial)
-            yield f"cgroup {name}", where, ""
-        except OSError as refused:
-            found_there = f"{where}: {str(refused.strerror).lower()}"
-            yield f"cgroup {name}", found_there, "run it as root, or outside a container"
+    """A limit of each kind, in a group of its own."""
+    versions = " and ".join(sorted({f"v{one.version}" for one in hierarchies()}))
+    yield "cgroup version", versions or "none mounted", "" if versions else "mount -t cgroup2 none /sys/fs/cgroup"
+    for name, limits in LIMITS.items():
+        remedy = f"boot with cgroup_enable={name}, or use the virtual machine (vagrant up)"
+        yield tried(f"cgroup {name}", remedy, os.getpid, Cgroup(**limits))
 
 
 def later_chapters() -> Iterator[Check]:

@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
     except UnicodeError:
         return complain(f"{verb}: a word, or a name in what is read, is not UTF-8", 125)
     except Exception as unforeseen:
-        return complain(f"{verb}: {' '.join(str(unforeseen).split())}: nobody foresaw that, so please report it", 125)
+        return complain(f"{verb}: {unforeseen}: nobody foresaw that, so please report it", 125)
 
 
 def _called(verb: str, words: list[str]) -> int:

@@ -18,8 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
-
-    Names = dict[str, tuple[str, str]]  # "-e" or "--env" -> (long name, kind)
 SWITCH = {None: True, "true": True, "1": True, "false": False, "0": False}
 
 
@@ -30,10 +28,63 @@ class HelpWanted(Exception):
 class Options(dict):  # type: ignore[type-arg]
     """Long name without dashes -> True, a text, or a list of texts; absent ones are False, "" or []."""
 
-    given: set[str]  # those that were there: `--entrypoint ""` says something
+    def __init__(self, table: str) -> None:
+        """All of the help's lines, at their defaults; `names`: "-e" or "--env" -> (long name, kind)."""
+        self.names: dict[str, tuple[str, str]] = {}
+        self.given = set[str]()  # those that were there: `--entrypoint ""` says something
+        for line in table.splitlines():
+            spelling = line.strip().partition("  ")[0].split()
+            flags = [word.rstrip(",") for word in spelling if word.startswith("-")]
+            if flags:
+                value = spelling[-1] if not spelling[-1].startswith("-") else ""
+                kind = "list" if value.endswith("...") else "text" if value else "flag"
+                long = flags[-1].lstrip("-")
+                self[long] = {"list": [], "text": "", "flag": False}[kind]
+                self.names.update(dict.fromkeys(flags, (long, kind)))
 
     def __getattr__(self, name: str) -> Any:
         return self[name.replace("_", "-")]
+
+    def split(self, word: str) -> Iterator[tuple[str, str | None]]:
+        """(option, value or None): "--env=A", "-eA"; "-it" is two, and "-it=false" switches the last of them."""
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            yield name, value if equals else None
+            return
+        for place, letter in enumerate(word[1:], 2):
+            rest = word[place:]
+            if rest[:1] == "=" or self.names.get(f"-{letter}", ("", "flag"))[1] != "flag":
+                yield f"-{letter}", rest.removeprefix("=") or None
+                return
+            yield f"-{letter}", None
+
+    def note(self, option: str, value: str | None, rest: list[str]) -> None:
+        """One option; its value may be the next word."""
+        if option not in self.names and option in ("--help", "-h"):
+            raise HelpWanted
+        if option not in self.names:
+            raise ContainerError(f"unknown option {option}{nearest(option, self.names)}: see --help")
+        long, kind = self.names[option]
+        self.given.add(long)
+        if kind == "flag":
+            if value not in SWITCH:
+                raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
+            self[long] = SWITCH[value]
+            return
+        if value is None and not rest:
+            raise ContainerError(f"{option} needs a value")
+        value = rest.pop(0) if value is None else value
+        self[long] = [*self[long], value] if kind == "list" else value
+
+    def number(self, name: str, kind: type[float]) -> float | None:
+        """The value of an option that is a number, or None if it was not given."""
+        try:
+            found = kind(self[name]) if self[name] else None
+            if found is None or abs(found) < 1e9:
+                return found
+        except ValueError:
+            pass
+        raise ContainerError(f"--{name} {self[name]}: a number is expected")
 
 
 def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
@@ -42,18 +93,17 @@ def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
     Options end at the first other word if a [COMMAND...] may follow, which has options of its own.
     """
     summary, _, table = usage.partition("\n")
-    summary = summary.partition(": ")[0]
-    names, options = _table(table)
+    summary, options = summary.partition(": ")[0], Options(table)
     words, rest = list[str](), [*arguments]
     while rest and not (words and "[COMMAND" in summary):
         word = rest.pop(0)
         if word == "--":
             break
-        if not word.startswith("-") or word == "-":
+        if word.startswith("-") and word != "-":
+            for option, value in options.split(word):
+                options.note(option, value, rest)
+        else:
             words.append(word)
-            continue
-        for option, value in _split(word, names):
-            _set(options, names, option, value, rest)
     words += rest
     expected = [word for word in summary.split() if word.strip("[")[0].isupper() and word != "[OPTIONS]"]
     least, most = sum(word[0] != "[" for word in expected), 9999 if "..." in summary else len(expected)
@@ -62,68 +112,8 @@ def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
     return options, words
 
 
-def _table(text: str) -> tuple[Names, Options]:
-    """The names, and all options at their defaults, of the help's lines."""
-    names, options = dict[str, tuple[str, str]](), Options()
-    options.given = set()
-    for line in text.splitlines():
-        spelling = line.strip().partition("  ")[0].split()
-        flags = [word.rstrip(",") for word in spelling if word.startswith("-")]
-        if flags:
-            value = spelling[-1] if not spelling[-1].startswith("-") else ""
-            kind = "list" if value.endswith("...") else "text" if value else "flag"
-            long = flags[-1].lstrip("-")
-            options[long] = {"list": [], "text": "", "flag": False}[kind]
-            names.update(dict.fromkeys(flags, (long, kind)))
-    return names, options
-
-
-def _split(word: str, names: Names) -> Iterator[tuple[str, str | None]]:
-    """(option, value or None): "--env=A", "-eA"; "-it" is two, and "-it=false" switches the last of them."""
-    if word.startswith("--"):
-        name, equals, value = word.partition("=")
-        yield name, value if equals else None
-        return
-    for place, letter in enumerate(word[1:], 2):
-        rest = word[place:]
-        if rest[:1] == "=" or names.get(f"-{letter}", ("", "flag"))[1] != "flag":
-            yield f"-{letter}", rest.removeprefix("=") or None
-            return
-        yield f"-{letter}", None
-
-
-def _set(options: Options, names: Names, option: str, value: str | None, rest: list[str]) -> None:
-    """Note one option; its value may be the next word."""
-    if option not in names:
-        if option in ("--help", "-h"):
-            raise HelpWanted
-        raise ContainerError(f"unknown option {option}{nearest(option, names)}: see --help")
-    long, kind = names[option]
-    options.given.add(long)
-    if kind == "flag":
-        if value not in SWITCH:
-            raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
-        options[long] = SWITCH[value]
-        return
-    if value is None and not rest:
-        raise ContainerError(f"{option} needs a value")
-    value = rest.pop(0) if value is None else value
-    options[long] = [*options[long], value] if kind == "list" else value
-
-
 def nearest(word: str, known: Iterable[str]) -> str:
     """What may have been meant, for who reads the error."""
     from difflib import get_close_matches
 
     return "".join(f" (did you mean {near}?)" for near in get_close_matches(word, list(known), 1, 0.7))
-
-
-def number(options: Options, name: str, kind: type[float]) -> float | None:
-    """The value of an option that is a number, or None if it was not given."""
-    try:
-        found = kind(options[name]) if options[name] else None
-        if found is None or abs(found) < 1e9:
-            return found
-    except ValueError:
-        pass
-    raise ContainerError(f"--{name} {options[name]}: a number is expected")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from minidocker.cli import end_in_order
-from minidocker.cli.options import number
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError
@@ -155,13 +154,12 @@ def _networked(options: Options) -> bool:
 
 def _limits(options: Options) -> dict[str, Any]:
     """The limits by the names that `Cgroup` has for them."""
-    pids = number(options, "pids-limit", int)
     limits = {
         "memory": options.memory,
         "memory_swap": options.memory_swap,
-        "cpus": number(options, "cpus", float),
-        "cpu_weight": number(options, "cpu-weight", int),
-        "pids": max(pids or 0, 0),  # -1 is no limit, as for Docker
+        "cpus": options.number("cpus", float),
+        "cpu_weight": options.number("cpu-weight", int),
+        "pids": max(options.number("pids-limit", int) or 0, 0),  # -1 is no limit, as for Docker
     }
     return {name: limit for name, limit in limits.items() if limit}
 
