@@ -11,7 +11,6 @@ rest is done with that: in the new process, with CAP_SYS_ADMIN over its mount na
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -31,8 +30,10 @@ def lookup(root: int, path: str) -> int:
     Links of /proc, which lead anywhere, are refused. EAGAIN says that a directory was moved while `..` was looked up.
     """
     for _ in range(TRIES):
-        with contextlib.suppress(BlockingIOError):
+        try:
             return openat2(root, path, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        except BlockingIOError:
+            pass
     raise OSError(errno.EAGAIN, "somebody moves directories all the time", path)
 
 
@@ -70,11 +71,13 @@ def _made(root: int, parts: list[str], directory: bool) -> int:
 
 def _make(parent: int, name: str, directory: bool) -> int:
     """A new directory or file, and a descriptor of it. A link of that name leads nowhere, and is not followed."""
-    with contextlib.suppress(FileExistsError):  # another container was faster, or it is a link
+    try:
         if directory:
             os.mkdir(name, 0o755, dir_fd=parent)
         else:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+    except FileExistsError:
+        pass  # another container was faster, or it is a link
     made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     if stat.S_ISLNK(os.fstat(made).st_mode):
         os.close(made)

@@ -371,7 +371,7 @@ import sys
 from minidocker.network import Network
 from minidocker.process import run
 run(["true"], Network(ports=["127.0.0.1:8080:80"], egress="1M"))
-slow = "json argparse subprocess dataclasses re pathlib typing shutil socket enum ipaddress selectors"
+slow = "json argparse subprocess dataclasses re pathlib typing shutil socket enum contextlib ipaddress selectors"
 print(*{*slow.split()} & {*sys.modules})
 """
 
