@@ -47,16 +47,12 @@ def receive(channel: int) -> tuple[Any, list[int]]:
         return receive(channel)
     finally:
         end.detach()
-    numbers = b"".join(data for _, _, data in extra)
-    copies = [int.from_bytes(numbers[place : place + 4], sys.byteorder) for place in range(0, len(numbers), 4)]
-    return marshal.loads(text) if text else None, copies
+    return marshal.loads(text) if text else None, [*memoryview(b"".join(data for _, _, data in extra)).cast("i")]
 
 
 def fill_streams() -> None:
-    """/dev/null on each of the descriptors 0, 1 and 2 that is closed: whatever is opened next would get its number.
-
-    And it would then be taken for a stream of the caller: the lock of a cgroup, a way to the host (CVE-2024-21626).
-    """
+    """/dev/null on each of 0, 1 and 2 that is closed. What is opened next, the lock of a cgroup, would get its number,
+    and would be taken for a stream of the caller: a way to the host (CVE-2024-21626)."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)

@@ -81,7 +81,7 @@ class Launched:
     def collect(self) -> int:
         """Its wait status, once it has ended. If the launcher was killed, so was it."""
         status = receive(self.ended)[0]
-        return int(signal.SIGKILL) if status is None else int(status)
+        return signal.SIGKILL if status is None else int(status)
 
 
 def _pickled(order: child.Order) -> bytes:

@@ -222,10 +222,8 @@ class Process:
         told, terminal = receive(self.channel)
         if told is True:
             self._begun = True
-            self._written.update({ours: [] for ours in terminal})
-            self._outputs += terminal
-            self._open |= {*terminal}
-            self.terminal = terminal[0] if terminal else -1
+            for self.terminal in terminal:
+                self._capture(self.terminal)
             told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:
             raise failure(*told)
@@ -238,15 +236,19 @@ class Process:
         streams = [stdin if isinstance(stdin, int) else in_memory(stdin)]
         ends += [] if streams[0] is stdin else streams
         for output in outputs:
-            ours = theirs = output
             if output == PIPE:
-                ours, theirs = os.pipe()
-                self._written[ours] = []
-                self._open.add(ours)
-                ends.append(theirs)
-            self._outputs.append(ours)
-            streams.append(theirs)
+                ours, output = os.pipe()
+                self._capture(ours)
+                ends.append(output)
+            else:
+                self._outputs.append(output)
+            streams.append(output)
         return streams
+
+    def _capture(self, ours: int) -> None:
+        self._outputs.append(ours)
+        self._written[ours] = []
+        self._open.add(ours)
 
     def _chunks(self, timeout: float | None) -> Iterator[tuple[int, bytes]]:
         """Yield (descriptor, bytes) as they come, until the first process has ended and what it wrote is read.
