@@ -178,8 +178,8 @@ def test_each_hint_belongs_to_a_test_that_is_run(chapter):
     given = {next((piece for piece in hints if piece in name), "") for name in tests}
     assert hints and tests
     assert sorted(hints.keys() - given) == []
-    if chapter > 3:  # the first chapters have tests whose message says it all
-        assert "" not in given
+    without = [name for name in tests if not any(piece in name for piece in hints)]
+    assert chapter <= 3 or len(without) < len(tests) / 4  # where the message does not say it all
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tools.bench import measure
 MARKER = re.compile(r"(<!-- (figure|value) ([^\n]*?) -->)(.*?)(<!-- /\2 -->)", re.S)
 HIDDEN = re.compile(  # what the search for stray numbers leaves out
     r"<!-- recorded -->.*?<!-- /recorded -->|<!-- (figure|value|given)\b.*?<!-- /\1 -->|```.*?```|`[^`\n]*`|^    .*?$"
-    r"|<!-- source .*?<!-- /source -->|<details>.*?</details>|^\*Teaching: .*?$",
+    r"|<!-- source .*?<!-- /source -->|<details>.*?</details>|^\*(?:Teaching|Reading)\b.*?$",
     re.S | re.M,
 )
 NUMBER = re.compile(r"\b\d[\d.,]*\s?(?:ms|µs|s|seconds|minutes|kB|MB|GB|KiB|MiB|GiB|times|per cent|CPUs)\b|\d\s?%")
