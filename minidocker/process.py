@@ -122,7 +122,6 @@ class Process:
         self.title = getattr(order.command, "__name__", "function") if callable(order.command) else order.command[0]
         self.pid = self.pidfd = self.terminal = self.channel = -1
         self.result: Result | None = None
-        self._begun = False  # whether the command did
         self._entered: list[Isolator] = []
         self._parent: child.Forked | Launched | None = None
         self._outputs: list[int] = []  # our ends of stdout and stderr, or a descriptor that we do not read
@@ -196,32 +195,31 @@ class Process:
                 os.close(end)
         self.pid, self.pidfd = self._parent.pid, self._parent.pidfd
         self._open |= {self._parent.pidfd, self._parent.ended}
-        self._attach()
+        self._hear(self._attach())
 
-    def _attach(self) -> None:
-        """The second moment, then open the gate."""
-        refused: Exception | None = None
+    def _attach(self) -> Exception | None:
+        """The second moment, then open the gate. Returns what went wrong: a report of the new process says more."""
         try:
             for isolator in self._entered:
                 on_the_host(isolator, "attach", self.pid)
             send(self.channel, True)
         except ConnectionError:
             pass  # it has ended already
-        except Exception as failed:
-            refused = failed
+        except Exception as refused:
             self.kill()
-        self._hear()  # a report of a dead process says more
-        if refused is not None:
-            raise refused
+            return refused
+        return None
 
-    def _hear(self) -> None:
+    def _hear(self, refused: Exception | None) -> None:
         """Wait until the command begins. First comes a message that it is going to, then the end of the channel.
 
         (Of a function the end comes when that ends.) A message about a failure may come in place of both.
         """
         told, terminal = receive(self.channel)
+        if told is None:
+            message = f"{self.title}: it ended before it began: killed, perhaps by a limit that is too low for it"
+            raise refused or ContainerError(message)
         if told is True:
-            self._begun = True
             for self.terminal in terminal:
                 self._capture(self.terminal)
             told = None if callable(self.order.command) else receive(self.channel)[0]
@@ -280,9 +278,6 @@ class Process:
         self._leave()
         if told is not None:  # the failure of a function
             raise failure(*told)
-        if self.result.signal and not self._begun:
-            message = f"{self.title}: killed by signal {self.result.signal} before it began: is a limit too low for it?"
-            raise ContainerError(message)
         return self.result
 
     def _abandon(self) -> None:
