@@ -115,22 +115,21 @@ class Bridge:
 
     def introduce(self, lease: Lease) -> None:
         """Add its lines to all hosts files; one that has lines of its own has a file of its own."""
-        shared = os.path.join(self.directory, "hosts")
         for name in os.listdir(self.directory):
             if name.startswith("hosts"):
                 names.append(os.path.join(self.directory, name), self.lines(lease))
         if lease.extra:
-            with open(shared) as file:
+            with open(os.path.join(self.directory, "hosts")) as file:
                 names.write(self.views(lease)["/etc/hosts"], file.read() + "".join(lease.extra))
 
     def rewrite(self) -> None:
         """The hosts files, when somebody is no more."""
         living = [lease.read() for lease in self.living]
         text = names.LOCALHOST + "".join(map(self.lines, living))
-        for own, extra in [(os.path.join(self.directory, "hosts"), "")] + [
-            (self.views(lease)["/etc/hosts"], "".join(lease.extra)) for lease in living if lease.extra
-        ]:
-            names.write(own, text + extra)
+        names.write(os.path.join(self.directory, "hosts"), text)
+        for lease in living:
+            if lease.extra:
+                names.write(self.views(lease)["/etc/hosts"], text + "".join(lease.extra))
 
     def views(self, lease: Lease) -> dict[str, str]:
         """The files that a container sees: {its path: the host's file}."""
@@ -139,19 +138,26 @@ class Bridge:
         return {path: os.path.join(self.directory, name) for path, name in found.items()}
 
     def look(self) -> list[Lease]:
-        """Find out who lives; give back the addresses and names of the dead, and return what they were."""
+        """Find out who lives; return the leases of the dead, whose locks we hold from now on."""
         found = [os.path.join(self.leases, name) for name in sorted(os.listdir(self.leases))]
         held = [Lease(path, state.hold(path)) for path in found]
         self.living = [one for one in held if one.descriptor is None]
-        dead = [one for one in held if one.descriptor is not None]
+        return [one.read() for one in held if one.descriptor is not None]
+
+    def forget(self, dead: list[Lease], ending: bool) -> None:
+        """Give back their addresses and names; and if it is ending, remove it."""
         for lease in dead:
-            for path in (*self.views(lease.read()).values(), lease.path):
+            for path in (*self.views(lease).values(), lease.path):
                 if lease.address in path and os.path.exists(path):
                     os.unlink(path)
             lease.let_go()
-        if dead and self.living:
-            self.rewrite()
-        return dead
+        if ending:
+            self.remove()
+        elif dead:
+            try:
+                self.rewrite()
+            except OSError:
+                pass  # to remove needs no room: on a full disk their names stay until the next one ends
 
     def items(self) -> list[str]:
         """What the firewall is to know of it, and of all who live in it."""
@@ -206,26 +212,26 @@ def survey(removed: list[str] | None = None) -> list[Bridge]:
     """All networks with their living containers. What dead owners left is taken away, and added to `removed`.
 
     A container that ends in good order lets go of its lease and calls this: then it is one of the dead. What the guard
-    knows of one that had nothing else stays until the firewall is made anew: it is right for the next one, too.
+    knows of one without a port stays: it is right for the next one, too.
     """
-    found, ending, gone = list[Bridge](), list[Bridge](), list[str]()
-    for network in map(Bridge, network_names()):
-        dead = network.look()
-        gone += [item for lease in dead if lease.items for item in network.known(lease)]
-        if removed is not None:
-            removed += [f"address {network.name} {lease.address}" for lease in dead]
-        (found if network.living or network.kept else ending).append(network)
-    gone += [item for network in ending for item in network.items()]
-    if found:
-        if gone and not firewall.remove(gone):
+    dead = {network: network.look() for network in map(Bridge, network_names())}
+    found = [network for network in dead if network.living or network.kept]
+    try:
+        gone = [item for network in dead if network not in found for item in network.subnets()]
+        gone += [item for network in dead for lease in dead[network] if lease.items for item in network.known(lease)]
+        if found and gone and not firewall.remove(gone):
             firewall.restore(everything(found), rules())
-    elif ending or os.path.exists(rules()):
-        firewall.uninstall()
-        remove_tree(rules())
-    for network in ending:  # now that the firewall knows nothing of it: whoever is killed in between is followed up
-        network.remove()
-        if removed is not None:
-            removed.append(f"network {network.name}")
+        elif not found and (dead or os.path.exists(rules())):
+            firewall.uninstall()
+            remove_tree(rules())
+        for network in dead:  # the firewall was first: who is killed in between leaves what tells the next one
+            network.forget(dead[network], ending=network not in found)
+    finally:
+        for lease in sum(dead.values(), []):
+            lease.let_go()
+    if removed is not None:
+        removed += [f"address {network.name} {lease.address}" for network in dead for lease in dead[network]]
+        removed += [f"network {network.name}" for network in dead if network not in found]
     return found
 
 

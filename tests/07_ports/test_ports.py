@@ -174,6 +174,15 @@ def test_the_hosts_file_is_as_docker_writes_it(host):
     assert text == names.LOCALHOST + "".join(f"{address}\tstays db\n" for address in net.addresses)
 
 
+def test_a_network_that_stays_forgets_the_names_of_its_last_container(host):
+    network.create("web")
+    assert run(["true"], *walls(Network("web", root=ROOT, hosts=["gate:192.0.2.2"])), name="first").exit_code == 0
+    shown = run(["cat", "/etc/hosts"], *walls(Network("web", root=ROOT)), name="second").stdout
+    assert "second" in shown
+    assert not {"first", "gate"} & {*shown.split()}
+    network.remove("web")
+
+
 def test_a_reader_never_sees_a_hosts_file_without_the_machine_itself(host):
     with idle(Network(root=ROOT), "reader") as reader, ThreadPoolExecutor(1, initializer=host.enter) as pool:
         script = "for i in $(seq 300); do grep -q localhost /etc/hosts && grep -q reader /etc/hosts || echo torn; done"
