@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 from minidocker.cli import end_in_order
 from minidocker.cli.options import Options
-from minidocker.images import archive
 from minidocker.images.build.patterns import Ignore
 from minidocker.images.image import find
 from minidocker.images.reference import parse as parse_name
@@ -117,6 +116,8 @@ def save(options: Options, *names: str) -> None:
 
     -o, --output FILE   write to a file, and not to standard output
     """
+    from minidocker.images import archive  # with decompressors, which a build out of the cache does not need
+
     with _output(options.output) as stream:
         archive.save(Store(), list(names), stream)
 
@@ -127,6 +128,8 @@ def load(options: Options) -> None:
     -i, --input FILE   read a file, and not standard input
     -q, --quiet        do not say what was loaded
     """
+    from minidocker.images import archive
+
     with _source(options.input or "-") as stream:
         found = archive.load(Store(), stream.fileno(), options.input or "standard input")
     for name in found if not options.quiet else []:
@@ -139,6 +142,8 @@ def import_(options: Options, path: str, name: str = "") -> None:
     -c, --change INSTRUCTION...   set a part of its config, as a Dockerfile does: 'CMD ["sh"]'
     -m, --message TEXT            what its history says
     """
+    from minidocker.images import archive
+
     with _source(path) as stream:
         comment = options.message or f"Imported from {path}"
         print(archive.import_(Store(), stream.fileno(), name, options.change, comment).id)
@@ -149,6 +154,8 @@ def export(options: Options, name: str) -> None:
 
     -o, --output FILE   write to a file, and not to standard output
     """
+    from minidocker.images import archive
+
     image = find(Store(), name)
     with _output(options.output) as stream:
         archive.export(image, stream.fileno())

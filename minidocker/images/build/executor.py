@@ -131,7 +131,8 @@ class Build:
         name = self.base(stage)
         self.arguments = dict(self.done.get(self.dockerfile.stage(name, self.current), (None, {}))[1])
         self.image, self.command_set = self.find(name, stage.start.line), False
-        for trigger in (self.image.config["config"].pop("OnBuild", None) or []) if self.image else []:
+        onbuild = self.image.config["config"].pop("OnBuild", None) if self.image else None
+        for trigger in onbuild if isinstance(onbuild, list) else []:
             self.say(f" ---> left out: ONBUILD {trigger}: of the base")
         for instruction in stage.instructions:
             self.announce(instruction)
