@@ -201,6 +201,7 @@ def test_only_three_descriptors_are_open(tmp_path):
 
 @both_ways
 def test_the_descriptors_of_an_isolator_keep_their_numbers():
+    run(["true"])  # so that launcher and watcher are there
     before = descriptors()
     result = run(["ls", "/proc/self/fd"], ReadsDescriptor(), ReadsDescriptor())
     assert result.stdout == "from the hostfrom the host0\n1\n2\n3\n"
@@ -295,6 +296,7 @@ def test_the_four_moments_in_their_order(tmp_path, way):
 @pytest.mark.parametrize("moment", ["__enter__", "attach", "inside", "__exit__"])
 @pytest.mark.parametrize("how", ["syscall", "mistake"])
 def test_a_failure_at_each_moment(tmp_path, moment, how):
+    run(["true"])  # so that launcher and watcher are there
     diary = tmp_path / "diary"
     before, family = descriptors(), children()
     expected = ContainerError if how == "syscall" or moment == "inside" else ValueError
@@ -509,6 +511,7 @@ def test_a_function_runs_inside_with_the_streams_of_the_container(tmp_path):
 
 @both_ways
 def test_the_failure_of_a_function_reaches_the_caller_as_that_of_an_isolator_does():
+    run(["true"])  # so that launcher and watcher are there
     before = descriptors()
     with pytest.raises(ContainerError, match=r"mount\(/no-such\): No such file") as caught:
         run(fails_in_a_call)
