@@ -25,10 +25,10 @@ MODULES = {  # module of this package -> its verbs, each a function; spaces are 
     "run": ("run",),
     "image": ("images", "history", "inspect", "tag", "rmi", "image prune"),
     "transfer": ("build", "pull", "push", "save", "load", "import", "export"),
-    "nouns": tuple(
-        f"{noun} {verb}" for noun in ("volume", "network") for verb in ["create", "ls", "inspect", "rm", "prune"]
+    "nouns": (
+        *(f"{noun} {verb}" for noun in ("volume", "network") for verb in ("create", "ls", "inspect", "rm", "prune")),
+        *("system df", "system prune", "prune", "doctor", "reset"),
     ),
-    "system": ("system df", "system prune", "prune", "doctor", "reset"),
 }
 VERBS = {verb: module for module, verbs in MODULES.items() for verb in verbs}
 WITHOUT_ROOT = ("doctor", "reset")  # they say themselves what needs it

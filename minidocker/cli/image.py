@@ -6,8 +6,8 @@ import datetime
 import json
 from collections.abc import Sequence
 
+from minidocker.cli.nouns import each, human, table
 from minidocker.cli.options import Options
-from minidocker.cli.show import each, human, table
 from minidocker.images import image
 from minidocker.images.image import Image, find
 from minidocker.images.reference import parse as parse_reference

@@ -1,15 +1,17 @@
-"""The verbs that nouns have in common: create, ls, inspect, rm and prune, of volumes and networks."""
+"""Verbs about what is on this host: volumes and networks, which have the same five, and all of it together."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Sequence, Sized
+from typing import Any, NoReturn
 
 from minidocker import network
+from minidocker.cli import complain
 from minidocker.cli.options import Options
-from minidocker.cli.show import each, pruned, table
+from minidocker.files import NotRemoved, usage
 from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume
 
@@ -90,3 +92,108 @@ for _noun in VERBS:
         _function = functools.partial(_verb, _noun)
         _function.__doc__ = (_verb.__doc__ or "").format(_noun, _noun.upper())
         globals()[f"{_noun}{_verb.__name__}"] = _function
+
+
+def prune(_: Options) -> None:
+    """prune: remove what containers left behind whose owner was killed"""
+    from minidocker import state
+    from minidocker.cgroups import prune as cgroups
+
+    pruned(cgroups, state.prune, volume.prune, network.prune)
+
+
+def system_prune(options: Options) -> None:
+    """system prune [OPTIONS]: the same, and images without a name, and the build cache
+
+    -a, --all  all images, not only those without a name
+    -f, --force  do not ask (it never does)
+    """
+    from minidocker.cli.image import image_prune
+    from minidocker.images.store import Store
+
+    try:
+        prune(options)
+    finally:
+        Store().forget_steps()
+        image_prune(options)
+
+
+def system_df(_: Options) -> None:
+    """system df: how much of the disk images, their unpacked layers and containers take"""
+    from minidocker.images import image
+    from minidocker.images.image import Image
+    from minidocker.images.store import Store
+
+    store = Store()
+    containers = os.path.join(store.home, "containers")
+    names = os.listdir(containers) if os.path.isdir(containers) else []
+    found, steps = image.images(store), list(store.steps().values())
+    shared = {digest for one in found for digest in [*one.digests(), *one.diff_ids]}
+    made = {digest for entry in steps for one in [Image(store, entry)] for digest in [*one.digests(), *one.diff_ids]}
+    where = [f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256"]
+    cached = [f"{top}/{digest[7:]}" for digest in made - shared for top in where]
+    everything = [f"{top}/{name}" for top in where for name in os.listdir(top)]
+    layers = [path for path in everything if path.startswith(store.unpacked)]
+    blobs = [path for path in everything if not path.startswith(store.unpacked)]
+    kinds: dict[str, tuple[Sized, Iterable[str]]] = {
+        "Images": (found, [path for path in blobs if path not in cached]),
+        "Layers": (layers, [path for path in layers if path not in cached]),
+        "Containers": (names, [f"{containers}/{name}" for name in names]),
+        "Build cache": (steps, filter(os.path.exists, cached)),
+    }
+    rows = [[kind, str(len(what)), human(usage(paths))] for kind, (what, paths) in kinds.items()]
+    table([["TYPE", "TOTAL", "SIZE"], *rows])
+
+
+def doctor(_: Options) -> int:
+    """doctor: say what this machine can do, and how to mend what it cannot"""
+    from minidocker.doctor import main
+
+    return main()
+
+
+def reset(_: Options) -> NoReturn:
+    """reset: remove every trace of minidocker from this machine, as make reset does"""
+    script = os.path.join(os.path.dirname(__file__), "..", "..", "vagrant", "reset.sh")
+    if not os.path.exists(script):
+        raise ContainerError(f"{script} is not there: run it from a checkout of the repository")
+    os.execv("/bin/sh", ["sh", script])
+
+
+def table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell, with three blanks between them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def human(size: float) -> str:
+    """Bytes in three digits and a decimal unit, as Docker prints them."""
+    power = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
+    return f"{size / 1000**power:.3g}{('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def each(words: Iterable[str], remove: Callable[[str], object]) -> int:
+    """Remove each, and say so; one that cannot be removed is a line, and the exit status."""
+    status = 0
+    for word in words:
+        try:
+            print(remove(word) or word)
+        except ContainerError as failure:
+            status = complain(failure, 1)
+    return status
+
+
+def pruned(*prunes: Callable[[], Iterable[object]], say: str = "removed ") -> None:
+    """Call all of them, and say what is gone. What resists is told at the end, and keeps nobody from the rest."""
+    failures = list[Exception]()
+    for prune in prunes:
+        try:
+            gone = prune()
+        except NotRemoved as left:
+            gone = left.removed
+            failures += left.failures
+        for what in gone:
+            print(f"{say}{what}")
+    if failures:
+        raise NotRemoved(failures)

@@ -8,7 +8,7 @@ from minidocker.cli import end_in_order
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError
-from minidocker.process import start
+from minidocker.process import Isolator, start
 from minidocker.security import capabilities
 from minidocker.syscalls import signal
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from minidocker.process import Process
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Birth(Isolator):
+    """The last in the list: from here until the container runs, a signal waits, so that it can be passed on."""
+
+    def __enter__(self) -> Isolator:
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        return self
 
 
 def run(options: Options, name: str, *command: str) -> int:
@@ -180,11 +188,13 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
     end_in_order(*FORWARDED)  # a volume's server, or a lock, may keep us waiting
-    with start(argv, *isolators, name=name, **settings) as process:
-        _warn(isolators)
+    with start(argv, *isolators, Birth(), name=name, **settings) as process:
+        for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
+            os.write(2, f"minidocker: warning: {text}\n".encode())
         for wanted in FORWARDED:
             if signal.getsignal(wanted) != signal.SIG_IGN:
                 signal.signal(wanted, lambda received, _: _pass_on(process, received))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return (interact(process, keyboard) if options.tty else process.wait()).exit_code
 
 
@@ -202,9 +212,3 @@ def _pass_on(process: Process, number: int) -> None:
         return  # it has ended
     if not any(mask >> number - 1 & 1 for mask in masks):
         process.kill()
-
-
-def _warn(isolators: list[Any]) -> None:
-    """What works less well on this host than was asked for."""
-    for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
-        os.write(2, f"minidocker: warning: {text}\n".encode())
