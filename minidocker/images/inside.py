@@ -135,11 +135,8 @@ class Filesystems(Isolator):
 def _set(path: str, value: str) -> None:
     """A sysctl, where this kernel has it; a user namespace knows fewer groups than the range names."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, value.encode())
-        finally:
-            os.close(descriptor)
+        with open(path, "wb", 0) as file:
+            file.write(value.encode())
     except OSError:
         pass
 

@@ -190,11 +190,15 @@ def write(entry: Entry) -> bytes:
     if nanoseconds or seconds != fields["mtime"]:
         seconds, nanoseconds = divmod(abs(entry.mtime), 10**9)
         records[b"mtime"] = b"-" * (entry.mtime < 0) + (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0").rstrip(b".")
-    header = _header(entry.name, entry.type, **fields, link=entry.link, device=(entry.major, entry.minor))
+    header = _header(entry.name, entry.type, entry.link, (entry.major, entry.minor), **fields)
     data = b"".join(_record(*record) for record in records.items())
     if len(data) > MAX_RECORDS:
         raise BadTar(f"{entry.name!r}: more than {MAX_RECORDS} bytes of extended attributes")
-    return _header(b"PaxHeaders/" + entry.name[:80], b"x", size=len(data)) + fill(data) + header if data else header
+    return (
+        _header(b"PaxHeaders/" + entry.name[:80], b"x", mode=0o644, size=len(data)) + fill(data) + header
+        if data
+        else header
+    )
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -204,18 +208,9 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
-def _header(
-    name: bytes,
-    kind: bytes,
-    mode: int = 0o644,
-    uid: int = 0,
-    gid: int = 0,
-    size: int = 0,
-    mtime: int = 0,
-    link: bytes = b"",
-    device: tuple[int, int] = (0, 0),
-) -> bytes:
+def _header(name: bytes, kind: bytes, link: bytes = b"", device: tuple[int, int] = (0, 0), **fields: int) -> bytes:
     """512 bytes. No user and group names: those are the writing machine's, and the numbers are what counts."""
-    start = name[:100].ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size, mtime)
+    numbers = tuple(fields.get(field, 0) for field in ("mode", "uid", "gid", "size", "mtime"))
+    start = name[:100].ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
     end = kind + link[:100].ljust(100, b"\0") + b"ustar\x0000" + bytes(64) + b"%07o\0%07o\0" % device + bytes(167)
     return start + b"%06o\0 " % (sum(start) + 8 * 32 + sum(end)) + end
