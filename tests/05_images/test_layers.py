@@ -190,8 +190,8 @@ def change(top, what, path, *rest):
     with contextlib.suppress(OSError):
         if what == "write":
             with open(
-                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK), "w"
-            ) as file:  # not of a FIFO
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW), "w"
+            ) as file:  # not of a FIFO, and not where a symlink leads
                 file.write(f"{rest} {path[-3:]}")
         elif what == "mkdir":
             os.mkdir(path)
