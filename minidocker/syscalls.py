@@ -132,9 +132,16 @@ def clone3(flags: int, cgroup: int = 0, exit_signal: int = signal.SIGCHLD) -> in
 
 
 def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
-    """openat2(2), Linux 5.6: open(2) below an open directory; `resolve` judges the whole way, and not only its end."""
+    """openat2(2), Linux 5.6: open(2) below an open directory; `resolve` judges the whole way, and not only its end.
+
+    EAGAIN: something on this machine was renamed or mounted while `..` was looked up, and the kernel cannot be sure.
+    """
     how = structure(flags, 0, resolve)
-    try:
-        return call("syscall", 437, directory, path, how, len(how), path=path)
-    except OSError as refused:
-        raise error("openat2", refused.errno or 0, path) from None
+    tries = 10_000
+    while True:
+        try:
+            return call("syscall", 437, directory, path, how, len(how), path=path)
+        except OSError as refused:
+            tries -= 1
+            if not isinstance(refused, BlockingIOError) or not tries:
+                raise error("openat2", refused.errno or 0, path) from None

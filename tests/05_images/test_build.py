@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from minidocker import cgroups, state
 from minidocker.images import image
 from minidocker.images.build.config import from_words
+from minidocker.images.build.copy import real
 from minidocker.images.build.dockerfile import DockerfileError, parse
 from minidocker.images.build.executor import build
 from minidocker.images.build.patterns import Ignore, clean, component
@@ -797,6 +798,23 @@ def test_links_of_the_context_lead_to_the_context(store, context):
     assert inside(built, "cat /x") == "X"
     for name in ("etc", "passwd", "etc/passwd", "loop"):
         assert "there is no such file" in refused(store, f"FROM busybox\nCOPY {name} /y\n", context)
+
+
+def test_a_lookup_holds_while_others_rename(tmp_path):
+    """Then the kernel cannot be sure of a `..`, and says EAGAIN: that is no missing file."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "x").touch()
+    (tmp_path / "link").symlink_to("d/../d/../d/../x")
+    mover = "import os, sys\nos.chdir(sys.argv[1])\nos.mkdir('a')\nwhile True: os.rename('a', 'b'); os.rename('b', 'a')"
+    root = os.open(tmp_path, os.O_RDONLY)
+    with subprocess.Popen([sys.executable, "-c", mover, tmp_path]) as process:
+        try:
+            while not {"a", "b"} & {*os.listdir(tmp_path)}:
+                time.sleep(0.01)
+            assert {real(root, "link", Ignore()) for _ in range(1000)} == {"x"}
+        finally:
+            process.kill()
+            os.close(root)
 
 
 def test_dockerignore(store, context):
