@@ -66,7 +66,8 @@ class Image:
         found = [self.store.layer(layer, diff_id) for layer, diff_id in pairs][::-1]
         if not found:
             found = [f"{self.store.unpacked}/empty"]
-            os.makedirs(found[0], mode=0o755, exist_ok=True)
+            os.makedirs(found[0], exist_ok=True)
+            os.chmod(found[0], 0o755)  # whatever the caller's umask
         return list(dict.fromkeys(found))
 
     def digests(self) -> set[str]:

@@ -478,6 +478,19 @@ def test_an_image_without_layers(here, there, rootfs):
     assert minidocker(there.home, "export", "-o", "/dev/null", "none").returncode == 0
 
 
+def test_an_image_without_layers_under_a_narrow_umask(there):
+    """Its root is for every user of the container, whoever made it."""
+    config = document({**media.platform(), "config": {}, "rootfs": None})
+    files = {"c.json": config, "manifest.json": document([{"Config": "c.json", "RepoTags": ["none"], "Layers": []}])}
+    load(there, stored(archived(files)))
+    before = os.umask(0o077)
+    try:
+        [layer] = find(there, "none").layers()
+    finally:
+        os.umask(before)
+    assert os.stat(layer).st_mode & 0o777 == 0o755
+
+
 def layout(config, layer, kind, more=(), **fields):
     """An archive with an image of one layer; `fields` of its entry in the index, and entries beside it."""
     documents = {"config": document(config), "layer": layer}

@@ -370,6 +370,12 @@ def test_the_command_takes_the_name_as_well(store, tmp_path):
     assert "d:latest" in shown("rmi", "d") and image.find(store, "lottery").id == other.id
 
 
+def test_the_beginning_of_an_id_is_not_pushed_as_a_name(store, tmp_path):
+    digits = image.find(store, "busybox").id[7:19]
+    refused = minidocker(store.home, "push", digits)
+    assert (refused.returncode, "no image here is called" in refused.stderr) == (1, True), refused.stderr
+
+
 def test_an_ambiguous_beginning_is_refused(store, tmp_path):
     (tmp_path / "tree").mkdir()
     first = with_id(store, "d", tmp_path / "tree")

@@ -20,7 +20,7 @@ from tqdm.utils import CallbackIOWrapper
 
 from minidocker.images import manifest as media
 from minidocker.images.garbage import bringing
-from minidocker.images.image import Image, find
+from minidocker.images.image import Image, NoSuchImage, find
 from minidocker.images.reference import DEFAULT_REGISTRY, parse
 from minidocker.images.registry.client import Registry, Unreachable
 from minidocker.outcome import ContainerError
@@ -109,6 +109,8 @@ def push(store: Store, name: str, show: Show = None) -> Descriptor:
     if wanted.digest:
         raise ContainerError(f"{name}: push a tag: what has a digest cannot get another content")
     image = find(store, name)
+    if not image.name:  # by its ID: which would become the name of a repository
+        raise NoSuchImage(f"no image here is called {wanted.familiar}: give it that name with minidocker tag")
     with store.writing(), Registry(wanted.registry, wanted.repository) as registry:
 
         def upload(blob: Descriptor, advance: Advance) -> str:
