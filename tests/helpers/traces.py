@@ -61,10 +61,10 @@ def descendants(pid):
 
 def servers():
     """Those of the driver aufs that this clone started, also if their owner is dead: they end with their mount."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        command = read(path)
+    for pid in filter(str.isdigit, os.listdir("/proc")):  # glob looks into each, and one may end meanwhile
+        command = read(Path(f"/proc/{pid}/cmdline"))
         if "aufs.server" in command and str(REPO) in command:
-            yield f"{path.parent.name} {command}"
+            yield f"{pid} {command}"
 
 
 def ownerless():
