@@ -2,9 +2,8 @@
 
     watch(pid, pidfd)       # from now on that process does not outlive this one
 
-A process can ask the kernel for a signal at the death of its parent: PR_SET_PDEATHSIG of prctl(2). But the kernel
-forgets the wish when the process changes its user, as many servers do, or executes a set-user-ID program. So somebody
-has to be there who knows the container's pidfd, sees the end of the owner, and is not killed with it.
+A process can ask for a signal at the death of its parent: PR_SET_PDEATHSIG of prctl(2). The kernel forgets this when
+the process changes its user, or executes a set-user-ID program. So a process of ours sees the end of the owner instead.
 """
 
 from __future__ import annotations
