@@ -23,6 +23,7 @@ from minidocker.syscalls import (
     MS_NOEXEC,
     MS_NOSUID,
     MS_RDONLY,
+    MS_REMOUNT,
     mount,
     openat2,
     umount,
@@ -50,6 +51,7 @@ SYSCTLS = {  # of the network namespace; Docker's: no port is special, and every
     "/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
     "/proc/sys/net/ipv4/ping_group_range": "0 2147483647",
 }
+MACHINES = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # of /proc: Docker's "read-only paths"
 RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>
 LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -102,6 +104,8 @@ class Filesystems(Isolator):
         if os.stat("/proc/self/ns/net").st_ino != self.host:
             for path, value in SYSCTLS.items():
                 _set(self.root + path, value)
+        for name in MACHINES if not self.privileged else ():
+            _seal(f"{self.root}/proc/{name}")
         if self.files:
             self._cover_files(f"{self.root}/dev/.files")
 
@@ -130,6 +134,15 @@ class Filesystems(Isolator):
                 pass
         umount(memory, MNT_DETACH)
         os.rmdir(memory)
+
+
+def _seal(path: str) -> None:
+    """Read-only: what is there belongs to the machine, and asks for no capability but for being root. Two calls."""
+    try:
+        mount(path, path, flags=MS_BIND)
+        mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except FileNotFoundError:
+        pass  # this kernel does not have it
 
 
 def _set(path: str, value: str) -> None:

@@ -156,3 +156,16 @@ def test_the_sysctls_of_the_host_stay_its_own(home):
     minidocker(home, "run", "busybox", "true")
     assert host() == before
     assert len(DEFAULT) == 14
+
+
+SWITCHES = ("sys/kernel/core_pattern", "sys/kernel/modprobe", "sys/vm/drop_caches", "sysrq-trigger")
+
+
+@pytest.mark.parametrize("options", [(), ("--network", "host"), ("--cap-add", "ALL")])
+def test_the_switches_of_the_machine_are_read_only(home, options):
+    """They ask for no capability, only for user 0. Opening them changes nothing."""
+    script = "for f in $0 $@; do (: >>/proc/$f) 2>/dev/null && echo $f; done; cat /proc/sys/kernel/ostype"
+    shown = minidocker(home, "run", *options, "busybox", "sh", "-c", script, *SWITCHES)
+    assert shown.stdout == "Linux\n"
+    shown = minidocker(home, "run", "--privileged", "busybox", "sh", "-c", script, *SWITCHES[::2])
+    assert shown.stdout.splitlines() == [*SWITCHES[::2], "Linux"]
