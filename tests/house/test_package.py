@@ -1,6 +1,7 @@
 """The project can be installed: what it imports is declared, all verbs are in it; and what readers type is there."""
 
 import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -96,3 +97,27 @@ def test_no_reader_types_python_without_its_number():
     for path in [*FOR_READERS, *REPO.glob("notebooks/*.ipynb")]:
         found = re.findall(r"(?:^    |`|sudo |[\"!])python (?:-|\w+[/.]).*", path.read_text(), re.M)
         assert not found, f"{path.name}: {found}"
+
+
+def top_level_imports(path, known):
+    """The modules of the package that a file imports when it is imported itself."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from ({alias.name for alias in node.names} & known)
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from names & known
+            yield from {node.module} & known if names - known else ()
+
+
+def test_no_two_modules_import_each_other():
+    paths = {}
+    for path in REPO.glob("minidocker/**/*.py"):
+        paths[".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")] = path
+    graph = {name: {*top_level_imports(path, paths.keys())} - {name} for name, path in paths.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # a CycleError names them
+
+
+@pytest.mark.parametrize("stage", sorted(REPO.glob("chapters/*/stage.py")), ids=lambda path: path.parent.name)
+def test_a_stage_is_short(stage):
+    assert len(stage.read_text().splitlines()) <= 40
