@@ -122,6 +122,7 @@ class Process:
         self.title = getattr(order.command, "__name__", "function") if callable(order.command) else order.command[0]
         self.pid = self.pidfd = self.terminal = self.channel = -1
         self.result: Result | None = None
+        self.asked = False  # whether somebody has sent it a signal
         self._entered: list[Isolator] = []
         self._parent: child.Forked | Launched | None = None
         self._outputs: list[int] = []  # our ends of stdout and stderr, or a descriptor that we do not read
@@ -142,6 +143,7 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         """pidfd_send_signal(2) to the first process: never to somebody else who got its number since."""
+        self.asked = True
         try:
             if self.result is None:
                 signal.pidfd_send_signal(self.pidfd, number)

@@ -19,6 +19,8 @@ import tty
 from minidocker.descriptors import read
 from minidocker.process import Process, Result
 
+PATIENCE = 1000  # ms, from one look at a screen that takes nothing to the next
+
 
 def size(terminal: int) -> bytes:
     """The rows and columns of the user's terminal, as `start` takes them; nothing that counts if it is none."""
@@ -61,7 +63,8 @@ def _copy(process: Process, keyboard: int, screen: int) -> None:
     """Both directions in one loop, which waits in poll(2) only: who does not read must not stop the other direction.
 
     What cannot be written yet is kept, and no more is read for that side meanwhile. The keyboard's end is Ctrl-D for
-    the container. The container's end ends the loop, as soon as the screen has all of its output.
+    the container. The container's end ends the loop, as soon as the screen has all of its output; who sent a signal
+    wants an end, and does not wait for a screen that nobody reads.
     """
     os.set_blocking(process.terminal, False)
     targets = {process.terminal: screen, keyboard: process.terminal}
@@ -74,7 +77,7 @@ def _copy(process: Process, keyboard: int, screen: int) -> None:
         poll = select.poll()
         for descriptor in events.keys() - {-1}:
             poll.register(descriptor, events[descriptor])
-        ready = dict(poll.poll(None if ends or kept[screen] else 0))
+        ready = dict(poll.poll(None if ends else PATIENCE if kept[screen] else 0))
         if process.pidfd in ready:
             targets, ends = {process.terminal: screen}, []
         for source, target in [*targets.items()]:
@@ -86,7 +89,7 @@ def _copy(process: Process, keyboard: int, screen: int) -> None:
                     targets[-1], kept[target] = targets.pop(keyboard), b"\x04"
                 elif not kept[target]:
                     return
-        if not ready:
+        if not ready and (process.asked or not kept[screen]):
             return
 
 

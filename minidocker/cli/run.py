@@ -193,17 +193,20 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
             os.write(2, f"minidocker: warning: {text}\n".encode())
         for wanted in FORWARDED:
             if signal.getsignal(wanted) != signal.SIG_IGN:
-                signal.signal(wanted, lambda received, _: _pass_on(process, received))
+                signal.signal(wanted, lambda received, _: _pass_on(process, received, options.init))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return (interact(process, keyboard) if options.tty else process.wait()).exit_code
 
 
-def _pass_on(process: Process, number: int) -> None:
+def _pass_on(process: Process, number: int, init: bool = False) -> None:
     """Give it the signal; and kill it if that cannot have an effect, since who sent this one to us wants an end.
 
-    The kernel drops a signal for which the first process of a PID namespace has no handler.
+    The kernel drops a signal for which the first process of a PID namespace has no handler. `Init` takes each for its
+    command, of which the kernel drops none; and while it waits in sigwait(3), none looks blocked.
     """
     process.send_signal(number)
+    if init:
+        return
     heeds = ("SigBlk", "SigCgt") if number in (signal.SIGTERM, signal.SIGQUIT) else ("SigBlk", "SigCgt", "SigIgn")
     try:
         with open(f"/proc/{process.pid}/status") as file:

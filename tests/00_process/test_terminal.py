@@ -158,3 +158,43 @@ def test_a_signal_to_the_command_ends_it_in_order(number, program):
         assert user.program.wait(15) == (137 if program == "sleep 60" else 9)
         assert user.left(), "the terminal is left raw"
         assert until(lambda: not (HOME / "containers" / name).exists())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_command_behind_an_init_ends_in_its_own_way(number):
+    """While `Init` waits in sigwait(3), /proc shows none of its signals blocked: that is no reason to kill it."""
+    need(os.geteuid() == 0, "walls need root")
+    for program, wanted in (("trap 'exit 9' TERM INT USR1; ", 9), ("", 128 + number)):
+        code = f"{program}echo ready; while :; do sleep 0.05; done" if program else "echo ready; exec sleep 60"
+        with minidocker("run", "--init", "-it", "busybox", "sh", "-c", code) as user:
+            user.read(b"ready")
+            user.program.send_signal(number)
+            assert user.program.wait(20) == wanted
+
+
+@pytest.mark.parametrize("options", [(), ("--init",)])
+def test_a_signal_ends_it_though_nobody_reads_its_screen(options):
+    """What is left for a screen that takes nothing must not hold us, nor what the container holds, for ever."""
+    need(os.geteuid() == 0, "walls need root")
+    with minidocker("run", *options, "-it", "busybox", "sh", "-c", "trap 'exit 5' TERM; yes & wait") as user:
+        user.read(b"y\r\n")
+        time.sleep(0.5)  # until it is full
+        user.program.terminate()
+        assert user.program.wait(20) == 5
+        assert user.left()
+
+
+def test_the_rest_is_kept_for_a_screen_that_reads_late_and_a_signal_ends_that_too():
+    need(os.geteuid() == 0, "walls need root")
+    words = ["run", "-t", "busybox", "sh", "-c", "yes | head -c 200000"]
+    argv = [sys.executable, "-m", "minidocker", *words]
+    for patient in (True, False):
+        program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENV)
+        time.sleep(2.5)
+        assert program.poll() is None
+        if patient:
+            assert len(program.stdout.read()) == 300000
+        else:
+            program.terminate()
+        assert program.wait(20) == (0 if patient else program.returncode)
+        program.stdout.close()
