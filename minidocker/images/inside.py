@@ -52,6 +52,10 @@ SYSCTLS = {  # of the network namespace; Docker's: no port is special, and every
     "/proc/sys/net/ipv4/ping_group_range": "0 2147483647",
 }
 MACHINES = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # of /proc: Docker's "read-only paths"
+SECRETS = (  # and its "masked paths": they tell about the machine, or about other containers
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi",
+    "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+)  # fmt: skip
 RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>
 LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -106,6 +110,11 @@ class Filesystems(Isolator):
                 _set(self.root + path, value)
         for name in MACHINES if not self.privileged else ():
             _seal(f"{self.root}/proc/{name}")
+        for path in SECRETS if not self.privileged else ():
+            if os.path.isdir(self.root + path):
+                mount("tmpfs", self.root + path, "tmpfs", MS_RDONLY, "size=4k")
+            elif os.path.exists(self.root + path):
+                mount(f"{self.root}/dev/null", self.root + path, flags=MS_BIND)
         if self.files:
             self._cover_files(f"{self.root}/dev/.files")
 

@@ -169,3 +169,10 @@ def test_the_switches_of_the_machine_are_read_only(home, options):
     assert shown.stdout == "Linux\n"
     shown = minidocker(home, "run", "--privileged", "busybox", "sh", "-c", script, *SWITCHES[::2])
     assert shown.stdout.splitlines() == [*SWITCHES[::2], "Linux"]
+
+
+@pytest.mark.parametrize("options", [(), ("--init",), ("--network", "host"), ("--cap-add", "ALL")])
+def test_what_the_machine_knows_is_hidden(home, options):
+    look = "cat /proc/keys /proc/interrupts /proc/timer_list; head -c 1 /proc/kcore; ls -A /sys/firmware 2>/dev/null"
+    assert minidocker(home, "run", *options, "busybox", "sh", "-c", look).stdout == ""
+    assert "keyring" in minidocker(home, "run", "--privileged", "busybox", "cat", "/proc/keys").stdout
