@@ -79,6 +79,7 @@ table bridge minidocker {
     set guests4 { type ifname . ether_addr . ipv4_addr; }
     set guests6 { type ifname . ether_addr . ipv6_addr; }
     set neighbours { typeof iifname . @th,128,64; }
+    limit none { rate over 1 bytes/second; }
     map egress { type ifname : limit; }
     chain guard { type filter hook prerouting priority -300;
         iifname != "mv*" accept
@@ -98,11 +99,15 @@ ANEW = "".join(f"table {table}\ndelete table {table}\n" for table in TABLES)
 CHAINS = {TABLES[0]: ["loopback", "from_outside", "from_here", "through", "to_host", "way_out"], TABLES[1]: ["guard"]}
 # What nobody can be or ask for: who empties a set or a map takes this away, too, and is noticed by it.
 NOBODY = {
+    "inet minidocker same": '"none" . "none"',
+    "inet minidocker subnets4": "240.0.0.1",
+    "inet minidocker subnets6": "2001:db8::",
     "inet minidocker published4": "240.0.0.1 . tcp . 1 : 240.0.0.1 . 1",
     "inet minidocker published6": "2001:db8:: . tcp . 1 : 2001:db8:: . 1",
     "bridge minidocker guests4": '"none" . 00:00:00:00:00:00 . 0.0.0.0',
     "bridge minidocker guests6": '"none" . 00:00:00:00:00:00 . ::',
     "bridge minidocker neighbours": '"none" . 0x0',
+    "bridge minidocker egress": '"none" : "none"',
 }
 LOOK = "".join(f"list chain {table} {chain}\n" for table, chains in CHAINS.items() for chain in chains)
 LOOK += "".join(f"get element {table} {{ {item.partition(' : ')[0]} }}\n" for table, item in NOBODY.items())
@@ -162,8 +167,11 @@ def policed(interface: str, rate: int) -> list[str]:
 
 
 def _said(items: list[str]) -> str:
-    """Show our rules and everybody's chains, and add these elements: one that is there already is no error."""
-    return LOOK + "list chains\n" + "".join(f"add {item}\n" for item in items)
+    """Show our rules and everybody's chains, and add these elements: one that is there already is no error. To add a
+    table that is there wakes it, if somebody has made it dormant.
+    """
+    awake = "".join(f"add table {table}\n" for table in TABLES)
+    return LOOK + "list chains\n" + awake + "".join(f"add {item}\n" for item in items)
 
 
 def begin(items: list[str], path: str, lock: int) -> Pending:

@@ -44,6 +44,7 @@ DAMAGES = {
         }
         }""",
     "the policy is another": "add chain inet OURS to_host { policy drop; }",
+    "the walls sleep": "add table inet OURS { flags dormant; }\nadd table bridge OURS { flags dormant; }",
 }
 
 
@@ -64,6 +65,26 @@ def test_the_next_start_mends_what_others_did(host, damage):
     network.remove("red")
     network.remove("blue")
     assert real("minidocker") not in ruleset()
+
+
+@pytest.mark.parametrize("name", ["inet OURS same", "inet OURS subnets4", "inet OURS subnets6", "bridge OURS egress"])
+def test_a_set_that_was_emptied_is_filled_for_all_networks(host, name):
+    """The next start is in another network, so what it adds of its own says nothing of theirs."""
+    show = ["nft", "list", "set" if "egress" not in name else "map", *name.replace("OURS", real("minidocker")).split()]
+
+    def elements():
+        shown = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+        return {*shown.partition("elements = {")[2].replace(",", "\n").replace("}", "").replace("\t", "").split("\n")}
+
+    network.create("red")
+    network.create("blue")
+    with idle(Network("red", root=ROOT, egress="10M"), "first"):
+        before = elements()
+        nft(f"flush {show[2]} {name}")
+        with idle(Network("blue", root=ROOT), "next"):
+            assert before <= elements()
+    network.remove("red")
+    network.remove("blue")
 
 
 def test_an_end_after_a_flush_leaves_the_others_as_they_should_be(host):
