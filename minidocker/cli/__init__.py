@@ -141,5 +141,8 @@ def complain(problem: object, status: int) -> int:
     """One line on standard error, without the name of a class that it may begin with, and the exit status."""
     head, _, text = str(problem).partition(": ")
     text = text if head.isalpha() and head[0].isupper() and head != "Dockerfile" else str(problem)
-    print("minidocker:", " ".join(text.split()), file=sys.stderr)
+    try:
+        print("minidocker:", " ".join(text.split()), file=sys.stderr, flush=True)
+    except OSError:
+        pass  # a window that was closed, a full disk: the exit status is all that can be said
     return status

@@ -56,6 +56,8 @@ def parse(text: str) -> Reference:
             "between them, and a tag up to 128 letters, digits, _ . and -"
         )
     registry, repository, tag, digest = found.groups(default="")
+    if re.fullmatch("(sha256:)?[0-9a-f]{64}", text):
+        raise ContainerError(f"{text}: no such image, and no name: 64 hexadecimal digits are an ID")
     if digest or "@" in text:
         check_digest(digest)
     if registry in ("", DEFAULT_REGISTRY) and "/" not in repository:

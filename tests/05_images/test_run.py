@@ -52,6 +52,9 @@ def test_it_runs_and_ends_as_the_command_does(home):
         (("run", "--pull", "never", "nosuch"), "no such image: nosuch:latest"),
         (("run", "UPPER"), "is no name of an image"),
         (("run", ".."), "is no name of an image"),
+        (("run", "ab" * 32), "no such image, and no name: 64 hexadecimal digits are an ID"),
+        (("run", "sha256:" + "ab" * 32), "no such image, and no name"),
+        (("tag", "busybox", "ab" * 32), "no such image, and no name"),
         (("run", "a" * 300), "is no name of an image"),
         (("build", "/nosuch"), "/nosuch"),
         (("load", "-i", "/nosuch"), "/nosuch"),
@@ -97,6 +100,10 @@ def test_what_cannot_be_written_is_an_exit_status_and_at_most_a_line(home):
             assert (refused.returncode, refused.stderr) == (1, f"minidocker: {verb}: No space left on device\n")
             assert (written_to(nobody, verb).returncode, written_to(nobody, verb).stderr) == (141, "")
         assert written_to(full, "nosuch").returncode == 1
+        for words, status in ((["nosuch"], 1), (["run"], 125), (["images"], 1)):
+            argv = [sys.executable, "-m", "minidocker", *words]
+            environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
+            assert subprocess.run(argv, env=environment, stdout=full, stderr=full, timeout=60).returncode == status
 
 
 def test_what_was_written_before_a_failure_is_not_lost():

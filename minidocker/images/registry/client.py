@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from urllib.parse import urlencode, urlsplit
 
@@ -292,7 +293,8 @@ class Registry:
         remedy = (
             " (SSL_CERT_FILE can name another authority)" if isinstance(reason, urllib3.exceptions.SSLError) else ""
         )
-        return Unreachable(f"{self.name}: no answer: {printable(str(reason).rpartition(': ')[2])}{remedy}")
+        text = re.sub(r"\[Errno -?\d+\] ", "", str(reason).rpartition(": ")[2])
+        return Unreachable(f"{self.name}: no answer: {printable(text)}{remedy}")
 
 
 def rest(response: BaseHTTPResponse) -> bytes:
