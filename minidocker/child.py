@@ -198,8 +198,11 @@ def _open_terminal(order: Order) -> tuple[int]:
 
 
 def _show_console() -> None:
-    """/dev/console is the terminal of the container, as the OCI specification has it."""
-    os.close(os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    """/dev/console is the terminal of the container, as the OCI specification has it; a volume may have been first."""
+    try:
+        os.close(os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
     syscalls.mount(os.ttyname(0), "/dev/console", flags=syscalls.MS_BIND)
 
 

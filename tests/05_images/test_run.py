@@ -396,6 +396,14 @@ def test_a_terminal_is_still_the_containers_own(home, tmp_path):
     assert "/dev/pts/0" in shown.stdout
 
 
+def test_a_volume_on_the_console_stays_and_the_hosts_dev_can_be_one(home, tmp_path):
+    (tmp_path / "f").write_text("content")
+    for options, text in ((["-v", f"{tmp_path}/f:/dev/console"], "content"), (["--privileged", "-v", "/dev:/dev"], "")):
+        look = ["sh", "-c", "cat /dev/console" if text else "test -c /dev/null"]
+        shown = minidocker(home, "run", "-t", *options, "busybox", *look, stdin=subprocess.DEVNULL)
+        assert (shown.returncode, shown.stdout) == (0, text), shown.stderr
+
+
 @pytest.mark.parametrize(("name", "port"), [("web", 80), ("mail", 25)])
 def test_the_servers_of_set_up_listen_on_every_interface(name, port):
     """127.0.0.2 is an address of lo as well: who listens on 127.0.0.1 alone does not answer there."""
