@@ -127,6 +127,8 @@ def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoRetur
         _forget_the_parent()
         if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
+        if not birth.flags & syscalls.CLONE_NEWPID:
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # so that the watcher finds the leader of its group alive
         _seal_imports()
         terminal = _walk(order)
         send(channel, True, *terminal)  # it fails if nobody holds the other end any more
