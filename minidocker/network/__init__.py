@@ -138,10 +138,12 @@ class Network(Isolator):
         if not self.lease or not self.bridge or not self._nft:
             return
         name = links.interface_of(self.lease.number)
-        lines = links.cable(self.lease.number, self.bridge.interface, pid)
         if links.exists(name):  # of a namespace that is about to end: it is nobody's
-            lines = f"link del {name}\n{lines}"
-        links.tool("ip", "-batch", "-", text=lines)
+            try:
+                links.tool("ip", "link", "del", name)
+            except ContainerError:
+                pass  # and now it has ended
+        links.tool("ip", "-batch", "-", text=links.cable(self.lease.number, self.bridge.interface, pid))
         pending, self._nft = self._nft, None
         self.warnings += networks.settled(pending) + ports.forget_udp(self.published)
         card = links.card(self.bridge.addresses(self.lease.number, prefix=True), self.bridge.gateways())

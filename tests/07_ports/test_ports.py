@@ -358,6 +358,15 @@ def test_a_hundred_starts_at_once_get_a_hundred_addresses(host):
     assert "minidocker" not in ruleset()
 
 
+def test_a_cable_that_ends_while_the_next_one_is_laid_is_no_error(host, monkeypatch):
+    network.create("web", "10.90.0.0/24")
+    with monkeypatch.context() as before:
+        before.setattr(links, "exists", lambda name: True)  # as it was a moment ago
+        with idle(Network("web")) as process:
+            assert "10.90.0.2" in inside(process, "ip", "-4", "-o", "addr", "show", "dev", "eth0").stdout
+    network.remove("web")
+
+
 def test_after_a_reboot_the_network_is_made_again(host):
     network.create("web", "10.90.0.0/24")
     subprocess.run(f"nft flush ruleset; ip link del {real('md-web')}", shell=True, check=True)
