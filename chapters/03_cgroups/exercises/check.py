@@ -43,11 +43,11 @@ def check_3(module):
 
 def check_4(module):
     """The bomb hit its limit, and nothing is left of it."""
-    number = random.randint(20, 40)
-    most, refused, left = module.bomb(number)
-    assert most == number, f"at most there were {most}: give Cgroup {number} for pids, and the bomb some time"
-    assert refused > 0, "no fork was refused: its statistics know, until the group is gone"
-    assert left == 0, f"{left} processes are left: kill the group"
+    for number in (random.randint(20, 25), random.randint(35, 40)):  # looks from outside may miss the last ones
+        most, refused, left = module.bomb(number)
+        assert number - 5 < most <= number, f"there were {most}: give Cgroup {number} for pids, and the bomb some time"
+        assert refused > 0, "no fork was refused: its statistics know, until the group is gone"
+        assert left == 0, f"{left} processes are left: kill the group"
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from minidocker.process import start
 
 def bomb(number):
     """One signal to a process would miss its children; the group has them all."""
-    fence, most = Cgroup(pids=number), 0
+    fence, most, refused = Cgroup(pids=number), 0, 0
     with start(["sh", "-c", "b() { b | b & }; b; sleep 60"], fence):
-        for _ in range(100):
-            most = max(most, fence.statistics().pids)
+        deadline = time.monotonic() + 5
+        while not (most == number and refused) and time.monotonic() < deadline:
+            figures = fence.statistics()
+            most, refused = max(most, figures.pids), figures.pids_refused
             time.sleep(0.01)
-        refused = fence.statistics().pids_refused
         fence.kill()
         deadline = time.monotonic() + 5
         while fence.processes() and time.monotonic() < deadline:
