@@ -425,14 +425,14 @@ def test_the_groups_of_a_killed_owner_are_pruned():
     assert prune() == []
 
 
-# Its first process dies with the owner, and what left its process group does not: there is no PID namespace here
+# Its first process dies with the owner, and what left its process group before does not: there is no PID namespace here
 SURVIVED = """
     import os, signal, sys
     from minidocker.cgroups import Cgroup, hierarchy
     from minidocker.process import start
     hidden = [h for h in hierarchy.hierarchies() if "freezer" in h.controllers and h.version != int(sys.argv[2])]
     hierarchy._found[:] = [h for h in hierarchy.hierarchies() if h not in hidden]
-    process = start(["sh", "-c", "setsid sleep 1000 & echo $!; wait"], Cgroup(), name=sys.argv[1])
+    process = start(["sh", "-c", "setsid sh -c 'echo $$; exec sleep 1000' & wait"], Cgroup(), name=sys.argv[1])
     print(next(process.lines()), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
