@@ -190,11 +190,6 @@ class Store:
         with contextlib.suppress(OSError):
             self._change(lambda entries: [*entries, _entry(descriptor, STEP, step)])
 
-    def recall(self, step: str) -> Descriptor | None:
-        """The manifest's descriptor of the image that such a step made before, unless that has been pruned."""
-        found = self.steps().get(step)
-        return _entry(found) if found and self.has(found["digest"]) else None
-
     def forget_steps(self, *digests: str) -> None:
         """Empty the cache; or only of these images."""
         self._change(
