@@ -25,14 +25,15 @@ PATIENCE = 60  # seconds for mount(8): a server may be asleep
 
 # $1 is the volume's directory, the rest are mount's arguments. Descriptor 8 holds the lock that says that there is a
 # keeper, 9 is where it waits; the file system's own processes get neither. The file `keeper` says whose mount namespace
-# it is, and then that it has mounted.
+# it is, and then that it has mounted. A keeper that leaves takes the file away while nobody can hold the volume: the
+# kernel lets go of a dying process's locks in any order, and the next user must not wait for this one.
 OUTER = """
 echo $$ >"$1/keeper" && exec >"$1/log" 2>&1 9<"$1" && cd / || exit
 exec unshare --mount --propagation private --pid --fork --kill-child sh -c "$0" keeper "$@"
 """
 INNER = """
 directory=$1; shift
-(flock 9; kill -s KILL -- -1) &
+(flock 9; rm "$directory/keeper"; kill -s KILL -- -1) &
 mount "$@" "$directory/_data" 8<&- 9<&- || exit
 echo mounted >>"$directory/keeper"
 wait
