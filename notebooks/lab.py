@@ -4,8 +4,9 @@
     lab.setup()
     lab.show(figure, alt="Bars: the hog takes all of a CPU without the fence, a fifth with it.")
     lab.claim("C2", f"a hog is held to {share:.1%} of a CPU; the fence says 20 %")
+    lab.look(process)
 
-Timings and measured sizes go into pictures and claims, never into text: a notebook's text is compared each time.
+Timings and measured sizes go into pictures, `measured` and claims, never into other text: that is compared each time.
 """
 
 import html
@@ -121,12 +122,23 @@ def measured(what, measure, below=None, above=None, tries=6):
     print(f"measured: {what}: {value:.2f}, but this machine is too busy to tell")
 
 
-def claim(number, text):
-    """Record what this run showed of a claim, for the table at the end of `make run`. Prints nothing.
+def look(*processes, alt="What /proc says of it: namespaces of its own in blue, limits as bars, processes, mounts."):
+    """Draw running containers beside one another: `Process` objects. The drawing is not compared, `alt` is."""
+    from minidocker.look import look as seen
 
-    The figures in `text` come from variables of the run.
+    first, *others = [seen(process.pid) for process in processes]
+    drawing = {"image/svg+xml": first.svg(*others), "text/plain": alt}
+    display(drawing, metadata={"image/svg+xml": {"alt": alt}}, raw=True)
+
+
+def claim(number, text):
+    """Show in a box what this run showed of a claim, and record it for the table at the end of `make run`.
+
+    The figures in `text` come from variables of the run; the box is not compared, but for the claim's number.
     """
-    path = os.environ.get("MINIDOCKER_CLAIMS")
-    if path:
+    style = "border-left: 6px solid #009E73; padding: 0.4em 1em; background: #009E7320"
+    box = f'<div class="claim" style="{style}"><strong>Claim {number}, shown here:</strong> {html.escape(text)}</div>'
+    display({"text/html": box, "text/plain": f"Claim {number}, shown here: {text}"}, raw=True)
+    if path := os.environ.get("MINIDOCKER_CLAIMS"):
         with open(path, "a") as file:
             file.write(json.dumps({"claim": number, "text": text}) + "\n")
