@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check notebook reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check book notebook reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) -m tools.learner.run_all
@@ -42,6 +42,9 @@ check: provision  ## style, format, types, layers, text, budgets, the notebooks,
 	$(PY) -m tools.book.figures --check
 	$(PY) -m tools.book.notebooks --check
 	shellcheck vagrant/*.sh
+
+book: provision  ## build the texts and labs as a web site, with search, into build/book
+	$(PY) -m tools.book.site
 
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
 	$(AS_ROOT) -m tools.bench.run_bench $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))
