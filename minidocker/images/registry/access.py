@@ -14,7 +14,10 @@ import os
 import re
 import socket
 import urllib.request
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
+
+from urllib3.connection import port_by_scheme
+from urllib3.util import Url, parse_url
 
 from minidocker.images import manifest as media
 from minidocker.images.reference import DEFAULT_REGISTRY
@@ -27,52 +30,48 @@ WORD = re.compile(r'(\w+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^\s",]+))|([\w-]+)')  #
 def url_of(name: str) -> str:
     """The URL of a registry. A password in the URL of a mirror is dropped: errors would show it."""
     if "://" in name:
-        parts = urlsplit(name)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-    plain = is_here(name) or name in os.environ.get("MINIDOCKER_INSECURE", "").split(",")
+        return address(name)._replace(auth=None).url.rstrip("/")
+    plain = is_here(f"//{name}") or name in os.environ.get("MINIDOCKER_INSECURE", "").split(",")
     return HUB_URL if name == DEFAULT_REGISTRY else f"{'http' if plain else 'https'}://{name}"
+
+
+def address(url: str, base: str = "") -> Url:
+    """Where that leads: read by urllib3, which goes there. Others see another host in `https://localhost\\@ghcr.io`."""
+    with contextlib.suppress(ValueError):
+        return parse_url(urljoin(base, url))
+    raise ContainerError(f"{base and f'{base}: it sent us to '}an address that is none: {media.printable(url)}")
+
+
+def is_here(url: str) -> bool:
+    """Whether it is on this machine, also in other spellings, such as 127.1 or [::ffff:7f00:1]."""
+    host = (address(url).host or "").strip("[]").partition("%")[0].rstrip(".")
+    with contextlib.suppress(OSError, UnicodeError):
+        host = str(socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)[0][4][0]).removeprefix("::ffff:")
+    return re.fullmatch(r"localhost|::1?|(127|0)(\.\d+){3}", host) is not None
+
+
+def origin(url: str) -> tuple[object, ...]:
+    """Scheme, host and port: what must be the same for a password to be sent."""
+    parts = address(url)
+    return parts.scheme, parts.host, parts.port or port_by_scheme.get(parts.scheme or "")
 
 
 def may_ask(url: str, registry: str) -> bool:
     """Whether the registry may send us there: over TLS, or where plain HTTP was asked for. Only one that is itself on
     this machine may name another server on it, which might be one that trusts all that comes from here.
     """
-    parts = urlsplit(url)
-    if is_here(parts.netloc) and not is_here(urlsplit(registry).netloc):
+    scheme, place = address(url).scheme, address(url).netloc or ""
+    if is_here(url) and not is_here(registry):
         return False
-    plain = origin(url) == origin(registry) or url_of(parts.netloc).startswith("http:")
-    return parts.scheme == "https" or (parts.scheme == "http" and plain)
-
-
-def is_here(netloc: str) -> bool:
-    """Whether it means this machine, also in the spellings of inet_aton(3), such as 127.1."""
-    host = (urlsplit(f"//{netloc}").hostname or "").removesuffix(".")
-    with contextlib.suppress(OSError, UnicodeError):
-        return socket.inet_aton(host.removeprefix("::ffff:"))[0] in (0, 127)
-    return host in ("localhost", "::", "::1")
-
-
-def origin(url: str) -> str:
-    """Scheme, host and port: what must be the same for a password to be sent."""
-    parts = urlsplit(url)
-    port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower().removesuffix(port)}"
-
-
-def joined(base: str, url: str) -> str:
-    """The address that a header means. Its port is read only when it is asked for, and may be no number."""
-    with contextlib.suppress(ValueError):
-        target = urljoin(base, url)
-        if urlsplit(target).port != -1:
-            return target
-    raise ContainerError(f"{base}: it sent us to an address that is none: {media.printable(url)}")
+    plain = origin(url) == origin(registry) or url_of(place).startswith("http:")
+    return scheme == "https" or (scheme == "http" and plain)
 
 
 def proxy_for(url: str) -> str | None:
     """The proxy of the environment (HTTPS_PROXY, NO_PROXY), if it names one for this host."""
-    parts = urlsplit(url)
-    direct = is_here(parts.netloc) or urllib.request.proxy_bypass(parts.netloc)
-    return None if direct else urllib.request.getproxies().get(parts.scheme)
+    parts = address(url)
+    direct = is_here(url) or urllib.request.proxy_bypass(parts.netloc or "")
+    return None if direct else urllib.request.getproxies().get(parts.scheme or "")
 
 
 def challenges(header: str) -> dict[str, dict[str, str]]:

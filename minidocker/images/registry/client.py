@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 import time
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -84,7 +84,7 @@ class Registry:
 
     def __init__(self, name: str, repository: str) -> None:
         self.url, self.repository = access.url_of(name), repository
-        self.name = urlsplit(self.url).netloc if "://" in name else name
+        self.name = self.url.partition("://")[2] if "://" in name else name
         self.scopes: set[str] = set()  # what tokens are asked for: "repository:NAME:pull"
         self.identity: dict[str, str] = {}  # the header Authorization, once it was demanded
         rule: dict[str, Any] = {"connect": 2, "other": 0, "status_forcelist": AGAIN, "allowed_methods": None}
@@ -106,7 +106,7 @@ class Registry:
 
         `options`: headers, body (a file), retries. Password and token go to the registry itself, and to no other host.
         """
-        target = access.joined(f"{self.url}/v2/{self.repository}/", path)
+        target = access.address(path, f"{self.url}/v2/{self.repository}/").url
         headers, identity, asked = options.pop("headers", {}), self.identity, False
         for _ in range(HOPS):
             ours = access.origin(target) == access.origin(self.url)
@@ -118,7 +118,7 @@ class Registry:
                 self.identity = identity
             elif method in ("GET", "HEAD") and response.status in REDIRECTS and place:
                 rest(response)
-                target = access.joined(target, place)
+                target = access.address(place, target).url
             else:
                 break
         if response.status not in allowed:
@@ -155,10 +155,10 @@ class Registry:
     def _token(self, wanted: dict[str, str], password: dict[str, str]) -> dict[str, str]:
         self.scopes.update(filter(None, [wanted.get("scope")]))
         query = [("service", wanted.get("service", "")), *(("scope", scope) for scope in sorted(self.scopes))]
-        realm = access.joined(self.url, wanted["realm"])
+        realm = access.address(wanted["realm"], self.url).url
         response = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", password)
         if response.status != 200:
-            raise self._refused(response, f"no token from {access.origin(realm)}: ")
+            raise self._refused(response, f"no token from {access.address(realm).netloc}: ")
         document = media.parsed(b"".join(self.pieces(response, MAX_ANSWER)))
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
