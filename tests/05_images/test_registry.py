@@ -897,13 +897,42 @@ def test_where_plain_http_is_spoken(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "host", ["127.1", "0x7f.1", "2130706433", "0", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "LOCALHOST", "localhost."]
+    "host",
+    [
+        "127.1",
+        "0x7f.1",
+        "0177.1",
+        "2130706433",
+        "0",
+        "0.0.0.0",
+        "[::]",
+        "[::1%25lo]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "LOCALHOST",
+        "localhost.",
+        "localhost%2e",
+    ],
 )
 def test_this_machine_has_many_names(host):
     """All of them reach servers here, and a registry elsewhere must not lead us to them."""
     for scheme in ("http", "https"):
         assert not may_ask(f"{scheme}://{host}:8080/admin", "https://ghcr.io")
         assert not may_ask(f"{scheme}://ghcr.io@{host}/admin", "https://ghcr.io")
+        assert not may_ask(f"{scheme}://{host}:8080\\@ghcr.io/admin", "https://ghcr.io")
+        assert not may_ask(f"{scheme}://{host}:8080#@ghcr.io/admin", "https://ghcr.io")
+
+
+@pytest.mark.parametrize("host", ["0.pool.example", "127.example", "localhost.example", "[fe80::1]", "1.127.0.0"])
+def test_other_machines_look_alike(host):
+    assert may_ask(f"https://{host}/blob", "https://ghcr.io")
+
+
+@pytest.mark.parametrize("url", ["https://evil.example\\@ghcr.io/", "https://evil.example#@ghcr.io", "http://ghcr.io"])
+def test_what_only_looks_like_the_registry_gets_no_password(url):
+    """urllib3, which connects, and urllib.parse do not agree on where the host ends."""
+    assert access.origin(url) != access.origin("https://ghcr.io")
+    assert access.origin("https://GHCR.io:443/x") == access.origin("https://ghcr.io")
 
 
 def test_tls(there, app, tmp_path, monkeypatch):
