@@ -12,35 +12,39 @@ from __future__ import annotations
 import os
 import sys
 
-from minidocker.cli.options import HelpWanted, nearest, parse
+from minidocker.cli.options import HelpWanted, parse
 from minidocker.descriptors import fill_streams
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
-MODULES = {  # module of this package -> its verbs, each a function; spaces are underscores there
-    "run": ("run",),
-    "image": ("images", "history", "inspect", "tag", "rmi", "image prune"),
-    "transfer": ("build", "pull", "push", "save", "load", "import", "export"),
-    "nouns": (
-        *(f"{noun} {verb}" for noun in ("volume", "network") for verb in ("create", "ls", "inspect", "rm", "prune")),
-        *("system df", "system prune", "prune", "doctor", "reset"),
+MODULES = (  # (module of this package, its verbs), each a function; spaces are underscores there
+    ("run", ("run",)),
+    ("nouns", ("images", "history", "inspect", "tag", "rmi", "image prune")),
+    ("transfer", ("build", "pull", "push", "save", "load", "import", "export")),
+    (
+        "nouns",
+        [f"{noun} {verb}" for noun in ("volume", "network") for verb in ("create", "ls", "inspect", "rm", "prune")],
     ),
-}
-VERBS = {verb: module for module, verbs in MODULES.items() for verb in verbs}
+    ("nouns", ("system df", "system prune", "prune", "doctor", "reset")),
+)
+VERBS = {verb: module for module, verbs in MODULES for verb in verbs}
 WITHOUT_ROOT = ("doctor", "reset")  # they say themselves what needs it
 
 
-def command() -> NoReturn:
+def command() -> None:
     """The whole program: call a verb with the words that were typed, and end this process.
 
-    Python's own end would give back all that it holds, piece by piece, which takes a tenth of the time of a start. The
-    kernel gives it back at once, and what is to outlive us, or must not, is the business of the verb.
+    The caller may have left a strange state: closed streams, a umask, ignored and blocked signals. And Python's own end
+    would give back all that it holds, piece by piece, which takes a tenth of the time of a start. The kernel gives it
+    back at once, and what is to outlive us, or must not, is the business of the verb.
     """
-    _begin()
+    fill_streams()
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+    os.umask(0o022)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     status = main(sys.argv[1:])
     try:
         print(end="", file=sys.stderr, flush=True)
@@ -50,23 +54,12 @@ def command() -> NoReturn:
     os._exit(status)
 
 
-def _begin() -> None:
-    """Forget what the caller may have left in a strange state: closed streams, umask, ignored and blocked signals."""
-    fill_streams()
-    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
-    os.umask(0o022)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
 def main(arguments: list[str]) -> int:
     """Call one verb; whatever goes wrong in it is one line, and an exit status."""
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
     engine = 125 if verb in ("run", "build") else 1
     try:
-        status = _called(verb, arguments[len(verb.split()) :]) if verb else _help(arguments)
+        status = _called(verb, arguments[len(verb.split()) :])
         print(end="", flush=True)  # now, when a reader who has gone, or a full disk, is still an exit status
         return status
     except ContainerError as failure:
@@ -88,6 +81,10 @@ def main(arguments: list[str]) -> int:
 
 def _called(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Containers and what they are made of belong to root."""
+    if not verb:
+        from minidocker.cli.nouns import help_
+
+        return help_(words)
     if os.geteuid() and verb not in WITHOUT_ROOT and not {"-h", "--help"} & {*words}:
         raise ContainerError(f"this needs root: sudo minidocker {verb}")
     function = _function(verb)
@@ -104,24 +101,6 @@ def _function(verb: str):  # type: ignore[no-untyped-def]
     module = __import__(f"minidocker.cli.{VERBS[verb]}", fromlist=["_"])
     name = verb.replace(" ", "_")
     return getattr(module, name, None) or getattr(module, f"{name}_")
-
-
-def _help(words: list[str]) -> int:
-    """`help`, alone or with a verb; a noun alone; and what is no verb at all."""
-    asked = words[:1] in ([], ["help"], ["-h"], ["--help"])
-    words = words[1:] if asked else [word for word in words if word not in ("-h", "--help")]
-    verb = " ".join(words[:2])
-    if verb in VERBS:
-        return _called(verb, ["--help"])
-    verbs = [one for one in VERBS if one.startswith(f"{verb} ") or not verb]
-    if not verbs:
-        verb = verb if any(one.startswith(f"{words[0]} ") for one in VERBS) else words[0]
-        return complain(f"'{verb}' is not a minidocker command{nearest(verb, VERBS)}; see minidocker help", 1)
-    print("usage: minidocker VERB [OPTIONS]\n")
-    for one in verbs:
-        print(f"  {one:<15} {_function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
-    print("\nminidocker VERB --help says more of each")
-    return 0
 
 
 def end_in_order(*numbers: int) -> None:

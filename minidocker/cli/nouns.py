@@ -1,24 +1,152 @@
-"""Verbs about what is on this host: volumes and networks, which have the same five, and all of it together."""
+"""Verbs about what is on this host: images; volumes and networks, which have the same five; and all of it together."""
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence, Sized
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from minidocker import network
-from minidocker.cli import complain
-from minidocker.cli.options import Options
-from minidocker.files import NotRemoved, usage
+from minidocker import cgroups, network, state
+from minidocker.cli import VERBS, _called, _function, complain
+from minidocker.cli.options import Options, nearest
+from minidocker.files import usage
+from minidocker.images import image
+from minidocker.images.image import Image, find
+from minidocker.images.reference import parse
+from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume
 
-COLUMNS = {  # noun -> title -> key of what inspect says of one
-    "volume": {"DRIVER": "Driver", "VOLUME NAME": "Name"},
-    "network": {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"},
+SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
+DAY = 86400
+UNITS = {"year": 365 * DAY, "month": 30 * DAY, "week": 7 * DAY, "day": DAY, "hour": 3600, "minute": 60, "second": 1}
+NOUNS: dict[str, tuple[Callable[[], list[str]], Callable[[str], Any], Callable[[str], None], dict[str, str]]] = {
+    # noun -> all names, what is known of one, how to remove one; the titles of a list and the keys of what is known
+    "volume": (volume.names, volume.inspect, volume.remove, {"DRIVER": "Driver", "VOLUME NAME": "Name"}),
+    "network": (
+        network.listed,
+        network.inspect,
+        network.remove,
+        {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"},
+    ),
 }
+
+
+def help_(words: list[str]) -> int:
+    """`help`, alone or with a verb; a noun alone; and what is no verb at all."""
+    asked = words[:1] in ([], ["help"], ["-h"], ["--help"])
+    words = words[1:] if asked else [word for word in words if word not in ("-h", "--help")]
+    verb = " ".join(words[:2])
+    if verb in VERBS:
+        return _called(verb, ["--help"])
+    verbs = [one for one in VERBS if one.startswith(f"{verb} ") or not verb]
+    if not verbs:
+        verb = verb if any(one.startswith(f"{words[0]} ") for one in VERBS) else words[0]
+        return complain(f"'{verb}' is not a minidocker command{nearest(verb, VERBS)}; see minidocker help", 1)
+    print("usage: minidocker VERB [OPTIONS]\n")
+    for one in verbs:
+        print(f"  {one:<15} {_function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
+    print("\nminidocker VERB --help says more of each")
+    return 0
+
+
+def images(options: Options, *words: str) -> None:
+    """images [OPTIONS] [NAME]: list the images
+
+    -q, --quiet    only their IDs
+        --digests  and the digest of the manifest, which `pull NAME@DIGEST` takes
+        --no-trunc  IDs in full
+    """
+    rows = [["REPOSITORY", "TAG", *(["DIGEST"] if options.digests else []), "IMAGE ID", "CREATED", "SIZE"]]
+    for name, tag, found in _named(words):
+        digest = [found.descriptor["digest"]] if options.digests else []
+        identity = found.id if options.no_trunc else found.id[SHORT]
+        rows.append([name, tag, *digest, identity, _age(found.config.get("created")), _human(found.size)])
+    if options.quiet:
+        for identity in dict.fromkeys(row[-3] for row in rows[1:]):
+            print(identity)
+    else:
+        _table(rows)
+
+
+def _named(words: Sequence[str]) -> list[tuple[str, str, Image]]:
+    """(repository, tag, image), the youngest first; an image without a name has <none> for both."""
+    found = []
+    for one in image.images(Store()):
+        names = [parse(full) for full in one.names()]
+        found += [(name.name, name.tag, one) for name in names] or [("<none>", "<none>", one)]
+    if words:
+        wanted = parse(words[0])
+        found = [row for row in found if row[0] == wanted.name and (":" not in words[0] or row[1] == wanted.tag)]
+    return sorted(found, key=lambda row: row[2].config.get("created") or "", reverse=True)
+
+
+def history(options: Options, name: str) -> None:
+    """history [OPTIONS] IMAGE: show the steps that made an image, the last one first
+
+    --no-trunc  commands in full
+    """
+    found = find(Store(), name)
+    sizes = iter(layer["size"] for layer in found.manifest["layers"])
+    rows = list[list[str]]()
+    for step in found.config.get("history") or []:
+        size = 0 if step.get("empty_layer") else next(sizes, 0)
+        command = " ".join((step.get("created_by") or "").split())
+        command = command if len(command) < 46 or options.no_trunc else f"{command[:44]}…"
+        rows.insert(0, ["<missing>", _age(step.get("created")), command, _human(size), step.get("comment") or ""])
+    if rows:
+        rows[0][0] = found.id[SHORT]
+    _table([["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], *rows])
+
+
+def inspect(_: Options, *words: str) -> None:
+    """inspect IMAGE...: print all that is known of images, as JSON"""
+    store = Store()
+    print(json.dumps([_description(find(store, word)) for word in words], indent=4))
+
+
+def _description(found: Image) -> dict[str, object]:
+    """The keys that Docker's has, as far as they mean something here."""
+    names = [parse(full) for full in found.names()]
+    return {
+        "Id": found.id,
+        "RepoTags": [name.familiar for name in names],
+        "RepoDigests": [f"{name.name}@{found.descriptor['digest']}" for name in names],
+        "Created": found.config.get("created"),
+        "Author": found.config.get("author", ""),
+        "Config": found.config["config"],
+        "Architecture": found.config.get("architecture"),
+        "Os": found.config.get("os"),
+        "Size": found.size,
+        "RootFS": {"Type": "layers", "Layers": found.diff_ids},
+    }
+
+
+def tag(_: Options, old: str, new: str) -> None:
+    """tag IMAGE NAME[:TAG]: give an image another name"""
+    store = Store()
+    store.tag(new, find(store, old).descriptor)
+
+
+def rmi(options: Options, *words: str) -> int:
+    """rmi [OPTIONS] IMAGE...: remove names of images, and with its last name the image
+
+    -f, --force  remove an image by its ID with all its names
+    """
+    store = Store()
+    return _each(words, lambda word: "\n".join(image.remove(store, word, options.force)))
+
+
+def image_prune(options: Options) -> None:
+    """image prune [OPTIONS]: remove images without a name, and what nothing needs
+
+    -a, --all  all images that no container uses
+    -f, --force  do not ask (it never does)
+    """
+    print("Total reclaimed space:", _human(image.prune(Store(), options.all)))
 
 
 def volume_create(options: Options, name: str = "") -> None:
@@ -40,21 +168,21 @@ def network_create(options: Options, name: str) -> None:
     print(network.create(name, options.subnet or None).name)
 
 
-def volume_prune(options: Options) -> None:
+def volume_prune(options: Options) -> int:
     """volume prune [OPTIONS]: remove the volumes without a name of their own that no container uses
 
     -a, --all  those with a name as well
     -f, --force  do not ask (it never does)
     """
-    pruned(lambda: volume.prune(options.all), say="")
+    return _pruned(lambda: volume.prune(options.all), say="")
 
 
-def network_prune(_: Options) -> None:
+def network_prune(_: Options) -> int:
     """network prune [OPTIONS]: remove networks that nobody made by name and nobody uses, and what dead owners left
 
     -f, --force  do not ask (it never does)
     """
-    pruned(network.prune)
+    return _pruned(network.prune)
 
 
 def _ls(noun: str, options: Options) -> None:
@@ -62,16 +190,17 @@ def _ls(noun: str, options: Options) -> None:
 
     -q, --quiet  only their names
     """
-    names, keys = VERBS[noun][0](), COLUMNS[noun].values()
+    names, known, _, columns = NOUNS[noun]
     if options.quiet:
-        print(*names, sep="\n", end="\n" if names else "")
+        for name in names():
+            print(name)
     else:
-        table([[*COLUMNS[noun]], *([str(VERBS[noun][1](name)[key]) for key in keys] for name in names)])
+        _table([[*columns], *([str(known(name)[key]) for key in columns.values()] for name in names())])
 
 
 def _inspect(noun: str, _: Options, *names: str) -> None:
     """{0} inspect {1}...: print all that is known of {0}s, as JSON"""
-    print(json.dumps([VERBS[noun][1](name) for name in names], indent=4))
+    print(json.dumps([NOUNS[noun][1](name) for name in names], indent=4))
 
 
 def _rm(noun: str, options: Options, *names: str) -> int:
@@ -79,70 +208,51 @@ def _rm(noun: str, options: Options, *names: str) -> int:
 
     -f, --force  one that is not there is no error
     """
-    there = VERBS[noun][0]() if options.force else names
-    return each([name for name in names if name in there], VERBS[noun][2])
+    there = NOUNS[noun][0]() if options.force else names
+    return _each([name for name in names if name in there], NOUNS[noun][2])
 
 
-VERBS: dict[str, tuple[Callable[[], list[str]], Callable[[str], Any], Callable[[str], None]]] = {
-    "volume": (volume.names, volume.inspect, volume.remove),
-    "network": (network.listed, network.inspect, network.remove),
-}
-for _noun in VERBS:
+for _noun in NOUNS:
     for _verb in (_ls, _inspect, _rm):
-        _function = functools.partial(_verb, _noun)
-        _function.__doc__ = (_verb.__doc__ or "").format(_noun, _noun.upper())
-        globals()[f"{_noun}{_verb.__name__}"] = _function
+        _function_of = functools.partial(_verb, _noun)
+        _function_of.__doc__ = (_verb.__doc__ or "").format(_noun, _noun.upper())
+        globals()[f"{_noun}{_verb.__name__}"] = _function_of
 
 
-def prune(_: Options) -> None:
+def prune(_: Options) -> int:
     """prune: remove what containers left behind whose owner was killed"""
-    from minidocker import state
-    from minidocker.cgroups import prune as cgroups
-
-    pruned(cgroups, state.prune, volume.prune, network.prune)
+    return _pruned(cgroups.prune, state.prune, volume.prune, network.prune)
 
 
-def system_prune(options: Options) -> None:
+def system_prune(options: Options) -> int:
     """system prune [OPTIONS]: the same, and images without a name, and the build cache
 
     -a, --all  all images, not only those without a name
     -f, --force  do not ask (it never does)
     """
-    from minidocker.cli.image import image_prune
-    from minidocker.images.store import Store
-
-    try:
-        prune(options)
-    finally:
-        Store().forget_steps()
-        image_prune(options)
+    status = prune(options)
+    Store().forget_steps()
+    image_prune(options)
+    return status
 
 
 def system_df(_: Options) -> None:
     """system df: how much of the disk images, their unpacked layers and containers take"""
-    from minidocker.images import image
-    from minidocker.images.image import Image
-    from minidocker.images.store import Store
-
     store = Store()
-    containers = os.path.join(store.home, "containers")
-    names = os.listdir(containers) if os.path.isdir(containers) else []
-    found, steps = image.images(store), list(store.steps().values())
-    shared = {digest for one in found for digest in [*one.digests(), *one.diff_ids]}
-    made = {digest for entry in steps for one in [Image(store, entry)] for digest in [*one.digests(), *one.diff_ids]}
-    where = [f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256"]
-    cached = [f"{top}/{digest[7:]}" for digest in made - shared for top in where]
-    everything = [f"{top}/{name}" for top in where for name in os.listdir(top)]
-    layers = [path for path in everything if path.startswith(store.unpacked)]
-    blobs = [path for path in everything if not path.startswith(store.unpacked)]
-    kinds: dict[str, tuple[Sized, Iterable[str]]] = {
-        "Images": (found, [path for path in blobs if path not in cached]),
-        "Layers": (layers, [path for path in layers if path not in cached]),
-        "Containers": (names, [f"{containers}/{name}" for name in names]),
-        "Build cache": (steps, filter(os.path.exists, cached)),
-    }
-    rows = [[kind, str(len(what)), human(usage(paths))] for kind, (what, paths) in kinds.items()]
-    table([["TYPE", "TOTAL", "SIZE"], *rows])
+    found, steps = image.images(store), [Image(store, entry) for entry in store.steps().values()]
+    needed, made = ({digest for one in ones for digest in [*one.digests(), *one.diff_ids]} for ones in (found, steps))
+    blobs, layers, containers = (
+        [f"{top}/{name}" for name in (os.listdir(top) if os.path.isdir(top) else [])]
+        for top in (f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256", f"{store.home}/containers")
+    )
+    cached = {path for path in [*blobs, *layers] if f"sha256:{os.path.basename(path)}" in made - needed}
+    kinds = [
+        ("Images", len(found), {*blobs} - cached),
+        ("Layers", len(layers), {*layers} - cached),
+        ("Containers", len(containers), containers),
+        ("Build cache", len(steps), cached),
+    ]
+    _table([["TYPE", "TOTAL", "SIZE"], *([kind, str(total), _human(usage(paths))] for kind, total, paths in kinds)])
 
 
 def doctor(_: Options) -> int:
@@ -152,7 +262,7 @@ def doctor(_: Options) -> int:
     return main()
 
 
-def reset(_: Options) -> NoReturn:
+def reset(_: Options) -> None:
     """reset: remove every trace of minidocker from this machine, as make reset does"""
     script = os.path.join(os.path.dirname(__file__), "..", "..", "vagrant", "reset.sh")
     if not os.path.exists(script):
@@ -160,20 +270,32 @@ def reset(_: Options) -> NoReturn:
     os.execv("/bin/sh", ["sh", script])
 
 
-def table(rows: Sequence[Sequence[str]]) -> None:
+def _table(rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their widest cell, with three blanks between them."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("   ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def human(size: float) -> str:
+def _human(size: float) -> str:
     """Bytes in three digits and a decimal unit, as Docker prints them."""
     power = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
     return f"{size / 1000**power:.3g}{('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-def each(words: Iterable[str], remove: Callable[[str], object]) -> int:
+def _age(created: str | None) -> str:
+    """How long ago a time of RFC 3339 is. Images that are made reproducibly have none."""
+    try:
+        then = datetime.datetime.fromisoformat(created or "")
+        seconds = (datetime.datetime.now(datetime.UTC) - then).total_seconds()
+    except (ValueError, TypeError):
+        return "N/A"
+    return next(
+        (f"{seconds // length:.0f} {unit}s ago" for unit, length in UNITS.items() if seconds >= 2 * length), "Just now"
+    )
+
+
+def _each(words: Iterable[str], remove: Callable[[str], object]) -> int:
     """Remove each, and say so; one that cannot be removed is a line, and the exit status."""
     status = 0
     for word in words:
@@ -184,16 +306,14 @@ def each(words: Iterable[str], remove: Callable[[str], object]) -> int:
     return status
 
 
-def pruned(*prunes: Callable[[], Iterable[object]], say: str = "removed ") -> None:
-    """Call all of them, and say what is gone. What resists is told at the end, and keeps nobody from the rest."""
-    failures = list[Exception]()
+def _pruned(*prunes: Callable[[], Iterable[object]], say: str = "removed ") -> int:
+    """Call all of them, and say what is gone. What resists is a line, and the exit status; the rest goes on."""
+    status = 0
     for prune in prunes:
         try:
             gone = prune()
-        except NotRemoved as left:
-            gone = left.removed
-            failures += left.failures
+        except ContainerError as failure:
+            gone, status = getattr(failure, "removed", ()), complain(failure, 1)
         for what in gone:
             print(f"{say}{what}")
-    if failures:
-        raise NotRemoved(failures)
+    return status

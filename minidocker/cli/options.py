@@ -16,7 +16,7 @@ from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Any
 SWITCH = {None: True, "true": True, "1": True, "false": False, "0": False}
 
@@ -29,58 +29,52 @@ class Options(dict):  # type: ignore[type-arg]
     """Long name without dashes -> True, a text, or a list of texts; absent ones are False, "" or []."""
 
     def __init__(self, table: str) -> None:
-        """All of the help's lines, at their defaults; `names`: "-e" or "--env" -> (long name, kind)."""
-        self.names: dict[str, tuple[str, str]] = {}
+        """All of the help's lines, at their defaults; `names`: "-e" or "--env" -> the long name."""
+        self.names: dict[str, str] = {}
         self.given = set[str]()  # those that were there: `--entrypoint ""` says something
         for line in table.splitlines():
             spelling = line.strip().partition("  ")[0].split()
             flags = [word.rstrip(",") for word in spelling if word.startswith("-")]
             if flags:
-                value = spelling[-1] if not spelling[-1].startswith("-") else ""
-                kind = "list" if value.endswith("...") else "text" if value else "flag"
-                long = flags[-1].lstrip("-")
-                self[long] = {"list": [], "text": "", "flag": False}[kind]
-                self.names.update(dict.fromkeys(flags, (long, kind)))
+                long, last = flags[-1].lstrip("-"), spelling[-1]
+                self[long] = [] if last.endswith("...") else False if last == flags[-1] else ""
+                self.names.update(dict.fromkeys(flags, long))
 
     def __getattr__(self, name: str) -> Any:
         return self[name.replace("_", "-")]
 
-    def split(self, word: str) -> Iterator[tuple[str, str | None]]:
-        """(option, value or None): "--env=A", "-eA"; "-it" is two, and "-it=false" switches the last of them."""
+    def read(self, word: str, rest: list[str]) -> None:
+        """One word: "--env=A", "-eA"; "-it" is two options. The value may be the next word, the first of the `rest`."""
+        letters = not word.startswith("--") and word[2:3] not in ("", "=")
         if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            yield name, value if equals else None
-            return
-        for place, letter in enumerate(word[1:], 2):
-            rest = word[place:]
-            if rest[:1] == "=" or self.names.get(f"-{letter}", ("", "flag"))[1] != "flag":
-                yield f"-{letter}", rest.removeprefix("=") or None
-                return
-            yield f"-{letter}", None
-
-    def note(self, option: str, value: str | None, rest: list[str]) -> None:
-        """One option; its value may be the next word."""
+            option, equals, text = word.partition("=")
+            value = text if equals else None
+        else:
+            option, value = word[:2], word[2:].removeprefix("=") or None
         if option not in self.names and option in ("--help", "-h"):
             raise HelpWanted
         if option not in self.names:
             raise ContainerError(f"unknown option {option}{nearest(option, self.names)}: see --help")
-        long, kind = self.names[option]
+        long = self.names[option]
+        kind = type(self[long])
         self.given.add(long)
-        if kind == "flag":
-            if value not in SWITCH:
-                raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
+        if kind is bool and letters:
+            self[long] = True
+            self.read(f"-{value}", rest)
+        elif kind is bool and value not in SWITCH:
+            raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
+        elif kind is bool:
             self[long] = SWITCH[value]
-            return
-        if value is None and not rest:
+        elif value is None and not rest:
             raise ContainerError(f"{option} needs a value")
-        value = rest.pop(0) if value is None else value
-        self[long] = [*self[long], value] if kind == "list" else value
+        else:
+            value = rest.pop(0) if value is None else value
+            self[long] = [*self[long], value] if kind is list else value
 
-    def number(self, name: str, kind: type[float]) -> float | None:
-        """The value of an option that is a number, or None if it was not given."""
+    def number(self, name: str, kind: type[float]) -> float:
+        """The value of an option that is a number, or 0 if it was not given."""
         try:
-            found = kind(self[name]) if self[name] else None
-            if found is None or abs(found) < 1e9:
+            if abs(found := kind(self[name] or 0)) < 1e9:
                 return found
         except ValueError:
             pass
@@ -100,8 +94,7 @@ def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
         if word == "--":
             break
         if word.startswith("-") and word != "-":
-            for option, value in options.split(word):
-                options.note(option, value, rest)
+            options.read(word, rest)
         else:
             words.append(word)
     words += rest

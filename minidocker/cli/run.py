@@ -7,7 +7,7 @@ import os
 from minidocker.cli import end_in_order
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
-from minidocker.outcome import ContainerError
+from minidocker.outcome import ContainerError, warn
 from minidocker.process import Isolator, start
 from minidocker.security import capabilities
 from minidocker.syscalls import signal
@@ -69,8 +69,12 @@ def run(options: Options, name: str, *command: str) -> int:
         raise ContainerError(f"-h {host}: at most 64 letters, digits, - and . are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
-    image = _image(name, options.pull)
-    called = options.name or os.urandom(6).hex()
+    image, called = _image(name, options.pull), options.name or os.urandom(6).hex()
+    # Without forwarding, which is the host owner's affair, a bridge leads nowhere: it is for those who ask for it
+    networked = options.network not in ("", "none") or bool(options.publish)
+    files = {"/etc/hostname": f"{host or called}\n"}
+    if not networked:  # its name stands for itself alone
+        files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
     argv, isolators, settings = container(
         image,
         command,
@@ -80,13 +84,13 @@ def run(options: Options, name: str, *command: str) -> int:
         cwd=options.workdir,
         user=options.user,
         hostname=host,
-        network=(lambda root: _network(options, root)) if _networked(options) else "none",
+        network=(lambda root: _network(options, root)) if networked else "none",
         limits=_limits(options),
         init=options.init,
         mounts=lambda root: _mounts(options, image, root),
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
-        files=_files(options, options.hostname or called),
+        files=files,
     )
     return _attached(argv, isolators, settings, options, called)
 
@@ -95,14 +99,14 @@ def _image(name: str, pull: str) -> dict[str, Any]:
     """The image, fetched first if it is not here, as Docker does."""
     if pull not in ("", "missing", "always", "never"):
         raise ContainerError(f"--pull {pull}: it is missing, always or never")
-    if pull != "always":
-        try:
+    try:
+        if pull != "always":
             return ready(name)
-        except ContainerError as absent:
-            from minidocker.images.image import NoSuchImage
+    except ContainerError as absent:
+        from minidocker.images.image import NoSuchImage
 
-            if pull == "never" or not isinstance(absent, NoSuchImage):
-                raise
+        if pull == "never" or not isinstance(absent, NoSuchImage):
+            raise
     from minidocker.cli.transfer import fetch
 
     fetch(name)
@@ -119,17 +123,17 @@ def _environment(settings: list[str]) -> list[str]:
 
 def _mounts(options: Options, image: dict[str, Any], root: str) -> list[Any]:
     """Volumes, if there are any: most containers have none, and need not import what makes them."""
-    wanted: dict[str, Any] = image["config"].get("Volumes") or {}
-    if not (wanted or options.volume or options.mount or options.tmpfs):
+    paths = image["config"].get("Volumes") or {}
+    if not (paths or options.volume or options.mount or options.tmpfs):
         return []
     from minidocker.volumes import Named, ordered
     from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
 
     asked = [from_v(text, root) for text in options.volume]
     asked += [from_mount(text, root) for text in options.mount] + [from_tmpfs(text, root) for text in options.tmpfs]
+    named = [Named("", f"/{path}", root) for path in paths]  # some images write `data` and mean /data
     taken = {volume.target for volume in asked}
-    named = ("/" + os.path.normpath(path).strip("/") for path in wanted)  # some images write `data` and mean /data
-    return list(ordered([*asked, *(Named("", path, root) for path in named if path not in taken)]))
+    return list(ordered([*asked, *(volume for volume in named if volume.target not in taken)]))
 
 
 def _network(options: Options, root: str) -> Any:
@@ -148,18 +152,6 @@ def _network(options: Options, root: str) -> Any:
     )
 
 
-def _files(options: Options, called: str) -> dict[str, str]:
-    """What is not the image's in /etc: the container's own name; without a network it stands for itself alone."""
-    alone = {} if _networked(options) else {"/etc/hosts": f"{LOCALHOST}127.0.0.1\t{called}\n"}
-    return {"/etc/hostname": f"{called}\n"} | alone
-
-
-def _networked(options: Options) -> bool:
-    """Whether it has more of a network than an interface for itself. Without forwarding, which is the host owner's
-    affair, a bridge leads nowhere, so it is made for those who ask for it."""
-    return options.network not in ("", "none") or bool(options.publish)
-
-
 def _limits(options: Options) -> dict[str, Any]:
     """The limits by the names that `Cgroup` has for them."""
     limits = {
@@ -167,7 +159,7 @@ def _limits(options: Options) -> dict[str, Any]:
         "memory_swap": options.memory_swap,
         "cpus": options.number("cpus", float),
         "cpu_weight": options.number("cpu-weight", int),
-        "pids": max(options.number("pids-limit", int) or 0, 0),  # -1 is no limit, as for Docker
+        "pids": max(options.number("pids-limit", int), 0),  # -1 is no limit, as for Docker
     }
     return {name: limit for name, limit in limits.items() if limit}
 
@@ -190,7 +182,7 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
     end_in_order(*FORWARDED)  # a volume's server, or a lock, may keep us waiting
     with start(argv, *isolators, Birth(), name=name, **settings) as process:
         for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
-            os.write(2, f"minidocker: warning: {text}\n".encode())
+            warn(f"warning: {text}")
         for wanted in FORWARDED:
             if signal.getsignal(wanted) != signal.SIG_IGN:
                 signal.signal(wanted, lambda received, _: _pass_on(process, received, options.init))
