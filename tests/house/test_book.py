@@ -9,8 +9,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.helpers import REPO, need
+from tests.helpers import BARE, REPO, need
 
+browser = pytest.mark.xfail(bool(BARE), reason="the guest has no browser", run=False)
 BOOK = REPO / "build/book"
 CHROMIUM = shutil.which("chromium")
 
@@ -51,6 +52,7 @@ def test_nothing_is_fetched_from_elsewhere(pages):
     assert not {found for text in pages.values() for found in fetched.findall(text)}
 
 
+@browser
 @pytest.mark.parametrize("width, scheme", [(1400, "light"), (1400, "dark"), (390, "light")])
 def test_in_a_browser_pages_fit_and_pictures_load(pages, width, scheme):
     need(CHROMIUM, "needs a browser: apt install chromium")
@@ -70,6 +72,7 @@ def test_in_a_browser_pages_fit_and_pictures_load(pages, width, scheme):
         browser.close()
 
 
+@browser
 def test_a_word_is_found(pages):
     """Search works on what the build indexed, in the reader's browser; from files, since there is no server."""
     need(CHROMIUM, "needs a browser: apt install chromium")

@@ -5,6 +5,7 @@ python3 chapters/00_process/exercises/check.py 3 my_file.py   # or in another fi
 """
 
 import os
+import random
 import sys
 import time
 
@@ -21,20 +22,29 @@ FORK_BOMB = "bomb() { bomb | bomb & }; bomb & exec sleep 60"
 
 def check_1(module):
     """A zombie is in state Z, tells its exit code once, and is gone."""
-    state, code, there = module.zombie()
-    assert state == "Z", f"the state is {state!r}: look when it has ended, and before you wait for it"
-    assert code == 3, f"the exit code is {code}"
-    assert not there, "the zombie is still there"
+    code = random.randint(1, 120)
+    pid = module.zombie(code)
+    with open(f"/proc/{pid}/stat") as file:
+        state, parent = file.read().rpartition(")")[2].split()[:2]
+    assert int(parent) == os.getpid(), f"process {pid} is no child of yours"
+    assert state == "Z", f"its state is {state}, not Z: return when it has ended, and do not wait for it"
+    found = module.bury(pid)
+    assert found == code, f"the exit code is {code}, and you say {found}"
+    assert not os.path.exists(f"/proc/{pid}"), "the zombie is still there"
 
 
 def check_2(module):
     """In time, too late, not there; no descriptor left."""
     before = len(os.listdir("/proc/self/fd"))
     began = time.monotonic()
-    assert module.run_for(["sh", "-c", "exit 5"], 10) == 5
+    code = random.randint(1, 120)
+    ended = module.run_for(["sh", "-c", f"exit {code}"], 10)
+    assert ended == code, f"the exit code is {code}, and you say {ended}"
     assert time.monotonic() - began < 2, "a process that ends early must not cost the whole time"
-    assert module.run_for(["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], 0.3) == 124
-    assert module.run_for(["no-such-program"], 10) == 127
+    ended = module.run_for(["sh", "-c", "trap '' TERM; while :; do sleep 0.01; done"], 0.3)
+    assert ended == 124, f"its time was over, which is 124, and you say {ended}"
+    ended = module.run_for(["no-such-program"], 10)
+    assert ended == 127, f"there is no such program, which is 127, and you say {ended}"
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor is left open"
     try:
         assert os.waitpid(-1, os.WNOHANG) == (0, 0), "a zombie is left"

@@ -1,5 +1,6 @@
 """Check an exercise of chapter 1: python3 chapters/01_chroot/exercises/check.py NUMBER [FILE]."""
 
+import glob
 import os
 import sys
 import tempfile
@@ -51,10 +52,15 @@ def check_3(module):
 
 def check_4(module):
     """What runs goes on without its loader; what starts does not."""
+    word = os.urandom(4).hex()
     with tempfile.TemporaryDirectory() as root:
-        goes_on, starts = module.without_loader(root)
-        assert goes_on, "the running program stopped: its loader is mapped, and lives until the last user is gone"
-        assert not starts, "a new program started: is the loader deleted?"
+        said, starts = module.without_loader(root, word)
+        assert os.path.exists(f"{root}/bin/cat"), "there is no /bin/cat in the root"
+        left = glob.glob(f"{root}/lib*/**/ld-linux*", recursive=True)
+        assert not left, f"the loader is still there: {left[0].removeprefix(root)}"
+        assert glob.glob(f"{root}/lib*/**/libc.so*", recursive=True), "delete the loader only: cat needs its libraries"
+        assert said.strip() == word, f"cat said {said!r}: a running program's loader is mapped, and lives on"
+        assert starts is False, "a new program needs the loader by its name"
 
 
 if __name__ == "__main__":

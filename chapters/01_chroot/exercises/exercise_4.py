@@ -1,9 +1,10 @@
 """Exercise 4, destructive: delete the dynamic loader of a root while a program runs in it."""
 
 
-def without_loader(root):
-    """Build a root in the empty directory, start a program in it, delete its loader. Return two truth values:
+def without_loader(root, word):
+    """Put /bin/cat with what it needs into the empty directory `root`, start it there, and delete its loader.
 
-    whether the program goes on, and whether another one can still be started there.
+    Then let the running cat repeat `word`, and try to start another one. Return what cat said, and whether the other
+    one started.
     """
-    return None, None
+    return "", None

@@ -7,7 +7,7 @@ from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot, copy_program
 
 
-def without_loader(root):
+def without_loader(root, word):
     """The mapping of the running program keeps the deleted file; execve(2) looks for its name and finds none."""
     copy_program("/bin/cat", root)
     os.makedirs(f"{root}/proc")
@@ -15,11 +15,11 @@ def without_loader(root):
     with start(["/bin/cat"], PivotRoot(root), stdin=talk) as cat:
         for loader in glob.glob(f"{root}/lib*/**/ld-linux*", recursive=True):
             os.unlink(loader)
-        os.write(listen, b"still here\n")
-        goes_on = next(cat.lines()) == "still here"
+        os.write(listen, f"{word}\n".encode())
+        said = next(cat.lines())
     os.close(talk)
     os.close(listen)
     try:
-        return goes_on, run(["/bin/cat"], PivotRoot(root)).exit_code == 0
+        return said, run(["/bin/cat"], PivotRoot(root)).exit_code == 0
     except ContainerError:
-        return goes_on, False
+        return said, False

@@ -1,5 +1,8 @@
 """Exercise 1: two servers, one port."""
 
 
-def two_servers():
-    """Start two servers on port 8080 that answer "one" and "two"; return both answers."""
+def server(word):
+    """Start a server on port 8080 that answers each client with the line `word`; return its Process.
+
+    A second one must be able to run at the same time, on the same port.
+    """

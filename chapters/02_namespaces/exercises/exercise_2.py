@@ -1,6 +1,8 @@
 """Exercise 2: who is 0?"""
 
 
-def owners():
-    """Make a file as root of a user namespace, map "0 100000 65536". Return its owner seen inside and outside."""
-    return None, None
+def make_file(path, first):
+    """Make the file `path` as root of a user namespace with the map "0 FIRST 65536", and nothing else.
+
+    Return the number of its owner, as it is seen inside. The directory is open to everybody.
+    """

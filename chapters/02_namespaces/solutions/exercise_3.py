@@ -1,10 +1,8 @@
 """Exercise 3: the surprise of unshare."""
 
-import subprocess
 
-
-def surprise():
-    """unshare changes where *children* are born. The first is process 1; when it ends, no other can be born there."""
-    script = "sh -c 'echo $$'; ls > /dev/null"
-    done = subprocess.run(["unshare", "--pid", "sh", "-c", script], capture_output=True, text=True)
-    return int(done.stdout.split()[0]), done.stderr
+def mended(script):
+    """unshare(2) changes where *children* are born: the shell stays outside, and its first command is process 1. When
+    that has ended, no other can be born there. With --fork the shell itself is the first child, and so process 1.
+    """
+    return ["unshare", "--pid", "--fork", "sh", "-c", script]

@@ -35,15 +35,15 @@ def check_2(module):
 
 def check_3(module):
     """The clock jumps, and nothing is lost."""
-    seconds = random.uniform(0.6, 1.4)
-    jump, lines = module.pause(seconds)
-    assert seconds <= jump < seconds + 1, f"the largest step of its clock was {jump} s: freeze it for {seconds:.1f} s"
-    assert lines > 3, "it did not go on afterwards"
+    for seconds in random.sample([0.3, 1.5, 2.7], 2):
+        jump, lines = module.pause(seconds)
+        assert seconds <= jump < seconds + 1, f"the largest step of its clock was {jump} s: freeze it for {seconds} s"
+        assert lines > 3, "it did not go on afterwards"
 
 
 def check_4(module):
     """The bomb hit its limit, and nothing is left of it."""
-    for number in (random.randint(20, 25), random.randint(35, 40)):  # looks from outside may miss the last ones
+    for number in (random.randint(20, 30), random.randint(35, 50)):  # looks from outside may miss the last ones
         most, refused, left = module.bomb(number)
         assert number - 5 < most <= number, f"there were {most}: give Cgroup {number} for pids, and the bomb some time"
         assert refused > 0, "no fork was refused: its statistics know, until the group is gone"

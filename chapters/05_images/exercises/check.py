@@ -13,6 +13,7 @@ import exercise
 from minidocker.images.image import find, make
 from minidocker.images.manifest import platform
 from minidocker.images.store import Store
+from minidocker.outcome import ContainerError
 
 
 def check_1(module):
@@ -61,22 +62,35 @@ def _image(store, layers):
 def check_3(module):
     """A secret that a later layer deletes."""
     with tempfile.TemporaryDirectory(prefix="minidocker-exercise-") as scratch:
-        store = Store(scratch)
-        image = module.two_layers(store, f"{scratch}/work", "hunter2")
+        store, secret = Store(scratch), os.urandom(8).hex()
+        image = module.two_layers(store, f"{scratch}/work", secret)
         assert image is not None, "return the image: minidocker.images.image.make makes one"
         top, _ = image.layers()
         assert not os.path.isfile(f"{top}/secret"), "the upper layer should hide the file, and it has one of its own"
         assert os.path.lexists(f"{top}/secret"), "nothing in the upper layer hides the file: a whiteout is missing"
-        assert module.recovered(image) == "hunter2", "the secret was not read out of the image"
+        assert module.recovered(image) == secret, "the secret was not read out of the image"
 
 
 def check_4(module):
-    """Three kinds of damage, three messages, and none of them a traceback."""
-    messages = module.damage()
-    assert len(messages) == 3, "three kinds of damage were asked for"
+    """Three kinds of damage, three messages, and none of them a traceback. They are printed, to be read."""
+    messages = []
+    for damage in (module.cut_short, module.take_away, module.no_index):
+        with tempfile.TemporaryDirectory(prefix="minidocker-exercise-") as scratch:
+            os.makedirs(f"{scratch}/tree")
+            store = Store(scratch)
+            image = _image(store, [store.add_layer(f"{scratch}/tree", "none")])
+            store.tag("victim", image.descriptor)
+            damage(store.layout, image.id)
+            try:
+                find(store, "victim").layers()
+            except ContainerError as error:
+                messages.append(str(error))
+            else:
+                raise AssertionError(f"{damage.__name__}: the image is as good as before")
     for message in messages:
-        assert message and "\n" not in message.strip(), f"not one line: {message!r}"
-    assert len({*messages}) == 3, "different damage, and the same message?"
+        assert "\n" not in message.strip(), f"not one line: {message!r}"
+    assert len({*messages}) == 3, f"different damage, and the same message: {messages}"
+    print(*messages, sep="\n")
 
 
 if __name__ == "__main__":

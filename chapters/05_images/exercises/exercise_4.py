@@ -1,6 +1,16 @@
-"""Exercise 4: a store in trouble. Never on the store that you need: damage() makes one of its own."""
+"""Exercise 4: a store in trouble. The check makes a store for each damage, and prints what minidocker says to it.
+
+`layout` is the directory of the store's images, an OCI image layout; `digest` is "sha256:..." of the image's config.
+"""
 
 
-def damage():
-    """Damage a store in three ways; return what minidocker says to each: three lines."""
-    return []
+def cut_short(layout, digest):
+    """Take the last byte off the blob."""
+
+
+def take_away(layout, digest):
+    """Remove the blob."""
+
+
+def no_index(layout, digest):
+    """Make index.json something that is no JSON."""
