@@ -20,6 +20,8 @@ import time
 from minidocker.files import NotRemoved, remove
 from minidocker.outcome import ContainerError
 
+HOME = "/var/lib/minidocker"  # root's, unless MINIDOCKER_HOME names another
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 def home() -> str:
     """Where minidocker keeps its files: MINIDOCKER_HOME, or /var/lib/minidocker; for who is not root, in their home."""
     if os.geteuid() == 0:
-        default = "/var/lib/minidocker"
+        default = HOME
     else:
         default = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "minidocker")
     return os.path.abspath(os.environ.get("MINIDOCKER_HOME") or default)
@@ -103,7 +105,7 @@ def prune(*parents: str, remove: Remove = remove) -> list[str]:
     Those of the living are locked, and left alone. What resists does not keep the rest: `NotRemoved` at the end.
     """
     removed, failures = list[str](), list[Exception]()
-    for path in [path for parent in parents or [f"{home()}/containers"] for path in _directories(parent)]:
+    for path in [path for parent in parents or [f"{home()}/containers"] for path in directories(parent)]:
         lock = hold(path)
         if lock is None:
             continue
@@ -119,7 +121,8 @@ def prune(*parents: str, remove: Remove = remove) -> list[str]:
     return removed
 
 
-def _directories(parent: str) -> list[str]:
+def directories(parent: str) -> list[str]:
+    """The paths of those in it, sorted; none where it is missing."""
     try:
         return sorted(entry.path for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:

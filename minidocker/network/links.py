@@ -21,7 +21,6 @@ from minidocker.syscalls import CLONE_NEWNET, setns
 DIRECTORIES = ":/usr/sbin:/sbin"  # where the tools are, also for whom they are not in PATH
 PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "conntrack": "conntrack"}
 CARD = "eth0"  # the container's end of the cable
-DEFAULT_HOME = "/var/lib/minidocker"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}  # networks count in powers of ten, and in bits
 
 
@@ -80,7 +79,7 @@ def program(name: str) -> str:
 def tag() -> str:
     """What the names of this home's objects in the kernel have in them, so that two homes on one host cannot meet."""
     home = os.path.realpath(state.home())
-    return "" if home == DEFAULT_HOME else f"{binascii.crc32(os.fsencode(home)) & 0xFFFF:04x}"
+    return "" if home == state.HOME else f"{binascii.crc32(os.fsencode(home)) & 0xFFFF:04x}"
 
 
 def bridge_of(network: str) -> str:
