@@ -14,9 +14,8 @@ import os
 import sys
 
 from minidocker import syscalls
-from minidocker.descriptors import polled, receive, send
 from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError
-from minidocker.syscalls import signal
+from minidocker.syscalls import polled, receive, send, signal
 from minidocker.watcher import end, watch
 
 TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414  # ioctl_tty(2): unlock, open the other end, its size

@@ -21,9 +21,8 @@ import sys
 import threading
 
 from minidocker import child, syscalls
-from minidocker.descriptors import in_memory, pair, polled, receive, send
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import signal
+from minidocker.syscalls import in_memory, pair, polled, receive, send, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

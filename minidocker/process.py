@@ -15,10 +15,9 @@ import stat
 import time
 
 from minidocker import child
-from minidocker.descriptors import fill_streams, in_memory, pair, polled, read, receive, send
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, ContainerTimeout, Result, failure, on_the_host
-from minidocker.syscalls import signal
+from minidocker.syscalls import fill_streams, in_memory, pair, polled, read, receive, send, signal
 
 __all__ = ["PIPE", "ContainerError", "ContainerTimeout", "Isolator", "Process", "Result", "run", "start"]
 

@@ -1,27 +1,36 @@
-"""Chapter 0: the system calls that Python lacks, through libc, by name and not by number.
-
-glibc exports each call under its own name, so nothing here depends on the architecture. `clone3` and `openat2` alone
-have no wrapper; their numbers are the same everywhere, as those of all calls younger than Linux 5.0.
-
-A failed call raises `OSError` as the functions of `os` do, and its attribute `syscall` says which call it was:
+"""Chapter 0: the system calls that Python lacks, through libc, by name and not by number; and descriptors.
 
     >>> mount("proc", "/nowhere", "proc")
     FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'        # .syscall == "mount"
+
+    send(channel, ("a", "value"), pidfd)          # to another process, with a copy of a descriptor
+    told, (pidfd,) = receive(channel)
+
+A failed call raises `OSError` as the functions of `os` do, and its attribute `syscall` says which call it was. glibc
+exports each call under its own name, so nothing here depends on the architecture. A descriptor is a right that was
+granted once and is not checked again: one too many in a container is a way out of it.
 """
 
 from __future__ import annotations
 
-import _ctypes  # the half of `ctypes` that is written in C: the other is dear to import
+import _ctypes  # the halves of these two that are written in C: the others take 5 ms to import
+import _socket as socket
+import array
+import marshal
 import os
+import select
 import sys
 
 TYPE_CHECKING = False  # what only a type checker needs is imported below such a line: a start does not wait for it
 if TYPE_CHECKING:
     import signal as signal
+    from collections.abc import Iterable
+    from typing import Any
 else:
     import _signal as signal  # the same functions, without the 5 ms it takes to give each number a name of an enum
 
 _libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what this program consists of, libc with it
+NUMBERS = {"clone3": 435, "openat2": 437}  # no wrapper; the same everywhere, as all that are younger than Linux 5.0
 
 # <linux/sched.h>: the eight namespaces (NEWNS is that of mounts, the first), and a cgroup to be born in
 CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x80, 0x20000, 0x2000000, 0x4000000
@@ -29,15 +38,9 @@ CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x8000000, 0x10000000,
 CLONE_INTO_CGROUP = 0x200000000
 # <linux/mount.h>, <sys/mount.h>, <linux/prctl.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
-MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x20, 0x1000, 0x4000, 0x40000, 0x80000
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
-
-
-class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
-    """The int of C, which the calls return."""
-
-    _type_ = "i"
 
 
 class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
@@ -47,16 +50,9 @@ class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
 
 
 class _Function(_ctypes.CFuncPtr):
-    """A function of libc. Its errno is kept before anything else changes it; other threads of Python run meanwhile."""
+    """A function of libc that returns an int. Its errno is kept before anything else changes it."""
 
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = _Int
-
-
-class _Fork(_Function):
-    """The same, and no other thread runs meanwhile, since Python's global lock is kept."""
-
-    _flags_ = _Function._flags_ | _ctypes.FUNCFLAG_PYTHONAPI
 
 
 def call(name: str, *arguments: object, path: object = None) -> int:
@@ -64,9 +60,10 @@ def call(name: str, *arguments: object, path: object = None) -> int:
 
     Strings are encoded as file names, numbers passed as long, None as a null pointer. `path` is named in the error.
     """
-    converted = [os.fsencode(word) if isinstance(word, str) else word for word in arguments]
-    function = _Function(_ctypes.dlsym(_libc, name))
-    result: int = function(*(_Long(word) if isinstance(word, int) else word for word in converted))
+    number = [NUMBERS[name]] if name in NUMBERS else []
+    function = _Function(_ctypes.dlsym(_libc, "syscall" if number else name))
+    encoded = (os.fsencode(word) if isinstance(word, str) else word for word in (*number, *arguments))
+    result: int = function(*(_Long(word) if isinstance(word, int) else word for word in encoded))
     if result == -1:
         raise error(name, _ctypes.get_errno(), path)
     return result
@@ -125,10 +122,7 @@ def clone3(flags: int, cgroup: int = 0, exit_signal: int = signal.SIGCHLD) -> in
     Only for a process with one thread: unlike `os.fork`, it does not mend the locks of others in the child.
     """
     clone_args = structure(flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup)
-    pid: int = _Fork(_ctypes.dlsym(_libc, "syscall"))(435, clone_args, len(clone_args))
-    if pid == -1:
-        raise error("clone3", _ctypes.get_errno())
-    return pid
+    return call("clone3", clone_args, len(clone_args))
 
 
 def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
@@ -137,11 +131,79 @@ def openat2(directory: int, path: str | bytes, flags: int, resolve: int) -> int:
     EAGAIN: something on this machine was renamed or mounted while `..` was looked up, and the kernel cannot be sure.
     """
     how = structure(flags, 0, resolve)
-    tries = 10_000
-    while True:
+    for _ in range(10_000):
         try:
-            return call("syscall", 437, directory, path, how, len(how), path=path)
-        except OSError as refused:
-            tries -= 1
-            if not isinstance(refused, BlockingIOError) or not tries:
-                raise error("openat2", refused.errno or 0, path) from None
+            return call("openat2", directory, path, how, len(how), path=path)
+        except BlockingIOError as unsure:
+            refused = unsure
+    raise refused
+
+
+def fill_streams() -> None:
+    """/dev/null on each of 0, 1 and 2 that is closed. What is opened next, the lock of a cgroup, would get its number,
+    and would be taken for a stream of the caller: a way to the host (CVE-2024-21626)."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+
+
+def pair() -> tuple[int, int]:
+    """Two connected sockets that keep the borders of messages, unix(7)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ours.detach(), theirs.detach()
+
+
+def send(channel: int, value: Any, *descriptors: int) -> None:
+    """One message through a socket: a plain value, with copies of descriptors (SCM_RIGHTS in unix(7))."""
+    end, rights = socket.socket(fileno=channel), array.array("i", descriptors)
+    try:
+        end.sendmsg([marshal.dumps(value)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
+    finally:
+        end.detach()
+
+
+def receive(channel: int) -> tuple[Any, list[int]]:
+    """The next message, None at the end, and the descriptors in it, which no other program inherits."""
+    end = socket.socket(fileno=channel)
+    try:
+        text, extra, _, _ = end.recvmsg(1 << 16, socket.CMSG_SPACE(4 * 253), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # said once, when the other side ended without reading all; its messages come after
+        return receive(channel)
+    finally:
+        end.detach()
+    return marshal.loads(text) if text else None, [*array.array("i", b"".join(data for _, _, data in extra))]
+
+
+def polled(descriptors: Iterable[int], timeout: float | None) -> list[int]:
+    """Those with something to read, or at their end, in `timeout` seconds. poll(2): select(2) stops at number 1024."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)]
+
+
+def read(descriptor: int) -> bytes:
+    """What is there, or nothing at the end; the end of a pseudo-terminal is an EIO."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
+
+
+def in_memory(content: str | bytes) -> int:
+    """A descriptor of a file in memory: nobody has to stand by and feed a pipe."""
+    text, file = content.encode() if isinstance(content, str) else content, os.memfd_create("minidocker")
+    while text:
+        text = text[os.write(file, text) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def keep(*descriptors: int) -> None:
+    """Close all but these. close_range(2) takes a whole gap at once."""
+    first = 0
+    for number in sorted(descriptors):
+        if first < number:
+            close_range(first, number - 1)
+        first = number + 1
+    close_range(first)

@@ -16,8 +16,8 @@ import signal
 import termios
 import tty
 
-from minidocker.descriptors import read
 from minidocker.process import Process, Result
+from minidocker.syscalls import read
 
 PATIENCE = 1000  # ms, from one look at a screen that takes nothing to the next
 

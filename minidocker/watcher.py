@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 
 from minidocker import syscalls
-from minidocker.descriptors import keep, pair, polled, receive, send
-from minidocker.syscalls import signal
+from minidocker.syscalls import keep, pair, polled, receive, send, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ import os
 import sys
 
 from minidocker.cli.options import HelpWanted, parse
-from minidocker.descriptors import fill_streams
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import signal
+from minidocker.syscalls import fill_streams, signal
 
 MODULES = (  # (module of this package, its verbs), each a function; spaces are underscores there
     ("run", ("run",)),
