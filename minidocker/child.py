@@ -14,13 +14,13 @@ import os
 import sys
 
 from minidocker import syscalls
-from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError
+from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError, described
 from minidocker.syscalls import polled, receive, send, signal
-from minidocker.watcher import end, watch
+from minidocker.watcher import watch
 
 TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414  # ioctl_tty(2): unlock, open the other end, its size
-
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CHANNEL, CGROUP, PID_NAMESPACE = -1, -2, -3  # what a birth needs beside the descriptors that have a number inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,49 +45,50 @@ class Order:
 
 
 class Birth:
-    """What must be known before the process exists: flags for clone3, where it is born, and its descriptors.
+    """What must be known before the process exists: flags for clone3, and the descriptors that it needs.
 
-    `wanted`: number in the new process -> number here; in the launcher, which has received copies, they differ.
+    `needed`: number in the new process -> number here; in the launcher, which has received copies, they differ.
     """
 
-    def __init__(self, isolators: Walls, channel: int, streams: list[int]) -> None:
+    def __init__(self, isolators: Walls, needed: dict[int, int], flags: int = 0) -> None:
         """One can be born in one cgroup and in one PID namespace: the last in the list decides."""
-        self.flags, self.cgroup, self.pid_namespace, self.channel = 0, -1, -1, channel
-        self.wanted = dict(enumerate(streams))
+        self.flags, self.needed = flags, needed
         for isolator in isolators:
             self.flags |= isolator.clone_flags
-            self.cgroup = self.cgroup if isolator.cgroup is None else isolator.cgroup
-            self.pid_namespace = self.pid_namespace if isolator.pid_namespace is None else isolator.pid_namespace
-            self.wanted.update({number: number for number in isolator.descriptors})
+            born_in = {CGROUP: isolator.cgroup, PID_NAMESPACE: isolator.pid_namespace}
+            needed |= {use: number for use, number in born_in.items() if number is not None}
+            needed |= {number: number for number in isolator.descriptors}
 
 
 class Forked:
     """A new process whose parent is this one: `pid`, `pidfd`, and `ended`, a descriptor that is readable at its end."""
 
-    def __init__(self, birth: Birth, order: Order) -> None:
-        self.pid, self.pidfd = spawn(birth, lambda: order)
-        self.ended = self.pidfd
+    def __init__(self, birth: Birth, read_order: Callable[[], Order]) -> None:
+        """The caller must have one thread: a small program, or the launcher.
+
+        The process is under watch before the gate can open, so that it never outlives its owner.
+        """
+        self.pid = _fork(birth, read_order)
+        self.pidfd = self.ended = os.pidfd_open(self.pid)
+        try:
+            watch(self.pid, self.pidfd)
+        except OSError:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.collect()
+            os.close(self.pidfd)
+            raise
 
     def collect(self) -> int:
-        """Its wait status, once it has ended."""
-        return reap(self.pid)
+        """Wait until it has ended, end what it left in its process group, and return its wait status.
 
-
-def spawn(birth: Birth, read_order: Callable[[], Order]) -> tuple[int, int]:
-    """Make the new process: its pid and pidfd. The caller must have one thread: a small program, or the launcher.
-
-    It is under watch before the gate can open, so that it never outlives its owner.
-    """
-    pid = _fork(birth, read_order)
-    pidfd = os.pidfd_open(pid)
-    try:
-        watch(pid, pidfd)
-    except OSError:
-        end(pid, pidfd)
-        reap(pid)
-        os.close(pidfd)
-        raise
-    return pid, pidfd
+        Its zombie still holds the number, so the group cannot be anybody else's.
+        """
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except OSError:
+            pass  # it never became the leader of a group
+        return os.waitpid(self.pid, 0)[1]
 
 
 def _fork(birth: Birth, read_order: Callable[[], Order]) -> int:
@@ -96,33 +97,33 @@ def _fork(birth: Birth, read_order: Callable[[], Order]) -> int:
     Nobody can change their own PID namespace: setns and unshare decide where the *next child* is born. So the caller
     turns to the other PID namespace for the moment of the birth, and back.
     """
-    flags = birth.flags | (syscalls.CLONE_INTO_CGROUP if birth.cgroup >= 0 else 0)
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY) if birth.pid_namespace >= 0 else -1
-    parent = os.pidfd_open(os.getpid())
+    cgroup, there = (birth.needed.pop(use, -1) for use in (CGROUP, PID_NAMESPACE))
+    flags = birth.flags | (syscalls.CLONE_INTO_CGROUP if cgroup >= 0 else 0)
+    home, parent = os.open("/proc/self/ns/pid", os.O_RDONLY), os.pidfd_open(os.getpid())
     try:
-        if home >= 0:
-            syscalls.setns(birth.pid_namespace, syscalls.CLONE_NEWPID)
-        pid = syscalls.clone3(flags, max(birth.cgroup, 0))
+        if there >= 0:
+            syscalls.setns(there, syscalls.CLONE_NEWPID)
+        pid = syscalls.clone3(flags, max(cgroup, 0))
         if pid == 0:
             _live(birth, read_order, parent)
         return pid
     finally:
-        os.close(parent)
-        if home >= 0:
+        if there >= 0:
             syscalls.setns(home, syscalls.CLONE_NEWPID)
-            os.close(home)
+        os.close(home)
+        os.close(parent)
 
 
 def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoReturn:
     """The whole life of the new process on our side of exec; `parent` is a pidfd of the one that it is to die with."""
-    channel = birth.channel
+    channel = birth.needed.pop(CHANNEL)
     order: Order | None = None
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is under watch
         if polled([parent], 0):
             os._exit(ENGINE_FAILED)  # a parent that was dead before the wish sends no signal
         order = read_order()
-        channel = _arrange(birth)
+        channel = _arrange(channel, birth.needed)
         _forget_the_parent()
         if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
@@ -157,16 +158,16 @@ def _walk(order: Order) -> tuple[int, ...]:
     return terminal
 
 
-def _arrange(birth: Birth) -> int:
+def _arrange(channel: int, needed: dict[int, int]) -> int:
     """Give each descriptor its number, close every other (CVE-2024-21626), and return the number of the channel.
 
     First all are lifted above every number in use, so that none is overwritten before it is copied.
     """
-    top = max([2, birth.channel, *birth.wanted, *birth.wanted.values()]) + 1
-    for offset, here in enumerate([birth.channel, *birth.wanted.values()]):
+    top = max(2, channel, *needed, *needed.values()) + 1
+    for offset, here in enumerate([channel, *needed.values()]):
         os.dup2(here, top + offset, inheritable=False)
     syscalls.close_range(3, top - 1)
-    for offset, number in enumerate(birth.wanted, 1):
+    for offset, number in enumerate(needed, 1):
         os.dup2(top + offset, number, inheritable=number <= 2)
     syscalls.close_range(top + 1)
     return top
@@ -185,16 +186,14 @@ def _forget_the_parent() -> None:
 def _open_terminal(order: Order) -> tuple[int]:
     """A pseudo-terminal, pty(7), on the devpts that is at /dev/pts now. Returns the end that the host side will hold.
 
-    The other becomes descriptors 0 to 2, and, as the first that this session opens, its controlling terminal.
+    The other becomes descriptors 0 to 2, and the controlling terminal of this session.
     """
     ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
     syscalls.call("ioctl", ours, TIOCSPTLCK, bytes(4))
-    theirs = syscalls.call("ioctl", ours, TIOCGPTPEER, os.O_RDWR)
+    theirs = syscalls.call("ioctl", ours, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
     if isinstance(order.terminal, bytes):
         syscalls.call("ioctl", ours, TIOCSWINSZ, order.terminal)
-    for number in range(3):
-        os.dup2(theirs, number)
-    os.close(theirs)
+    os.login_tty(theirs)
     return (ours,)
 
 
@@ -249,35 +248,19 @@ def _execute(order: Order) -> NoReturn:
 
 
 def _described(isolator: Isolator | None, failure: BaseException) -> tuple[object, ...]:
-    """The failure for the host side: isolator, system call, errno, path, text. Plain values, never code."""
+    """The failure for the host side: isolator, system call, errno, path, text. Plain values, never code.
+
+    Of a mistake in the isolator's own code it says where: to read the line itself would mean the container's files.
+    """
     name = type(isolator).__name__ if isolator is not None else None
     if isinstance(failure, OSError) and failure.strerror:
-        path = os.fsdecode(failure.filename) if isinstance(failure.filename, str | bytes) else None
-        return name, getattr(failure, "syscall", None), failure.errno, path, failure.strerror
+        return described(name, failure)
     if isinstance(failure, ContainerError):  # one of our own, a line for people already
         return "", None, None, None, str(failure)[:4096]
-    return name, None, None, None, f"{type(failure).__name__}: {failure}"[:4096] + _place(failure)
-
-
-def _place(failure: BaseException) -> str:
-    """Where in the isolator's code it happened; reading the source itself would mean the container's files."""
     place, trace = "", failure.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         if code.co_filename != __file__ and not code.co_filename.startswith("<frozen"):  # neither ours nor Python's
             place = f" (line {trace.tb_lineno} of {code.co_name})"
         trace = trace.tb_next
-    return place
-
-
-def reap(pid: int) -> int:
-    """Wait until the process has ended, end what it left in its process group, and return its wait status.
-
-    The parent runs this. Its zombie still holds the number, so the group cannot be anybody else's.
-    """
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        pass  # it never became the leader of a group
-    return os.waitpid(pid, 0)[1]
+    return name, None, None, None, f"{type(failure).__name__}: {failure}"[:4096] + place

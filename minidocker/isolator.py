@@ -17,10 +17,6 @@ Each isolator has its say at four moments. The order of the list is the order in
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 class Isolator:
     """One wall around a process. Override what you need; the default of each moment does nothing.
@@ -52,7 +48,5 @@ class Isolator:
     def inside(self) -> None:
         """Run by the new process, with all rights it was born with, before the command replaces it."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """After the process has ended, or could not be started. Host side. Remove what `__enter__` made."""

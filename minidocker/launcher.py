@@ -21,7 +21,7 @@ import sys
 import threading
 
 from minidocker import child, syscalls
-from minidocker.outcome import ContainerError
+from minidocker.outcome import ContainerError, described, failure
 from minidocker.syscalls import in_memory, pair, polled, receive, send, signal
 
 TYPE_CHECKING = False
@@ -44,38 +44,37 @@ class Launched:
         used = {type(isolator).__module__ for isolator in order.isolators}
         modules = [name for name in used if name.partition(".")[0] == "minidocker"]
         modules += ["cloudpickle"] if b"cloudpickle" in text else []
-        payload, here = in_memory(text), os.open("/proc/self/cwd", os.O_PATH)
+        asked = birth.flags, [*birth.needed], sys.path, modules
+        copies = [in_memory(text), os.open("/proc/self/cwd", os.O_PATH)]
         try:
             for _ in range(3):
-                if self._ask(birth, payload, here, modules):
+                if self._ask(asked, *copies, *birth.needed.values()):
                     return
         finally:
-            os.close(payload)
-            os.close(here)
+            for copy in copies:
+                os.close(copy)
         raise ContainerError("launcher: killed each time it was asked; see dmesg whether memory is short")
 
-    def _ask(self, birth: child.Birth, payload: int, here: int, modules: list[str]) -> bool:
-        """Its answer is the pid, with a pidfd, or the errno with which clone3 failed. False: there is no answer."""
-        self.pid, (self.ended, theirs) = 0, pair()
-        numbers = [*{birth.channel, birth.cgroup, birth.pid_namespace, *birth.wanted.values()} - {-1}]
+    def _ask(self, asked: object, *copies: int) -> bool:
+        """Its answer is the pid, with a pidfd, or why there is none. False: there is no answer, since it is dead."""
+        self.ended, theirs = pair()
+        answer: Any = None
         try:
             try:
-                send(_launcher(), (vars(birth), numbers, sys.path, modules), payload, here, theirs, *numbers)
+                send(_launcher(), asked, theirs, *copies)
             finally:
                 os.close(theirs)
             answer, pidfds = receive(self.ended)
-            if answer and answer[2]:
-                raise syscalls.error(*answer[1:])
-            if answer:
-                self.pid, self.pidfd = answer[0], *pidfds
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it is dead
+        except ConnectionError:
+            return False
         finally:
-            if not self.pid:
+            if not isinstance(answer, int):
                 os.close(self.ended)
-        if not self.pid:
-            _launcher(dead=True)
-        return self.pid > 0
+        if isinstance(answer, tuple):
+            raise failure(*answer)
+        if answer is not None:
+            self.pid, (self.pidfd,) = answer, pidfds
+        return answer is not None
 
     def collect(self) -> int:
         """Its wait status, once it has ended. If the launcher was killed, so was it."""
@@ -107,20 +106,20 @@ class _Caller:
     socket = -1
 
 
-def _launcher(dead: bool = False) -> int:
+def _launcher() -> int:
     """The socket of this process's launcher, which is started if there is none, or if that one is dead."""
     with _Caller.lock:
         mine = _Caller.owner == os.getpid()
-        if mine and dead and not polled([_Caller.socket], 0):
-            return _Caller.socket  # another thread has started the next one already
-        if mine and dead:
+        if mine and not polled([_Caller.socket], 0):
+            return _Caller.socket
+        if mine:
+            _Caller.owner = 0
             os.close(_Caller.socket)
             try:
                 os.waitpid(_Caller.pid, 0)  # or it would stay in the caller's /proc as a zombie
             except ChildProcessError:
                 pass  # the caller ignores SIGCHLD, or waits for all children itself
-        if dead or not mine:
-            _Caller.socket, _Caller.owner = _start(), os.getpid()
+        _Caller.socket, _Caller.owner = _start(), os.getpid()
         return _Caller.socket
 
 
@@ -132,9 +131,8 @@ def _start() -> int:
     null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (0, 1, 2)]
     try:
         actions = [(os.POSIX_SPAWN_DUP2, theirs, 3), *null]
-        default = (signal.SIGCHLD,)
         _Caller.pid = os.posix_spawn(
-            argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=default
+            argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=(), setsigdef=(signal.SIGCHLD,)
         )
     finally:
         os.close(theirs)
@@ -148,13 +146,13 @@ def serve(caller: int, orders: int) -> None:
     """Its whole life: wait for orders, for ends, and for the caller's own end, whichever way it comes."""
     syscalls.close_range(orders + 1)
     caller = os.pidfd_open(caller)
-    running: dict[int, tuple[int, int]] = {}  # pidfd -> its pid, and the socket for its status
+    running: dict[int, tuple[child.Forked, int]] = {}  # pidfd -> its process, and the socket for its status
     try:
         while caller not in (ready := polled([orders, caller, *running], None)):
             for pidfd in running.keys() & {*ready}:
-                pid, answers = running.pop(pidfd)
+                process, answers = running.pop(pidfd)
                 os.close(pidfd)
-                _answer(answers, child.reap(pid))
+                _answer(answers, process.collect())
                 os.close(answers)
             if orders in ready and not _obey(orders, running):
                 return
@@ -162,25 +160,25 @@ def serve(caller: int, orders: int) -> None:
         os._exit(0)  # and its watcher ends the containers
 
 
-def _obey(orders: int, running: dict[int, tuple[int, int]]) -> bool:
-    """Take one order and answer with the pid and a pidfd, or with an errno. False: there will be no more."""
-    order, received = receive(orders)
+def _obey(orders: int, running: dict[int, tuple[child.Forked, int]]) -> bool:
+    """Take one order and answer with the pid and a pidfd, or with what went wrong. False: there will be no more."""
+    order, copies = receive(orders)
     if order is None:
         return False
-    asked, numbers, sys.path[:], modules = order
-    payload, here, answers, *rest = received
+    flags, needed, sys.path[:], modules = order
+    answers, payload, here, *rest = copies
     for name in modules:  # once for all: what the new process imports, only it would have
         try:
             __import__(name)
         except ImportError:
             pass  # the new process will meet the same error, and can report it
     try:
-        birth = _birth(asked, dict(zip(numbers, rest, strict=True)) | {-1: -1})
-        pid, pidfd = child.spawn(birth, lambda: _order(payload, here))
-        running[pidfd] = pid, answers
-        _answer(answers, (pid, "", 0), pidfd)
+        birth = child.Birth((), dict(zip(needed, rest, strict=True)), flags)
+        process = child.Forked(birth, lambda: _order(payload, here))
+        running[process.pidfd] = process, answers
+        _answer(answers, process.pid, process.pidfd)
     except OSError as refused:
-        _answer(answers, (0, getattr(refused, "syscall", "clone3"), refused.errno))
+        _answer(answers, described(None, refused))
         os.close(answers)
     for descriptor in (payload, here, *rest):
         os.close(descriptor)
@@ -192,15 +190,6 @@ def _answer(answers: int, answer: object, *descriptors: int) -> None:
         send(answers, answer, *descriptors)
     except OSError:
         pass  # the caller does not want to know any more: somebody may have pressed Ctrl-C there
-
-
-def _birth(asked: dict[str, Any], copies: dict[int, int]) -> child.Birth:
-    """What the caller asked for, with the numbers that its descriptors have here."""
-    birth = child.Birth((), copies[asked["channel"]], [])
-    birth.flags = asked["flags"]
-    birth.cgroup, birth.pid_namespace = copies[asked["cgroup"]], copies[asked["pid_namespace"]]
-    birth.wanted = {number: copies[source] for number, source in asked["wanted"].items()}
-    return birth
 
 
 def _order(payload: int, here: int) -> child.Order:

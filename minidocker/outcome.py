@@ -11,13 +11,15 @@ import os
 import sys
 
 ENGINE_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
-REMEDIES = {  # what usually is behind a refusal, for the reader who meets it first here
+KNOWN: dict[tuple[str | None, int | None], str] = {  # what usually is behind it, for who meets it first here
+    ("execve", errno.ENOENT): "command not found in this root",
+    ("execve", errno.ELIBBAD): "it is there, but its interpreter or dynamic loader is not in this root",
     ("clone3", errno.EPERM): "new namespaces need root, or a user namespace beside them",
     ("clone3", errno.EACCES): "AppArmor may forbid user namespaces here: see minidocker doctor",
     ("clone3", errno.ENOSPC): "a limit in /proc/sys/user/max_*_namespaces is reached",
     ("clone3", errno.EAGAIN): "a limit on processes is reached: ulimit -u, or pids.max of a cgroup",
     ("clone3", errno.EINVAL): "this kernel does not know one of the namespaces: see minidocker doctor",
-    ("", errno.EROFS): "it is mounted read-only, as in a container: mount -o remount,rw",
+    (None, errno.EROFS): "it is mounted read-only, as in a container: mount -o remount,rw",
     ("setns", errno.ESRCH): "the process that was to be joined has ended",
 }
 
@@ -52,9 +54,7 @@ class ContainerError(Exception):
 class ContainerTimeout(ContainerError):
     """The command did not end in time and was killed; `result` holds what it had written until then."""
 
-    def __init__(self, message: str, result: Result) -> None:
-        super().__init__(message, exit_code=result.exit_code)
-        self.result = result
+    result: Result
 
 
 def warn(text: str) -> None:
@@ -67,20 +67,21 @@ def failure(
     isolator: str | None, syscall: str | None, number: int | None, path: str | None, text: str
 ) -> ContainerError:
     """One line for a person: what failed, on what, and the remedy where one is known."""
-    code = ENGINE_FAILED
-    if syscall == "execve" and number == errno.ENOENT:
-        message, code = f"{path}: command not found in this root", NOT_FOUND
-    elif syscall == "execve" and number == errno.ELIBBAD:
-        message, code = f"{path}: it is there, but its interpreter or dynamic loader is not in this root", NOT_FOUND
-    elif syscall == "execve":
-        message, code = f"{path}: cannot be executed: {text.lower()}", NOT_EXECUTABLE
+    known, code = KNOWN.get((syscall, number)), ENGINE_FAILED
+    if syscall == "execve":
+        code = NOT_FOUND if known else NOT_EXECUTABLE
+        message = f"{path}: {known or f'cannot be executed: {text.lower()}'}"
     else:
         place = f"{syscall}({path})" if syscall and path else syscall or path
-        remedy = REMEDIES.get((syscall or "", number or 0))
-        message = ": ".join(filter(None, ["engine" if isolator is None else isolator, place, text])) + (
-            f" ({remedy})" if remedy else ""
-        )
+        message = ": ".join(filter(None, ["engine" if isolator is None else isolator, place, text]))
+        message += f" ({known})" if known else ""
     return ContainerError(message, isolator=isolator, syscall=syscall, errno=number, path=path, exit_code=code)
+
+
+def described(isolator: str | None, refused: OSError) -> tuple[str | None, str | None, int | None, str | None, str]:
+    """What `failure` takes, from an `OSError`: plain values, that can be sent to another process."""
+    path = os.fsdecode(refused.filename) if isinstance(refused.filename, str | bytes) else None
+    return isolator, getattr(refused, "syscall", None), refused.errno, path, refused.strerror or str(refused)
 
 
 def on_the_host(isolator: object, moment: str, *arguments: object) -> None:
@@ -88,5 +89,4 @@ def on_the_host(isolator: object, moment: str, *arguments: object) -> None:
     try:
         getattr(isolator, moment)(*arguments)
     except OSError as refused:
-        name, syscall = type(isolator).__name__, getattr(refused, "syscall", None)
-        raise failure(name, syscall, refused.errno, refused.filename, str(refused.strerror)) from refused
+        raise failure(*described(type(isolator).__name__, refused)) from refused

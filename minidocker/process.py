@@ -16,7 +16,7 @@ import time
 
 from minidocker import child
 from minidocker.isolator import Isolator
-from minidocker.outcome import ContainerError, ContainerTimeout, Result, failure, on_the_host
+from minidocker.outcome import ContainerError, ContainerTimeout, Result, described, failure, on_the_host
 from minidocker.syscalls import fill_streams, in_memory, pair, polled, read, receive, send, signal
 
 __all__ = ["PIPE", "ContainerError", "ContainerTimeout", "Isolator", "Process", "Result", "run", "start"]
@@ -45,7 +45,8 @@ def run(command: Command, *isolators: Isolator, timeout: float | None = None, **
             return process.wait(timeout)
         except TimeoutError as late:
             process.kill()
-            raise ContainerTimeout(f"{process.title}: killed, since it {late}", process.wait()) from None
+            result, message = process.wait(), f"{process.title}: killed, since it {late}"
+            raise ContainerTimeout(message, exit_code=result.exit_code, result=result) from None
 
 
 def start(
@@ -123,7 +124,7 @@ class Process:
         self.result: Result | None = None
         self.asked = False  # whether somebody has sent it a signal
         self._entered: list[Isolator] = []
-        self._parent: child.Forked | Launched | None = None
+        self._parent: child.Forked | Launched
         self._outputs: list[int] = []  # our ends of stdout and stderr, or a descriptor that we do not read
         self._written: dict[int, list[bytes]] = {}  # our end of a pipe or terminal -> what came out of it so far
         self._open: set[int] = set()  # descriptors to close at the end
@@ -163,10 +164,20 @@ class Process:
             return self.wait()
 
     def wait(self, timeout: float | None = None) -> Result:
-        """Collect its output until it ends, and return the result; `TimeoutError` if it runs on after `timeout` s."""
+        """Collect its output until it ends, and return the result; `TimeoutError` if it runs on after `timeout` s.
+
+        At its end: the status, the fourth moment, and, if a function failed, what went wrong.
+        """
         for _ in self._chunks(timeout):
             pass
-        return self.result or self._end()
+        if self.result is None:
+            outputs = (b"".join(self._written.get(number, [])) for number in self._outputs)
+            self.result = Result(self._parent.collect(), *outputs)
+            told = receive(self.channel)[0] if polled([self.channel], 0) else None
+            self._leave()
+            if told is not None:
+                raise failure(*told)
+        return self.result
 
     def lines(self) -> Iterator[str]:
         """Yield the lines that it writes to stdout (or its terminal) as they come, without line ends, until it ends."""
@@ -190,32 +201,31 @@ class Process:
         ends = [theirs]  # what belongs to the new process
         try:
             streams = self._streams(ends, stdin, stdout, stderr)
-            self._parent = _parent(child.Birth(self.order.isolators, theirs, streams), self.order)
+            needed = {child.CHANNEL: theirs, **dict(enumerate(streams))}
+            self._parent = _parent(child.Birth(self.order.isolators, needed), lambda: self.order)
         finally:
             for end in ends:
                 os.close(end)
         self.pid, self.pidfd = self._parent.pid, self._parent.pidfd
         self._open |= {self._parent.pidfd, self._parent.ended}
-        self._hear(self._attach())
+        self._release()
 
-    def _attach(self) -> Exception | None:
-        """The second moment, then open the gate. Returns what went wrong: a report of the new process says more."""
+    def _release(self) -> None:
+        """The second moment; then open the gate, and wait until the command begins.
+
+        First comes a message that it is going to, then the end of the channel. (Of a function the end comes when that
+        ends.) A message about a failure may come in place of both; it says more than what went wrong here.
+        """
+        refused = None
         try:
             for isolator in self._entered:
                 on_the_host(isolator, "attach", self.pid)
             send(self.channel, True)
         except ConnectionError:
             pass  # it has ended already
-        except Exception as refused:
+        except Exception as error:
+            refused = error
             self.kill()
-            return refused
-        return None
-
-    def _hear(self, refused: Exception | None) -> None:
-        """Wait until the command begins. First comes a message that it is going to, then the end of the channel.
-
-        (Of a function the end comes when that ends.) A message about a failure may come in place of both.
-        """
         told, terminal = receive(self.channel)
         if told is None:
             message = f"{self.title}: it ended before it began: killed, perhaps by a limit that is too low for it"
@@ -230,10 +240,13 @@ class Process:
     def _streams(self, ends: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
         """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it can be opened."""
         if self.order.terminal:
-            ends.append(os.open(os.devnull, os.O_RDWR))
-            return ends[-1:] * 3
-        streams = [stdin if isinstance(stdin, int) else in_memory(stdin)]
-        ends += [] if streams[0] is stdin else streams
+            stdin = os.open(os.devnull, os.O_RDWR)
+            ends.append(stdin)
+            return [stdin] * 3
+        if not isinstance(stdin, int):
+            stdin = in_memory(stdin)
+            ends.append(stdin)
+        streams = [stdin]
         for output in outputs:
             if output == PIPE:
                 ours, output = os.pipe()
@@ -254,7 +267,7 @@ class Process:
 
         Its end counts, not the end of the pipes: something that it left running may hold those for ever.
         """
-        if self.result is not None or self._parent is None:
+        if self.result is not None:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         ended, reads = self._parent.ended, AFTER_END
@@ -270,20 +283,9 @@ class Process:
                 waiting -= set() if data else {descriptor}
                 yield descriptor, data
 
-    def _end(self) -> Result:
-        """It has ended: take its status, let the isolators go in reverse order (fourth moment), close what is open."""
-        assert self._parent is not None
-        outputs = (b"".join(self._written.get(number, [])) for number in self._outputs)
-        self.result = Result(self._parent.collect(), *outputs)
-        told = receive(self.channel)[0] if polled([self.channel], 0) else None
-        self._leave()
-        if told is not None:  # the failure of a function
-            raise failure(*told)
-        return self.result
-
     def _abandon(self) -> None:
         """It could not be started: end it if it exists already, and undo what was done."""
-        if self._parent is not None:
+        if self.pid > 0:
             self.kill()
             self._parent.collect()
         self._leave()
@@ -292,8 +294,7 @@ class Process:
         """`__exit__` of each isolator that was entered; of all of them, even if one raises."""
         try:
             if self._entered:
-                isolator = self._entered.pop()
-                on_the_host(isolator, "__exit__", None, None, None)
+                on_the_host(self._entered.pop(), "__exit__", None, None, None)
         finally:
             if self._entered:
                 self._leave()
@@ -301,15 +302,14 @@ class Process:
                 os.close(self._open.pop())
 
 
-def _parent(birth: child.Birth, order: child.Order) -> child.Forked | Launched:
+def _parent(birth: child.Birth, read_order: Callable[[], child.Order]) -> child.Forked | Launched:
     """Who has one thread is the parent. Who has several must not fork; who ignores SIGCHLD, or collects all children
     itself, would not get the status: the launcher does it instead."""
     try:
         if len(os.listdir("/proc/self/task")) == 1 and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
-            return child.Forked(birth, order)
+            return child.Forked(birth, read_order)
         from minidocker.launcher import Launched  # pickle and threading are not on the way of a command line
 
-        return Launched(birth, order)
+        return Launched(birth, read_order())
     except OSError as refused:
-        syscall = getattr(refused, "syscall", None)
-        raise failure(None, syscall, refused.errno, None, str(refused.strerror)) from refused
+        raise failure(*described(None, refused)) from refused

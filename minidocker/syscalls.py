@@ -197,13 +197,3 @@ def in_memory(content: str | bytes) -> int:
         text = text[os.write(file, text) :]
     os.lseek(file, 0, os.SEEK_SET)
     return file
-
-
-def keep(*descriptors: int) -> None:
-    """Close all but these. close_range(2) takes a whole gap at once."""
-    first = 0
-    for number in sorted(descriptors):
-        if first < number:
-            close_range(first, number - 1)
-        first = number + 1
-    close_range(first)

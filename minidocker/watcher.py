@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 
 from minidocker import syscalls
-from minidocker.syscalls import keep, pair, polled, receive, send, signal
+from minidocker.syscalls import pair, polled, receive, send, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+CHANNEL, OWNER = 0, 1  # the only descriptors of the watcher, beside the pidfds
 _sockets: dict[int, int] = {}  # the pid of this process -> its socket to its watcher; a fork of it needs its own
 
 
@@ -41,45 +42,44 @@ def watch(pid: int, pidfd: int) -> None:
         send(ours, pid, pidfd)
 
 
+def _serve(channel: int, owner: int) -> NoReturn:
+    """The whole life of the watcher: note each pidfd that comes, forget those that end, kill the rest at last."""
+    watched: dict[int, int] = {}
+    try:
+        _settle(channel, owner)
+        while ready := polled([CHANNEL, OWNER, *watched], None):
+            for pidfd in watched.keys() & {*ready}:
+                del watched[pidfd]
+                os.close(pidfd)
+            pid, pidfds = receive(CHANNEL) if CHANNEL in ready else (None, [])
+            watched |= {pidfd: pid for pidfd in pidfds if pid}
+            if pid is None and {CHANNEL, OWNER} & {*ready}:
+                break  # what was sent before the end has been read
+        for pidfd, pid in watched.items():
+            _end(pid, pidfd)
+    finally:
+        os._exit(0)
+
+
 def _settle(channel: int, owner: int) -> None:
     """Hold nothing else: no stream, whose reader would wait for our end, and no terminal whose keys would reach us."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.setsid()
     syscalls.prctl(syscalls.PR_SET_NAME, b"watcher")
-    keep(channel, owner)
+    os.dup2(channel, CHANNEL)
+    os.dup2(owner, OWNER)
+    syscalls.close_range(OWNER + 1)
     import resource  # nobody else needs it; the owner may raise its limit of open files, and start many
 
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _serve(channel: int, owner: int) -> NoReturn:
-    """The whole life of the watcher: note each pidfd that comes, forget those that end, kill the rest at last."""
-    watched: dict[int, int] = {}
-    try:
-        _settle(channel, owner)
-        while ready := polled([channel, owner, *watched], None):
-            for pidfd in watched.keys() & {*ready}:
-                del watched[pidfd]
-                os.close(pidfd)
-            pid, pidfds = receive(channel) if channel in ready else (None, [])
-            watched |= {pidfd: pid for pidfd in pidfds if pid}
-            if pid is None and {channel, owner} & {*ready}:
-                break  # what was sent before the end has been read
-        for pidfd, pid in watched.items():
-            end(pid, pidfd)
-    finally:
-        os._exit(0)
-
-
-def end(pid: int, pidfd: int) -> None:
+def _end(pid: int, pidfd: int) -> None:
     """SIGKILL to its process group, while its number is certainly its own, and to it."""
-    try:
-        if not polled([pidfd], 0):
-            os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        pass  # it never became the leader of a group
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except OSError:
-        pass  # it has ended
+    for kill, whom in ((os.killpg, pid), (signal.pidfd_send_signal, pidfd)):
+        try:
+            if not polled([pidfd], 0):
+                kill(whom, signal.SIGKILL)
+        except OSError:
+            pass  # it never became the leader of a group, or it has ended
