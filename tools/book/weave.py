@@ -15,7 +15,8 @@ names all those of the file that no other marker prints or names:
 A symbol is a function, a class (`Isolator`) or part of one (`Isolator.attach`; `Isolator.<head>`, up to its first
 method), a constant (`PIPE`), `<imports>` (docstring and imports), or `<head>` (all before the first function or class).
 A comment belongs to what follows it. A module whose docstring begins "Chapter N:" is explained in chapter N, any other
-in any one. A page prints at most 350 lines, and has at most 2,500 words outside of code and folded parts. (cog also
+in any one. A page prints at most 350 lines, and has at most 2,500 words
+outside of code, folded parts and the alternative texts of pictures. (cog also
 fills markers, but with code that stands in the text, and cannot say what no text shows.)
 """
 
@@ -26,12 +27,15 @@ import sys
 import tomllib
 
 from tools import REPO
+from tools.book.map import maps
 
 MARKER = re.compile(
     r"(<!-- (source|see) (\S+?)(?:: ([^\n]+?))? -->\n)((?:(?!<!-- (?:source|see) ).)*?)(<!-- /\2 -->)", re.S
 )
 BLOCK_LINES, PAGE_LINES, PAGE_WORDS = 25, 350, 2500
-NO_PROSE = re.compile(r"<details>.*?</details>|^ *```.*?^ *```|<!--.*?-->|^    .*?$|(?<=\])\([^)\s]*\)", re.S | re.M)
+NO_PROSE = re.compile(
+    r"!\[[^\]]*\]|<details>.*?</details>|^ *```.*?^ *```|<!--.*?-->|^    .*?$|(?<=\])\([^)\s]*\)", re.S | re.M
+)
 
 
 def leaves(body, lines, first, last, prefix=""):
@@ -221,6 +225,11 @@ def weave(repo=REPO, check=False):
             wrong.append(f"{page.where}: stale; run make weave")
         elif new != page.text:
             page.path.write_text(new)
+    for path, drawing in maps(repo).items():
+        if check and (not path.exists() or path.read_text() != drawing):
+            wrong.append(f"{path.relative_to(repo)}: stale; run make weave")
+        elif not check:
+            path.write_text(drawing)
     settings = repo / "pyproject.toml"
     tools = tomllib.loads(settings.read_text()).get("tool", {}) if settings.exists() else {}
     over = tools.get("minidocker", {}).get("pages", {}).get("over", [])
