@@ -15,13 +15,16 @@ names all those of the file that no other marker prints or names:
 A symbol is a function, a class (`Isolator`) or part of one (`Isolator.attach`; `Isolator.<head>`, up to its first
 method), a constant (`PIPE`), `<imports>` (docstring and imports), or `<head>` (all before the first function or class).
 A comment belongs to what follows it. A module whose docstring begins "Chapter N:" is explained in chapter N, any other
-in any one. A page prints at most 350 lines, and has at most 2,500 words
-outside of code, folded parts and the alternative texts of pictures. (cog also
-fills markers, but with code that stands in the text, and cannot say what no text shows.)
+in any one. A page prints at most 350 lines, and has at most 2,500 words outside of code, folded parts and the
+alternative texts of pictures. (cog also fills markers, but with code that stands in the text, and cannot say what no
+text shows.)
+
+In chapters/*.md, `<!-- cell 01: class Escape -->[10]<!-- /cell -->` is the count of the first such cell in lab 1.
 """
 
 import ast
 import collections
+import json
 import re
 import sys
 import tomllib
@@ -189,6 +192,19 @@ def _escaped(text):
     return re.sub(r"`[^`]*`|[<*_]", lambda found: found[0] if len(found[0]) > 1 else f"\\{found[0]}", text)
 
 
+def cells(text, repo):
+    """The text with what stands between each pair of `cell NN: WORDS` marks: the count of the lab's first such cell."""
+
+    def count(match):
+        (lab,) = repo.glob(f"notebooks/{match[2]}_*.ipynb")
+        for cell in json.loads(lab.read_text())["cells"]:
+            if cell["cell_type"] == "code" and match[3] in "".join(cell["source"]):
+                return f"{match[1]}[{cell['execution_count']}]{match[4]}"
+        raise SystemExit(f"{lab.name}: no cell has {match[3]!r}, which a mark names")
+
+    return re.sub(r"(<!-- cell (\d\d): (.+?) -->).*?(<!-- /cell -->)", count, text)
+
+
 def sources(repo):
     """The files whose symbols are explained: the package, and the packages of chapters."""
     inside = [path.parent.glob("**/*.py") for path in repo.glob("chapters/*/*/__init__.py")]
@@ -230,6 +246,12 @@ def weave(repo=REPO, check=False):
             wrong.append(f"{path.relative_to(repo)}: stale; run make weave")
         elif not check:
             path.write_text(drawing)
+    for path in repo.glob("chapters/*.md"):
+        if (new := cells(path.read_text(), repo)) != path.read_text():
+            if check:
+                wrong.append(f"{path.relative_to(repo)}: stale; run make weave")
+            else:
+                path.write_text(new)
     settings = repo / "pyproject.toml"
     tools = tomllib.loads(settings.read_text()).get("tool", {}) if settings.exists() else {}
     over = tools.get("minidocker", {}).get("pages", {}).get("over", [])
