@@ -15,7 +15,7 @@ from minidocker.cli.options import Options, nearest
 from minidocker.files import usage
 from minidocker.images import image
 from minidocker.images.image import Image, find
-from minidocker.images.reference import parse
+from minidocker.images.manifest import parse
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume

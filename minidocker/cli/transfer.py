@@ -12,7 +12,7 @@ from minidocker.cli import end_in_order
 from minidocker.cli.options import Options
 from minidocker.images.build.patterns import Ignore
 from minidocker.images.image import find
-from minidocker.images.reference import parse as parse_name
+from minidocker.images.manifest import parse as parse_name
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import signal

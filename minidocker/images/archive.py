@@ -24,13 +24,12 @@ from functools import partial
 from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.container import Layers
-from minidocker.images.garbage import bringing
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer import CHUNK
 from minidocker.images.layer.compressed import GZIP, ZSTD
 from minidocker.images.layer.pack import Packer, write_layer
 from minidocker.images.layer.unpack import decompressed, unpack_from
-from minidocker.images.reference import check_digest, parse
+from minidocker.images.manifest import check_digest, parse
 from minidocker.images.store import REF_NAME
 from minidocker.outcome import ContainerError
 from minidocker.process import run
@@ -108,7 +107,7 @@ def load(store: Store, source: int, what: str = "the archive") -> list[str]:
     `source` is a descriptor, of a file or a pipe. The archive is unpacked where a layer would be, behind the same
     walls. Needs root. Raises `ContainerError`, and leaves nothing then.
     """
-    with bringing(store, what), store.place() as directory:
+    with store.bringing(what), store.place() as directory:
         try:
             unpack_from(source, directory)
         except ContainerError as bad:
@@ -248,7 +247,7 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
     config = configured(changes)
     if name:
         parse(name)
-    with bringing(store, name or "import"):
+    with store.bringing(name or "import"):
         layer, diff_id = packed(store, source)
         created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         document = {

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 
 from minidocker import state
 from minidocker.images import manifest as media
-from minidocker.images.garbage import collect
-from minidocker.images.reference import parse
 from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
@@ -31,30 +30,19 @@ class NoSuchImage(ContainerError):
 
 
 class Image:
-    """`descriptor` of the manifest, `manifest`, `config` (the documents), `id`. Read from the store, and checked.
+    """Read from the store, and checked: `manifest` and `config` are the documents.
 
-    `name` is the full name by which it was found, and empty if that was its ID or a digest.
+    `name` is the full name by which it was found, and empty if that was its ID or a digest. `diff_ids`: the base first.
+    `size`: bytes of its layers as they are transferred.
     """
 
     def __init__(self, store: Store, descriptor: Descriptor, name: str = "") -> None:
         self.store, self.descriptor, self.name = store, descriptor, name
         self.manifest = media.check_manifest(store.get_json(descriptor))
+        self.id: str = self.manifest["config"]["digest"]
         self.config = media.check_config(store.get_json(self.manifest["config"]), len(self.manifest["layers"]))
-
-    @property
-    def id(self) -> str:
-        """sha256: and the digest of the config: Docker's image ID."""
-        return str(self.manifest["config"]["digest"])
-
-    @property
-    def diff_ids(self) -> list[str]:
-        """The digests of the layers' tars, the base first."""
-        return list(self.config["rootfs"]["diff_ids"])
-
-    @property
-    def size(self) -> int:
-        """Bytes of its layers as they are transferred."""
-        return sum(layer["size"] for layer in self.manifest["layers"])
+        self.diff_ids: list[str] = [*self.config["rootfs"]["diff_ids"]]
+        self.size: int = sum(layer["size"] for layer in self.manifest["layers"])
 
     def layers(self) -> list[str]:
         """The directories of its layers, the top one first; those that are not unpacked yet are unpacked now.
@@ -88,12 +76,8 @@ class Image:
 
 def make(store: Store, config: dict[str, Any], layers: list[Descriptor]) -> Image:
     """Store the config and a manifest for these layers, the base first. Hold `store.writing()` until it has a name."""
-    document = {
-        "schemaVersion": 2,
-        "mediaType": media.MANIFEST,
-        "config": store.put_json(config, media.CONFIG),
-        "layers": layers,
-    }
+    head = {"schemaVersion": 2, "mediaType": media.MANIFEST}
+    document = {**head, "config": store.put_json(config, media.CONFIG), "layers": layers}
     return Image(store, store.put_json(document, media.MANIFEST))
 
 
@@ -102,39 +86,26 @@ def find(store: Store, word: str) -> Image:
 
     In another order, an image called `cafe` would be hidden by any image whose ID begins so.
     """
-    digits = word.removeprefix("sha256:")
-    hexadecimal = bool(digits) and not set(digits) - {*"0123456789abcdef"}
-    if not (hexadecimal and len(digits) == 64) and (named := _named(store, word, hexadecimal)):
-        return named
-    begins = [image for image in images(store) if hexadecimal and image.id.startswith(f"sha256:{digits}")]
+    digits = re.fullmatch("(?:sha256:)?([0-9a-f]{1,64})", word)
+    if not (digits and len(digits[1]) == 64):
+        wanted = media.parse(word)
+        for full, descriptor in store.tags().items():
+            if full == str(wanted):
+                return Image(store, descriptor, full)
+            if wanted.digest == descriptor["digest"] and media.parse(full).name == wanted.name:
+                return Image(store, descriptor)
+    begins = [image for image in images(store) if digits and image.id.startswith(f"sha256:{digits[1]}")]
     if len(begins) > 1:
         raise ContainerError(f"{word}: {len(begins)} images have an ID that begins so: give more digits")
     if not begins:
-        raise NoSuchImage(f"no such image: {parse(word).familiar}: see minidocker images, or pull it")
+        raise NoSuchImage(f"no such image: {media.parse(word).familiar}: see minidocker images, or pull it")
     return begins[0]
-
-
-def _named(store: Store, word: str, lenient: bool) -> Image | None:
-    """By its name, or by name and digest. What cannot be a name may be an ID still, if `lenient`."""
-    try:
-        wanted = parse(word)
-    except ContainerError:
-        if lenient:
-            return None
-        raise
-    for full, descriptor in store.tags().items():
-        if full == str(wanted):
-            return Image(store, descriptor, full)
-        if wanted.digest == descriptor["digest"] and parse(full).name == wanted.name:
-            return Image(store, descriptor)
-    return None
 
 
 def images(store: Store) -> list[Image]:
     """All images of the index, each once. Those that only the build cache has, and what is none, are left out."""
-    cached, found = store.steps().values(), []
-    once = {entry["digest"]: entry for entry in store.entries() if entry not in cached}
-    for entry in once.values():
+    found = []
+    for entry in {entry["digest"]: entry for entry in store.entries(steps=False)}.values():
         with contextlib.suppress(ContainerError):
             found.append(Image(store, entry))
     return found
@@ -148,39 +119,37 @@ def remove(store: Store, word: str, force: bool = False) -> list[str]:
     """
     try:
         image = find(store, word)
-    except NoSuchImage:
-        raise
     except ContainerError:
         if not store.untag(word):
             raise
-        collect(store, wait=False)
-        return [f"Untagged: {parse(word).familiar}"]  # its documents are damaged, but it had a name
+        store.collect(wait=False)
+        return [f"Untagged: {media.parse(word).familiar}"]  # its documents are damaged, but it had a name
     names = image.names()
-    if not image.name and len(names) > 1 and not force:
-        raise ContainerError(f"{word}: it has {len(names)} names: remove each, or use --force")
     mine = [image.name] if image.name else names
-    last, used = {*names} <= {*mine}, image.in_use()
-    if last and used and not (force and image.name):
+    if len(mine) > 1 and not force:
+        raise ContainerError(f"{word}: it has {len(mine)} names: remove each, or use --force")
+    last = {*names} <= {*mine}
+    used = last and image.in_use()
+    if used and not (force and image.name):
         remedy = "" if force else ": stop it first, or use --force with its name"
         raise ContainerError(f"{word}: a running container uses this image{remedy}")
     with store.writing():  # an image that stays has no name for a moment
-        lines = [f"Untagged: {parse(full).familiar}" for full in mine if store.untag(full)]
-        if last and used:
+        lines = [f"Untagged: {media.parse(full).familiar}" for full in mine if store.untag(full)]
+        if used:
             store.tag("", image.descriptor)
     if last and not used:
         store.forget(image.descriptor["digest"], *_steps_to(store, image))
         lines.append(f"Deleted: {image.id}")
-        collect(store, wait=False)
+        store.collect(wait=False)
     return lines
 
 
 def prune(store: Store, everything: bool = False) -> int:
     """Remove the images without a name, or all, that no container runs on; return how many bytes that freed."""
-    named = set() if everything else {entry["digest"] for entry in store.tags().values()}
-    digests = {entry["digest"] for entry in store.entries() if entry not in store.steps().values()}
-    used = {image.descriptor["digest"] for image in images(store) if image.in_use()}
-    store.forget(*(digests - named - used))
-    return collect(store)
+    kept = {image.descriptor["digest"] for image in images(store) if image.in_use()}
+    kept |= set() if everything else {entry["digest"] for entry in store.tags().values()}
+    store.forget(*({entry["digest"] for entry in store.entries(steps=False)} - kept))
+    return store.collect()
 
 
 def _steps_to(store: Store, image: Image) -> list[str]:

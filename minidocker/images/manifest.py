@@ -1,11 +1,16 @@
-"""Chapter 5: what an image is, on paper: three kinds of JSON documents that point to each other by digest.
+"""Chapter 5: what an image is, on paper: a name, and three kinds of JSON documents that point to each other by digest.
 
-    index ──► manifest ──► config      {"architecture", "os", "config": {"Env", …}, "rootfs": {"diff_ids"}, "history"}
-                       └─► layers      one descriptor for each, the base first
+    name ──► index ──► manifest ──► config    {"architecture", "os", "config": {"Env", …}, "rootfs": {"diff_ids"}, …}
+                                └─► layers    one descriptor for each, the base first
+
+    parse("nginx")                            docker.io/library/nginx:latest
+    parse("localhost:5000/team/app:1.2")      registry localhost:5000, repository team/app, tag 1.2
+    parse("app@sha256:…")                     exactly this content, whatever the tag points to today
 
 A descriptor is {"mediaType", "digest", "size"}. Docker's older documents (image manifest version 2, schema 2) have the
 same shape under other names, and are read as well. Sources: the OCI image specification, descriptor.md, manifest.md,
-config.md, image-index.md; Docker's registry specification, manifest-v2-2.md.
+config.md, image-index.md; the OCI distribution specification ("Pulling manifests") for names. That a first part with a
+dot, a colon or the name localhost is a registry, and that everything else is on docker.io, is Docker's custom.
 """
 
 from __future__ import annotations
@@ -13,46 +18,86 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 
-from minidocker.images.reference import check_digest
 from minidocker.outcome import ContainerError
 
 _OCI, _DOCKER = "application/vnd.oci.image.", "application/vnd.docker."
 INDEX, MANIFEST, CONFIG = f"{_OCI}index.v1+json", f"{_OCI}manifest.v1+json", f"{_OCI}config.v1+json"
 LAYER, LAYER_GZIP, LAYER_ZSTD = (f"{_OCI}layer.v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd"))
-DOCKER_LIST = f"{_DOCKER}distribution.manifest.list.v2+json"
-DOCKER_MANIFEST = f"{_DOCKER}distribution.manifest.v2+json"
-DOCKER_CONFIG = f"{_DOCKER}container.image.v1+json"
 DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD = (
     f"{_DOCKER}image.rootfs.diff.tar{suffix}" for suffix in (".gzip", "", ".zstd")
 )
-DOCUMENTS = (INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST, CONFIG, DOCKER_CONFIG)  # what points to something else
-INDEXES, MANIFESTS = (INDEX, DOCKER_LIST), (MANIFEST, DOCKER_MANIFEST)
+INDEXES = (INDEX, f"{_DOCKER}distribution.manifest.list.v2+json")
+MANIFESTS = (MANIFEST, f"{_DOCKER}distribution.manifest.v2+json")
+CONFIGS = (CONFIG, f"{_DOCKER}container.image.v1+json")
+DOCUMENTS = (*INDEXES, *MANIFESTS, *CONFIGS)  # what points to something else
 LAYERS = (LAYER, LAYER_GZIP, LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD)
 MAX_JSON = 4 << 20  # bytes: what a registry must take as a manifest at least, and we at most
 MAX_LAYERS = 500  # OverlayFS stacks no more, Documentation/filesystems/overlayfs.rst
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}  # uname's name -> Go's
-CHECKED = {  # the keys of a config that we use -> what is there, if anything is
-    "created": str, "author": str, "architecture": str, "os": str, "variant": str, "rootfs": dict, "config": dict,
-    "history": [dict],
-}  # fmt: skip
-CHECKED_INSIDE = {
-    "User": str, "WorkingDir": str, "StopSignal": str, "Env": [str], "Cmd": [str], "Entrypoint": [str], "Shell": [str],
-    "Volumes": dict, "ExposedPorts": dict, "Labels": dict,
-}  # fmt: skip
+DEFAULT_REGISTRY, OFFICIAL = "docker.io", "library/"
+_HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9a-f:]+\])(?::[0-9]+)?"
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_NAME = rf"(?:(?=[^/]*[.:]|localhost/)({_HOST})/)?({_PART}(?:/{_PART})*)(?::(\w[\w.-]{{,127}}))?(?:@(.*))?"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
 
     Descriptor = dict[str, Any]
 
+CONFIG_KINDS: dict[str, Any] = {  # what the keys of a config that we use have to be, if they are there
+    **dict.fromkeys(("created", "author", "architecture", "os", "variant"), str),
+    "config": {
+        **dict.fromkeys(("User", "WorkingDir", "StopSignal"), str),
+        **dict.fromkeys(("Env", "Cmd", "Entrypoint", "Shell"), [str]),
+        **dict.fromkeys(("Volumes", "ExposedPorts", "Labels"), {}),
+    },
+    "rootfs": {"diff_ids": [str]},
+    "history": [dict.fromkeys(("created", "created_by", "comment"), str)],
+}
 
-def platform() -> dict[str, str]:
-    """What this machine can execute, as an index names it."""
-    machine = os.uname().machine
-    return {"os": "linux", "architecture": ARCHITECTURES.get(machine, machine)}
+
+class Reference:
+    """`registry`, `repository`, and `tag` or `digest` or both. `str`: the full name; `familiar`: what people type.
+
+    `name` is the column REPOSITORY of `images`: what people type, without tag and digest.
+    """
+
+    def __init__(self, registry: str, repository: str, tag: str, digest: str) -> None:
+        self.registry, self.repository, self.tag, self.digest = registry, repository, tag, digest
+        self.name = f"{registry}/{repository}".removeprefix(f"{DEFAULT_REGISTRY}/").removeprefix(OFFICIAL)
+        self.suffix = (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
+        self.familiar = self.name + self.suffix
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.repository}{self.suffix}"
+
+
+def parse(text: str) -> Reference:
+    """The parts of an image's name; a name without tag and digest means the tag `latest`. Raises `ContainerError`."""
+    found = re.fullmatch(_NAME, text, re.ASCII)
+    if not found or len(found[2]) > 255:
+        raise ContainerError(
+            f"{text!r} is no name of an image: a repository is lower-case letters and digits, with single . _ - or / "
+            "between them, and a tag up to 128 letters, digits, _ . and -"
+        )
+    registry, repository, tag, digest = found.groups(default="")
+    if re.fullmatch("(sha256:)?[0-9a-f]{64}", text):
+        raise ContainerError(f"{text}: no such image, and no name: 64 hexadecimal digits are an ID")
+    if "@" in text:
+        check_digest(digest)
+    if registry in ("", DEFAULT_REGISTRY) and "/" not in repository:
+        repository = OFFICIAL + repository
+    return Reference(registry or DEFAULT_REGISTRY, repository, tag or ("" if digest else "latest"), digest)
+
+
+def check_digest(digest: str) -> str:
+    """The hexadecimal part of a sha256 digest. It comes from outside: nothing else may become a part of a path."""
+    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise ContainerError(f"{digest!r} is no digest: sha256: and 64 hexadecimal digits are expected")
+    return digest.removeprefix("sha256:")
 
 
 def parsed(data: bytes, descriptor: Descriptor | None = None) -> dict[str, Any]:
@@ -73,15 +118,16 @@ def parsed(data: bytes, descriptor: Descriptor | None = None) -> dict[str, Any]:
 
 def check_descriptor(value: object, allowed: tuple[str, ...] = ()) -> Descriptor:
     """A descriptor from outside: digest and size are there and possible, and the media type is one of these."""
-    fields = [type(value.get(name)) for name in ("digest", "size")] if isinstance(value, dict) else []
-    if not isinstance(value, dict) or fields != [str, int]:
+    fields: Descriptor = value if isinstance(value, dict) else {}
+    digest, size, kind = (fields.get(name) for name in ("digest", "size", "mediaType"))
+    if not isinstance(digest, str) or type(size) is not int:
         raise ContainerError(f"{printable(str(value)[:80])}: no descriptor: digest and size are needed")
-    check_digest(value["digest"])
-    if value["size"] < 0:
-        raise ContainerError(f"{value['digest']}: a size of {value['size']} bytes")
-    if allowed and value.get("mediaType") not in allowed:
-        raise ContainerError(f"{value['digest']}: cannot use the media type {value.get('mediaType')!r}")
-    return value
+    check_digest(digest)
+    if size < 0:
+        raise ContainerError(f"{digest}: a size of {size} bytes")
+    if allowed and kind not in allowed:
+        raise ContainerError(f"{digest}: cannot use the media type {kind!r}")
+    return fields
 
 
 def check_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +137,7 @@ def check_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
         raise ContainerError("this is no image manifest of schema 2; older ones tell no digests of what they contain")
     if "manifests" in manifest:
         raise ContainerError("a manifest that is an index as well: it would be two images, CVE-2021-41190")
-    check_descriptor(manifest.get("config"), (CONFIG, DOCKER_CONFIG))
+    check_descriptor(manifest.get("config"), CONFIGS)
     for layer in layers:
         check_descriptor(layer, LAYERS)
     if len(layers) > MAX_LAYERS:
@@ -99,72 +145,71 @@ def check_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
+def check_config(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The config of an image of that many layers. Only what we use is looked at; the rest is kept as it is."""
+    config |= {name: {} for name in ("config", "rootfs") if config.get(name) is None}
+    inner, rootfs = config["config"], config["rootfs"]
+    for name in ("Cmd", "Entrypoint"):
+        if isinstance(inner, dict) and isinstance(inner.get(name), str):
+            inner[name] = [inner[name]]  # Docker takes it, and early builders wrote it
+    _check("config", config, CONFIG_KINDS)
+    if inner.get("Volumes"):
+        inner["Volumes"] = {os.path.join("/", path): empty for path, empty in inner["Volumes"].items()}
+    rootfs["diff_ids"] = rootfs.get("diff_ids") or []
+    if len(rootfs["diff_ids"]) != layers:
+        raise ContainerError(f"the image's config does not name one diff ID for each of its {layers} layers")
+    for diff_id in rootfs["diff_ids"]:
+        check_digest(diff_id)
+    return config
+
+
+def _check(name: str, value: object, kind: Any) -> None:
+    """Whether it is of this kind: a type, a list of one kind, or a dict with a kind for each key that may be there."""
+    if not isinstance(value, kind if isinstance(kind, type) else type(kind)):
+        raise ContainerError(f"the image's config has a {name} that cannot be: {printable(str(value)[:40])}")
+    if isinstance(value, list):
+        for one in value:
+            _check(name, one, kind[0])
+    if isinstance(value, dict):
+        for key in kind:
+            if value.get(key) is not None:
+                _check(key, value[key], kind[key])
+
+
+def platform() -> dict[str, str]:
+    """What this machine can execute, as an index names it."""
+    machine = os.uname().machine
+    return {"os": "linux", "architecture": ARCHITECTURES.get(machine, machine)}
+
+
+def _spelled(has: dict[str, Any]) -> str:
+    return "/".join(str(has[key]) for key in ("os", "architecture", "variant") if has.get(key))
+
+
+def fits(descriptor: Descriptor, wanted: str = "") -> bool:
+    """Whether "os/architecture[/variant]", by default this machine, can execute it. What it does not say fits; an
+    attestation is for "unknown"."""
+    has = descriptor.get("platform")
+    pairs = zip(("os", "architecture", "variant"), (wanted or _spelled(platform())).split("/"), strict=False)
+    return not isinstance(has, dict) or all((has.get(key) or value) == value for key, value in pairs)
+
+
 def for_platform(index: dict[str, Any], wanted: str = "") -> Descriptor:
-    """The entry of an index for "os/architecture[/variant]", by default this machine's; one that says none fits all."""
+    """The entry of an index for this platform, by default this machine's."""
     if "layers" in index or "config" in index:
         raise ContainerError("an index that is a manifest as well: it would be two images, CVE-2021-41190")
     entries = index.get("manifests")
     there = [check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
     for entry in filter(lambda entry: fits(entry, wanted), there):
         return dict(check_descriptor(entry, (*INDEXES, *MANIFESTS)))
-    has = " ".join("/".join(map(str, _platform(entry).values())) for entry in there)
-    wanted = wanted or "/".join(platform().values())
-    raise ContainerError(f"no image for {wanted}; there are {printable(has) or 'none'}")
-
-
-def fits(descriptor: Descriptor, wanted: str = "") -> bool:
-    """Whether that platform, by default this machine, can execute it. An attestation is for "unknown"."""
-    parts = dict(zip(("os", "architecture", "variant"), wanted.split("/"), strict=False)) if wanted else platform()
-    has = _platform(descriptor)
-    return all(has.get(key, value) == value for key, value in parts.items())
-
-
-def _platform(descriptor: Descriptor) -> dict[str, Any]:
-    has = descriptor.get("platform")
-    return {key: has[key] for key in ("os", "architecture", "variant") if key in has} if isinstance(has, dict) else {}
-
-
-def check_config(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """The config of an image of that many layers. Only what we use is looked at; the rest is kept as it is."""
-    _check(config, CHECKED)
-    inner = config["config"] = config.get("config") or {}
-    for name in ("Cmd", "Entrypoint"):
-        if isinstance(inner.get(name), str):
-            inner[name] = [inner[name]]  # Docker takes it, and early builders wrote it
-    _check(inner, CHECKED_INSIDE)
-    if inner.get("Volumes"):
-        inner["Volumes"] = {os.path.join("/", path): empty for path, empty in inner["Volumes"].items()}
-    rootfs = config["rootfs"] = config.get("rootfs") or {}
-    rootfs["diff_ids"] = rootfs.get("diff_ids") or []
-    _check(rootfs, {"diff_ids": [str]})
-    if len(rootfs["diff_ids"]) != layers:
-        raise ContainerError(f"the image's config does not name one diff ID for each of its {layers} layers")
-    for diff_id in rootfs["diff_ids"]:
-        check_digest(diff_id)
-    for step in config.get("history") or []:
-        _check(step, dict.fromkeys(("created", "created_by", "comment"), str))
-    return config
-
-
-def _check(document: dict[str, Any], kinds: Mapping[str, Any]) -> None:
-    for name, kind in kinds.items():
-        value = document.get(name)
-        if not (value is None or _is(value, kind)):
-            raise ContainerError(f"the image's config has a {name} that cannot be: {printable(str(value)[:40])}")
-
-
-def _is(value: object, kind: Any) -> bool:
-    """Whether it is of this kind; [str] is a list of texts."""
-    if isinstance(kind, list):
-        return isinstance(value, list) and all(isinstance(one, kind[0]) for one in value)
-    return isinstance(value, kind)
+    has = " ".join(_spelled(entry["platform"]) for entry in there)
+    raise ContainerError(f"no image for {wanted or _spelled(platform())}; there are {printable(has) or 'none'}")
 
 
 def check_platform(config: dict[str, Any]) -> None:
     """An image of another architecture would fail at its first execve, with a worse message. What is not said fits."""
-    said = {key: config[key] for key in platform() if config.get(key)}
-    here, its = ("/".join(fields.values()) for fields in (platform(), platform() | said))
-    if its != here:
+    if not fits({"platform": config}):
+        its, here = _spelled(platform() | config), _spelled(platform())
         raise ContainerError(f"the image is for {its}, and this machine is {here}: pull it for this platform")
 
 

@@ -2,7 +2,9 @@
 
     images/oci-layout, index.json, blobs/sha256/…    the layout: everything by its digest, and names for it
     layers/sha256/…                                  each layer's files, by the digest of its tar (its diff ID)
+    ready/…                                          what a start needs to know of an image, see `container.ready`
     tmp/…                                            what is being made; a rename moves it into place, else it is litter
+    trash/…                                          what is being removed
 
 A name in index.json (annotation org.opencontainers.image.ref.name) points to a manifest, that to a config and layers.
 The build cache is there as well, under names of another kind: what a step depends on -> the image that it made.
@@ -21,7 +23,6 @@ import os
 
 from minidocker import files, state
 from minidocker.images import manifest as media
-from minidocker.images.reference import check_digest, parse
 from minidocker.outcome import ContainerError
 
 REF_NAME, STEP = "org.opencontainers.image.ref.name", "minidocker.build.step"
@@ -44,21 +45,20 @@ class Store:
 
     def __init__(self, home: str | None = None) -> None:
         self.home = home or state.home()
-        self.layout, self.unpacked, self.tmp = (os.path.join(self.home, name) for name in ("images", "layers", "tmp"))
-        self.index = f"{self.layout}/index.json"
-        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", self.tmp):
+        self.layout, self.unpacked = f"{self.home}/images", f"{self.home}/layers"
+        self.tmp, self.trash, self.index = f"{self.home}/tmp", f"{self.home}/trash", f"{self.layout}/index.json"
+        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/ready", self.tmp):
             os.makedirs(directory, exist_ok=True)
+        os.makedirs(self.trash, mode=0o700, exist_ok=True)
         for directory in (self.unpacked, self.tmp):  # foreign setuid files lie here: for root only, CVE-2021-41091
             os.chmod(directory, 0o700)
         if not os.path.exists(self.index):
             state.replace(f"{self.layout}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
             self._change(lambda entries: entries)
 
-    # --- blobs ---------------------------------------------------------------------------------------------------
-
     def blob(self, digest: str) -> str:
         """The path of a blob, whether it is there or not."""
-        return f"{self.layout}/blobs/sha256/{check_digest(digest)}"
+        return f"{self.layout}/blobs/sha256/{media.check_digest(digest)}"
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there. What is there is whole: it got its name after its content was on the disk."""
@@ -79,47 +79,24 @@ class Store:
 
     def get_json(self, descriptor: Descriptor) -> dict[str, Any]:
         """A JSON blob, believed only if size, digest and shape are right."""
-        digest = descriptor["digest"]
         try:
-            with open(self.blob(digest), "rb") as file:
+            with open(self.blob(descriptor["digest"]), "rb") as file:
                 return media.parsed(file.read(media.MAX_JSON + 1), descriptor)
         except FileNotFoundError:
-            raise ContainerError(f"{digest}: this blob is not in the store: pull or load its image again") from None
+            missing = f"{descriptor['digest']}: this blob is not in the store: pull or load its image again"
+            raise ContainerError(missing) from None
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[BinaryIO]:
         """A temporary file; `keep` gives it its place, else it is removed."""
-        path = f"{self.tmp}/{os.urandom(8).hex()}"
-        with self.writing():
-            try:
-                with open(path, "xb") as file:
-                    yield file
-            finally:
-                files.remove(path)
+        with self.place() as directory, open(f"{directory}/blob", "xb") as file:
+            yield file
 
     def keep(self, file: BinaryIO, digest: str) -> None:
         """Give a temporary file its place as a blob, once it is on the disk; the caller has checked the digest."""
         file.flush()
         os.fsync(file.fileno())
         os.replace(file.name, self.blob(digest))
-
-    # --- layers --------------------------------------------------------------------------------------------------
-
-    def layer(self, descriptor: Descriptor, diff_id: str) -> str:
-        """The directory with the files of a layer, unpacked now if it is not yet: once, whoever uses it."""
-        target = f"{self.unpacked}/sha256/{check_digest(diff_id)}"
-        if not os.path.isdir(target):
-            from minidocker.images.layer.unpack import (
-                unpack,
-            )  # a process that finds all layers unpacked needs none of it
-
-            if not self.has(descriptor["digest"]):
-                raise ContainerError(f"{descriptor['digest']}: this layer is not in the store: pull its image again")
-            with self.place() as directory:
-                unpack(self.blob(descriptor["digest"]), directory, diff_id)
-                with contextlib.suppress(OSError):  # another process was faster with the same layer
-                    os.rename(directory, target)
-        return target
 
     @contextlib.contextmanager
     def place(self) -> Iterator[str]:
@@ -133,6 +110,20 @@ class Store:
             finally:
                 files.remove(path)
 
+    def layer(self, descriptor: Descriptor, diff_id: str) -> str:
+        """The directory with the files of a layer, unpacked now if it is not yet: once, whoever uses it."""
+        target = f"{self.unpacked}/sha256/{media.check_digest(diff_id)}"
+        if not os.path.isdir(target):
+            from minidocker.images.layer.unpack import unpack  # not needed where all layers are unpacked
+
+            if not self.has(descriptor["digest"]):
+                raise ContainerError(f"{descriptor['digest']}: this layer is not in the store: pull its image again")
+            with self.place() as directory:
+                unpack(self.blob(descriptor["digest"]), directory, diff_id)
+                with contextlib.suppress(OSError):  # another process was faster with the same layer
+                    os.rename(directory, target)
+        return target
+
     def add_layer(self, directory: str, whiteouts: str = "overlay") -> tuple[Descriptor, str]:
         """Pack a directory as a layer; return the descriptor of its blob, and its diff ID.
 
@@ -145,10 +136,8 @@ class Store:
             self.keep(file, digest)
         return {"mediaType": media.LAYER_GZIP, "digest": digest, "size": size}, diff_id
 
-    # --- names ---------------------------------------------------------------------------------------------------
-
-    def entries(self) -> Index:
-        """The descriptors of index.json: manifests with a name, dangling ones that had one, steps of builds."""
+    def entries(self, steps: bool = True) -> Index:
+        """The descriptors of index.json: manifests with a name, dangling ones that had one, and steps of builds."""
         try:
             with open(self.index, "rb") as file:
                 found = media.parsed(file.read()).get("manifests")
@@ -156,59 +145,61 @@ class Store:
             found = []
         if not isinstance(found, list):
             raise ContainerError(f"{self.index}: no list of manifests: it is no index of an OCI image layout")
-        return [entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("digest"), str)]
+        good = [entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("digest"), str)]
+        return [entry for entry in good if steps or not _note(entry, STEP)]
 
     def tags(self) -> dict[str, Descriptor]:
         """Full name -> descriptor of the manifest. What other tools call `app` is docker.io/library/app:latest."""
-        return {name: entry for entry in self.entries() if (name := name_of(entry))}
-
-    def tag(self, name: str, descriptor: Descriptor) -> None:
-        """Let the name ("": none, only its ID) point to this manifest. What it pointed to before stays, dangling."""
-        full, familiar = (str(parse(name)), parse(name).familiar) if name else ("", "")
-
-        def change(entries: Index) -> Index:
-            others = [_entry(entry) if full and name_of(entry) == full else entry for entry in entries]
-            return [*others, _entry(descriptor, REF_NAME, familiar)]
-
-        self._change(change)
-
-    def untag(self, name: str) -> bool:
-        """Remove a name, and its manifest from the index if that had no other; whether there was such a name."""
-        full = str(parse(name))
-        return self._change(lambda entries: [entry for entry in entries if name_of(entry) != full])
-
-    def forget(self, *digests: str) -> None:
-        """Remove manifests from the index, whatever their names."""
-        self._change(lambda entries: [entry for entry in entries if entry["digest"] not in digests])
+        return {name: entry for entry in self.entries() if (name := _name(entry))}
 
     def steps(self) -> dict[str, Descriptor]:
         """The build cache: what a step depends on, in hexadecimal -> the image that it made."""
         return {step: entry for entry in self.entries() if (step := _note(entry, STEP))}
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Let the name ("": none, only its ID) point to this manifest. What it pointed to before stays, dangling."""
+        full, familiar = (str(media.parse(name)), media.parse(name).familiar) if name else ("", "")
+
+        def change(entries: Index) -> Index:
+            others = [_entry(entry) if full and _name(entry) == full else entry for entry in entries]
+            return [*others, _entry(descriptor, REF_NAME, familiar)]
+
+        self._change(change)
 
     def remember(self, step: str, descriptor: Descriptor) -> None:
         """Note the image that this step made. A cache that cannot be written is none."""
         with contextlib.suppress(OSError):
             self._change(lambda entries: [*entries, _entry(descriptor, STEP, step)])
 
-    def forget_steps(self, *digests: str) -> None:
-        """Empty the cache; or only of these images."""
-        self._change(
-            lambda entries: [
-                entry for entry in entries if not _note(entry, STEP) or (digests and entry["digest"] not in digests)
-            ]
-        )
+    def untag(self, name: str) -> bool:
+        """Remove a name, and its manifest from the index if that had no other; whether there was such a name."""
+        full = str(media.parse(name))
+        return self._change(lambda entries: [entry for entry in entries if _name(entry) != full])
+
+    def forget(self, *digests: str) -> None:
+        """Remove manifests from the index, whatever their names."""
+        self._change(lambda entries: [entry for entry in entries if entry["digest"] not in digests])
+
+    def forget_steps(self) -> None:
+        """Empty the build cache."""
+        self._change(lambda entries: [entry for entry in entries if not _note(entry, STEP)])
 
     def _change(self, change: Callable[[Index], Index]) -> bool:
         """Read the index, change it, and write it, alone; whether it is another one now.
 
-        A shorter one needs no room: on a full disk it is written over the old one, which is how one gets room again.
+        A manifest is dangling only if no other entry names it. An index that is shorter needs no room: on a full disk
+        it is written over the old one, which is how one gets room again.
         """
-        with self._locked(self.layout, True):
+        with self._locked(self.layout, exclusive=True):
             for name in os.listdir(self.layout):
                 if name.endswith(".new"):  # of one who was killed here: everybody else waits
                     files.remove(f"{self.layout}/{name}")
             before = self.entries()
-            after = _tidy(change([*before]))
+            changed, after = change(before), []
+            named = {entry["digest"] for entry in changed if _note(entry, REF_NAME)}
+            for entry in changed:
+                if ("annotations" in entry or entry["digest"] not in named) and entry not in after:
+                    after.append(entry)
             index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": after}
             data = json.dumps(index, indent=1).encode()
             try:
@@ -220,18 +211,12 @@ class Store:
                     file.write(data.ljust(os.path.getsize(self.index)))
             return after != before
 
-    # --- locks ---------------------------------------------------------------------------------------------------
-
     def writing(self) -> contextlib.AbstractContextManager[bool]:
         """Hold this while there are blobs that nothing names yet: `collect` waits for it."""
-        return self._locked(self.tmp, False)
-
-    def alone(self, wait: bool = True) -> contextlib.AbstractContextManager[bool]:
-        """Hold this to remove what nothing names: nobody makes anything meanwhile. False if that would mean to wait."""
-        return self._locked(self.tmp, True, wait)
+        return self._locked(self.tmp)
 
     @contextlib.contextmanager
-    def _locked(self, path: str, exclusive: bool, wait: bool = True) -> Iterator[bool]:
+    def _locked(self, path: str, exclusive: bool = False, wait: bool = True) -> Iterator[bool]:
         lock = state.hold(path, exclusive, wait)
         try:
             yield lock is not None
@@ -239,14 +224,60 @@ class Store:
             if lock is not None:
                 os.close(lock)
 
+    @contextlib.contextmanager
+    def bringing(self, what: str, kept: type[Exception] = PermissionError) -> Iterator[None]:
+        """Around everything that brings an image here: what fails half-way leaves nothing, but for errors that are
+        `kept`."""
+        try:
+            with self.writing():
+                yield
+        except (kept, PermissionError):
+            raise
+        except (OSError, ContainerError) as failure:
+            self.collect(wait=False)
+            if isinstance(failure, ContainerError):
+                raise
+            remedy = "see minidocker system df"
+            raise ContainerError(f"{what}: cannot store it: {failure.strerror}: {remedy}") from None
 
-def name_of(entry: Descriptor) -> str:
-    """The full name of an entry of the index; nothing if it has none, or one that no image can have."""
-    try:
-        name = _note(entry, REF_NAME)
-        return str(parse(name)) if name else ""
-    except ContainerError:
-        return ""
+    def collect(self, wait: bool = True) -> int:
+        """Remove what the index does not lead to, and litter; return how many bytes that freed: mark and sweep.
+
+        Nothing counts references, since a counter is wrong after the first `kill -9`. While another process makes an
+        image: wait for it, or leave it to the next time. What a container runs on is held, and stays.
+        """
+        with self._locked(self.tmp, exclusive=True, wait=wait) as alone:
+            if not alone:
+                return 0
+            needed = self._needed()
+            for directory in (self.tmp, f"{self.home}/ready", f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256"):
+                for name in os.listdir(directory):
+                    lock = None if f"sha256:{name}" in needed else state.hold(f"{directory}/{name}")
+                    if lock is not None:  # out of its place at once, to be removed file by file
+                        os.rename(f"{directory}/{name}", f"{self.trash}/{os.urandom(4).hex()}")
+                        os.close(lock)
+            nothing = os.stat(self.trash).st_blocks * 512
+            try:
+                return files.remove(self.trash) - nothing
+            finally:
+                os.makedirs(self.trash, mode=0o700, exist_ok=True)
+
+    def _needed(self) -> set[str]:
+        """The digests of all blobs and all unpacked layers that the index leads to."""
+        needed, waiting = set[str](), self.entries()
+        while waiting:
+            descriptor = waiting.pop()
+            needed.add(descriptor["digest"])
+            with contextlib.suppress(ContainerError):  # something that another tool put there, or that is not complete
+                document = self.get_json(descriptor)
+                if "rootfs" in document:
+                    needed |= {*document["rootfs"]["diff_ids"]}
+                else:
+                    parts = [*document.get("manifests", []), *document.get("layers", []), document.get("config")]
+                    known = [media.check_descriptor(part) for part in parts if part]
+                    needed |= {part["digest"] for part in known}
+                    waiting += [part for part in known if part.get("mediaType") in media.DOCUMENTS]
+        return needed
 
 
 def _note(entry: Descriptor, key: str) -> str:
@@ -255,17 +286,16 @@ def _note(entry: Descriptor, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _name(entry: Descriptor) -> str:
+    """The full name of an entry of the index; nothing if it has none, or one that no image can have."""
+    try:
+        name = _note(entry, REF_NAME)
+        return str(media.parse(name)) if name else ""
+    except ContainerError:
+        return ""
+
+
 def _entry(descriptor: Descriptor, key: str = "", value: str = "") -> Descriptor:
     """A descriptor as the index has it, with one annotation or none."""
     entry: Descriptor = {field: descriptor[field] for field in ("mediaType", "digest", "size") if field in descriptor}
     return {**entry, "annotations": {key: value}} if value else entry
-
-
-def _tidy(entries: Index) -> Index:
-    """A manifest is dangling only if no other entry names it; of the rest, each once."""
-    named = {entry["digest"] for entry in entries if _note(entry, REF_NAME)}
-    kept: Index = []
-    for entry in entries:
-        if ("annotations" in entry or entry["digest"] not in named) and entry not in kept:
-            kept.append(entry)
-    return kept

@@ -20,7 +20,7 @@ from urllib3.connection import port_by_scheme
 from urllib3.util import Url, parse_url
 
 from minidocker.images import manifest as media
-from minidocker.images.reference import DEFAULT_REGISTRY
+from minidocker.images.manifest import DEFAULT_REGISTRY
 from minidocker.outcome import ContainerError
 
 HUB_URL = "https://registry-1.docker.io"

@@ -19,9 +19,8 @@ from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
 
 from minidocker.images import manifest as media
-from minidocker.images.garbage import bringing
 from minidocker.images.image import Image, NoSuchImage, find
-from minidocker.images.reference import DEFAULT_REGISTRY, parse
+from minidocker.images.manifest import DEFAULT_REGISTRY, parse
 from minidocker.images.registry.client import Registry, Unreachable
 from minidocker.outcome import ContainerError
 
@@ -33,8 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from minidocker.images.manifest import Descriptor
-    from minidocker.images.reference import Reference
+    from minidocker.images.manifest import Descriptor, Reference
     from minidocker.images.store import Store
 
     Show = Callable[[str], None] | None
@@ -65,7 +63,7 @@ def pull(store: Store, name: str, platform: str = "", show: Show = None) -> Imag
 
 def _pull(store: Store, host: str, wanted: Reference, platform: str, show: Show) -> Image:
     """The layers are unpacked before the image gets its name: one that has a name can run."""
-    with bringing(store, str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
+    with store.bringing(str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
 
         def fetch(blob: Descriptor, advance: Advance) -> str:
             if present(store, blob):
