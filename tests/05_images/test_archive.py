@@ -19,7 +19,6 @@ from backports import zstd
 from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.archive import export, import_, load, save
-from minidocker.images.garbage import collect
 from minidocker.images.image import find
 from minidocker.images.layer import extract
 from minidocker.images.store import Store
@@ -438,7 +437,7 @@ def test_a_load_that_is_killed_leaves_a_whole_store(here, there, app, tmp_path):
         if there.tags():
             assert find(there, "app:1").id == app.id
             there.untag("app:1")
-        collect(there)
+        there.collect()
         assert not contents(there)
     load(there, stored((tmp_path / "app.tar").read_bytes()))
     assert find(there, "app:1").id == app.id

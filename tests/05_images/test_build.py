@@ -35,7 +35,6 @@ from minidocker.images.build.dockerfile import DockerfileError, parse
 from minidocker.images.build.executor import build
 from minidocker.images.build.patterns import Ignore, clean, component
 from minidocker.images.container import container, prepare
-from minidocker.images.garbage import collect
 from minidocker.images.registry.client import Registry as Client
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
@@ -1084,7 +1083,7 @@ def test_the_cache_outlives_a_name_and_prune_and_goes_with_its_image(store, cont
     text = TEXT.format("c7").replace("ENV a=1", f"ENV a={next(count)}")
     built, _ = made(store, text, context, tags=["c7"])
     store.untag("c7")
-    collect(store)
+    store.collect()
     again, shown = made(store, text, context, tags=["c7"])
     assert steps_cached(shown) == "CCCCCC" and again.id == built.id
     image.remove(store, "c7")
@@ -1338,7 +1337,7 @@ def test_a_killed_build_leaves_nothing(home, store, context, moment):
         if not [*state.prune(), *cgroups.prune(), *os.listdir(home / "containers")]:
             break
         time.sleep(0.02)
-    collect(store)
+    store.collect()
     whole(store)
     assert os.listdir(store.tmp) == [] and os.listdir(home / "containers") == []
     assert minidocker(home, "build", "-t", "killed", context).returncode == 0

@@ -22,7 +22,6 @@ from pathlib import Path
 import pytest
 
 from minidocker.images import manifest as media
-from minidocker.images.garbage import collect
 from minidocker.images.image import find, make
 from minidocker.images.registry import access, client, transfer
 from minidocker.images.registry.access import credentials, may_ask, url_of
@@ -789,7 +788,7 @@ def test_a_connection_that_is_cut_each_time(server, there, app, monkeypatch):
     assert pull(there, f"{server.name}/app:1").id == app.id
     assert len(server.asked("/blobs/")) <= 2
     there.untag(f"{server.name}/app:1")
-    collect(there)
+    there.collect()
     assert not contents(there)
 
 
@@ -1187,10 +1186,10 @@ def test_a_pull_that_is_killed_leaves_a_whole_store(server, there, app):
             assert find(there, name).id == app.id, seed
             there.untag(name)
         if moments.random() < 0.5:
-            collect(there)
+            there.collect()
             assert not contents(there), seed
     assert pull(there, name).id == app.id
-    collect(there)
+    there.collect()
     assert not os.listdir(there.tmp)
 
 
@@ -1219,7 +1218,7 @@ def test_a_pull_that_is_killed_at_each_step(server, there, app, moment):
     finally:
         over.set()
     assert not there.tags()
-    collect(there)
+    there.collect()
     assert not contents(there)
 
 

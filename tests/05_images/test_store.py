@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidocker import files
-from minidocker.images import garbage, image, reference
+from minidocker.images import image
 from minidocker.images import manifest as media
 from minidocker.images.container import container, ready
 from minidocker.images.store import Store
@@ -46,9 +46,9 @@ def store(tmp_path):
     ],
 )
 def test_names_are_those_of_docker(text, full, familiar):
-    parsed = reference.parse(text)
+    parsed = media.parse(text)
     assert (str(parsed), parsed.familiar) == (full, familiar)
-    assert str(reference.parse(str(parsed))) == full
+    assert str(media.parse(str(parsed))) == full
 
 
 @pytest.mark.parametrize(
@@ -80,17 +80,17 @@ def test_names_are_those_of_docker(text, full, familiar):
 )
 def test_what_is_no_name_is_refused_in_one_line(text):
     with pytest.raises(ContainerError) as refused:
-        reference.parse(text)
+        media.parse(text)
     assert len(str(refused.value).splitlines()) == 1
 
 
 @given(st.text(alphabet="ab/.:-_@1", max_size=12))
 def test_a_name_that_is_accepted_stays_what_it_is(text):
     try:
-        full = str(reference.parse(text))
+        full = str(media.parse(text))
     except ContainerError:
         return
-    assert str(reference.parse(full)) == full
+    assert str(media.parse(full)) == full
     assert "/.." not in full
 
 
@@ -132,7 +132,7 @@ def test_a_name_moves_and_what_it_named_dangles_until_it_is_pruned(store, tmp_pa
     assert image.find(store, "busybox").id == new.id
     assert {one.id for one in image.images(store)} == {old.id, new.id}
     store.forget(old.descriptor["digest"])
-    assert garbage.collect(store) > 500_000
+    assert store.collect() > 500_000
     assert not store.has(old.id)
     assert image.find(store, "busybox").id == new.id
 
@@ -153,7 +153,7 @@ def test_a_layer_in_use_is_not_removed(store):
     image.remove(store, "busybox")
     assert os.path.exists(f"{directory}/bin/busybox")
     holder.__exit__()
-    garbage.collect(store)
+    store.collect()
     assert not os.path.exists(directory)
     with pytest.raises(ContainerError, match="removed"):
         holder.__enter__()
@@ -163,10 +163,10 @@ def test_what_the_build_cache_knows_stays(store):
     found = image.find(store, "busybox")
     store.remember("ab" * 32, found.descriptor)
     store.untag("busybox")
-    garbage.collect(store)
+    store.collect()
     assert store.steps()["ab" * 32]["digest"] == found.descriptor["digest"]
     store.forget_steps()
-    garbage.collect(store)
+    store.collect()
     assert "ab" * 32 not in store.steps()
     assert not store.has(found.id)
 
@@ -298,7 +298,7 @@ def test_a_maker_that_is_killed_leaves_a_whole_store_and_litter_that_goes(store,
         for found in image.images(store):  # every document is whole, and what it names is there
             assert all(store.has(digest) for digest in found.digests())
     store.untag("made")
-    garbage.collect(store)
+    store.collect()
     assert not os.listdir(store.tmp)
     assert len(os.listdir(f"{store.layout}/blobs/sha256")) == 3
     assert image.find(store, "busybox").layers()
@@ -306,11 +306,11 @@ def test_a_maker_that_is_killed_leaves_a_whole_store_and_litter_that_goes(store,
 
 def test_collecting_waits_for_who_makes_and_removing_does_not(store):
     with store.writing():
-        assert garbage.collect(store, wait=False) == 0
+        assert store.collect(wait=False) == 0
         blob = store.put(b"no name yet", media.LAYER)
         image.remove(store, "busybox")
         assert store.has(blob["digest"])
-    garbage.collect(store)
+    store.collect()
     assert not store.has(blob["digest"])
 
 
@@ -561,7 +561,7 @@ def test_prune_says_what_was_really_freed(store, tmp_path):
 
     before = used(store.layout) + used(store.unpacked)
     store.untag("linked")
-    freed = garbage.collect(store)
+    freed = store.collect()
     assert abs(before - used(store.layout) - used(store.unpacked) - freed) < 1 << 16
 
 
