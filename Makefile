@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-vm test-vagrant test-setup box kit check-my lab check bench bench-check book notebook reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit skeleton check-my lab check bench bench-check book notebook reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) -m tools.learner.run_all
@@ -28,6 +28,9 @@ test: provision $(if $(CHAPTER),,check)  ## set up, then all checks, tests and n
 
 lab: provision  ## set up and open JupyterLab on 127.0.0.1, on your copies in work/; it prints a link with the token
 	$(AS_ROOT) -m tools.learner.desk
+
+skeleton: provision  ## begin a module of your own in work/: the package's without its work; CHAPTER=03
+	$(AS_ROOT) -m tools.learner.skeleton $(CHAPTER)
 
 check-my: provision  ## grade your own module: CHAPTER=03, and MY=FILE if it is not in work/
 	$(AS_ROOT) -m tools.learner.check_my $(CHAPTER) $(MY)

@@ -1,5 +1,6 @@
 """The room: a Vagrantfile that is valid, copies for learners, the grading of their modules, the ways to a machine."""
 
+import ast
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import yaml
 from tests.helpers import BARE, REPO, need
 from tests.helpers.swap import MODULES, PACKAGES, link_packages
 from tests.helpers.traces import cgroups
-from tools.learner import check_my, desk
+from tools.learner import check_my, desk, skeleton
 from tools.machines import box, disk
 
 outside = pytest.mark.xfail(bool(BARE), reason="the guest has neither Vagrant nor a network", run=False)
@@ -145,6 +146,30 @@ def test_a_module_that_is_right_passes(tmp_path):
     done = grade("01", mine)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"chapter 1: [1-9]\d* tests pass with .*rootfs.py, 0 do not", done.stdout)
+
+
+@pytest.mark.parametrize("chapter", sorted(MODULES))
+def test_a_skeleton_is_the_module_without_its_work(chapter, table):
+    skeleton.main([f"{chapter:02}"])
+    (mine,) = table.glob("*.py")
+    tree, text = ast.parse(mine.read_text()), mine.read_text()
+    assert "NotImplementedError('your turn')" in text
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert len(node.body) - bool(ast.get_docstring(node)) == 1
+    assert mine.stat().st_uid == REPO.stat().st_uid
+    mine.write_text("mine")
+    with pytest.raises(SystemExit, match="is there already"):
+        skeleton.main([f"{chapter:02}"])
+    assert mine.read_text() == "mine"
+
+
+def test_a_skeleton_is_graded_and_equal_failures_are_told_together(table):
+    skeleton.main(["01"])
+    done = grade("01", table / "rootfs.py")
+    assert done.returncode == 1
+    assert re.search(r"not yet: .*, and \d+ more\n    found: .*your turn", done.stdout), done.stdout
+    assert done.stdout.count("your turn") < 5
 
 
 def test_a_module_that_python_cannot_read_is_no_success(tmp_path):

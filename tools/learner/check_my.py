@@ -62,11 +62,15 @@ class Report:
             self.failed.setdefault(report.nodeid, str(report.longrepr).strip().splitlines()[-1])
 
     def lines(self) -> list[str]:
-        """Each failure once: the hint of several tests is given with the first of them."""
+        """Tests that found the same are one failure, told by the first; a hint is given once."""
+        found: dict[str, list[str]] = {}
+        for name, message in self.failed.items():
+            found.setdefault(message[:160], []).append(name)
         told: set[str] = set()
         text = []
-        for name, message in list(self.failed.items())[:SHOWN]:
-            text.append(f"not yet: {name.removeprefix('test_').replace('_', ' ')}\n    found: {message[:160]}")
+        for message, (name, *others) in list(found.items())[:SHOWN]:
+            more = f", and {len(others)} more" if others else ""
+            text.append(f"not yet: {name.removeprefix('test_').replace('_', ' ')}{more}\n    found: {message}")
             hint = next((self.known[piece] for piece in self.known if piece in name), "")
             if hint and hint not in told:
                 told.add(hint)
@@ -126,7 +130,7 @@ def main(arguments: list[str]) -> int:
     failed = exercises(number)
     if not file.exists():
         if not any(WORK.glob(f"{number:02}_*")):
-            sys.exit(f"check-my: there is no {file}: write it, or name another with MY=path/to/your.py")
+            sys.exit(f"check-my: there is no {file}: make skeleton begins it, MY=FILE names another")
         print(f"there is no {file}, so only the exercises that you changed were checked")
         return int(failed > 0)
     return int(grade(number, file) + failed > 0)
