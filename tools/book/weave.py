@@ -206,9 +206,10 @@ def cells(text, repo):
 
 
 def sources(repo):
-    """The files whose symbols are explained: the package, and the packages of chapters."""
+    """The files whose symbols are explained: the package, the packages of chapters, the container on one screen."""
     inside = [path.parent.glob("**/*.py") for path in repo.glob("chapters/*/*/__init__.py")]
-    return sorted([*repo.glob("minidocker/**/*.py"), *(path for paths in inside for path in paths)])
+    alone = [*repo.glob("minidocker/**/*.py"), *repo.glob("chapters/*/one_screen.py")]
+    return sorted([*alone, *(path for paths in inside for path in paths)])
 
 
 def printed_lines(repo=REPO):
