@@ -1,6 +1,6 @@
-"""Chapter 0: the inside. What the new process does between its birth and the command.
+"""Chapter 0: the inside. What the new process does between its birth and the command, and who sees to its end.
 
-    spawn ──► arrange descriptors ──► wait at the gate ──► seal imports ──► inside() of each isolator ──► exec
+    Forked ──► arrange descriptors ──► wait at the gate ──► seal imports ──► inside() of each isolator ──► exec
 
 The host side and the new process share one socket, the channel. A message that comes through it opens the gate. Before
 the command begins, one goes back; so does whatever goes wrong. A successful exec closes it. The process ends with
@@ -15,12 +15,11 @@ import sys
 
 from minidocker import syscalls
 from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError, described
-from minidocker.syscalls import polled, receive, send, signal
-from minidocker.watcher import watch
+from minidocker.syscalls import close_range, pair, polled, prctl, receive, send, signal
 
 TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414  # ioctl_tty(2): unlock, open the other end, its size
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-CHANNEL, CGROUP, PID_NAMESPACE = -1, -2, -3  # what a birth needs beside the descriptors that have a number inside
+CGROUP, PID_NAMESPACE = -1, -2  # what a process is born in; the other descriptors that it needs have a number inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ class Order:
 
     at: Isolator | None = None
 
-    def __init__(
-        self, command: Command, env: dict[str, str], cwd: str | None, walls: Walls, terminal: bool | bytes
-    ) -> None:
+    def __init__(self, command: Command, env: dict[str, str], cwd: str | None, walls: Walls, terminal: bytes) -> None:
         self.command, self.env, self.cwd, self.isolators, self.terminal = command, env, cwd, walls, terminal
 
 
@@ -61,22 +58,25 @@ class Birth:
 
 
 class Forked:
-    """A new process whose parent is this one: `pid`, `pidfd`, and `ended`, a descriptor that is readable at its end."""
+    """A new process whose parent is this one: `pid`, `pidfd`, and `channel`, our end of the socket between us."""
 
     def __init__(self, birth: Birth, read_order: Callable[[], Order]) -> None:
         """The caller must have one thread: a small program, or the launcher.
 
         The process is under watch before the gate can open, so that it never outlives its owner.
         """
-        self.pid = _fork(birth, read_order)
-        self.pidfd = self.ended = os.pidfd_open(self.pid)
+        self.pid, (self.channel, theirs) = 0, pair()
         try:
+            self.pid = _fork(birth, theirs, read_order)
+            self.pidfd = os.pidfd_open(self.pid)
             watch(self.pid, self.pidfd)
         except OSError:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self.collect()
-            os.close(self.pidfd)
+            os.close(self.channel)  # so it ends at its gate
+            if self.pid:
+                self.collect()
             raise
+        finally:
+            os.close(theirs)
 
     def collect(self) -> int:
         """Wait until it has ended, end what it left in its process group, and return its wait status.
@@ -91,7 +91,7 @@ class Forked:
         return os.waitpid(self.pid, 0)[1]
 
 
-def _fork(birth: Birth, read_order: Callable[[], Order]) -> int:
+def _fork(birth: Birth, channel: int, read_order: Callable[[], Order]) -> int:
     """clone3(2). Only the parent returns.
 
     Nobody can change their own PID namespace: setns and unshare decide where the *next child* is born. So the caller
@@ -99,36 +99,32 @@ def _fork(birth: Birth, read_order: Callable[[], Order]) -> int:
     """
     cgroup, there = (birth.needed.pop(use, -1) for use in (CGROUP, PID_NAMESPACE))
     flags = birth.flags | (syscalls.CLONE_INTO_CGROUP if cgroup >= 0 else 0)
-    home, parent = os.open("/proc/self/ns/pid", os.O_RDONLY), os.pidfd_open(os.getpid())
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY)
     try:
         if there >= 0:
             syscalls.setns(there, syscalls.CLONE_NEWPID)
         pid = syscalls.clone3(flags, max(cgroup, 0))
         if pid == 0:
-            _live(birth, read_order, parent)
+            _live(birth, channel, read_order)
         return pid
     finally:
         if there >= 0:
             syscalls.setns(home, syscalls.CLONE_NEWPID)
         os.close(home)
-        os.close(parent)
 
 
-def _live(birth: Birth, read_order: Callable[[], Order], parent: int) -> NoReturn:
-    """The whole life of the new process on our side of exec; `parent` is a pidfd of the one that it is to die with."""
-    channel = birth.needed.pop(CHANNEL)
+def _live(birth: Birth, channel: int, read_order: Callable[[], Order]) -> NoReturn:
+    """The whole life of the new process on our side of exec."""
     order: Order | None = None
     try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is under watch
-        if polled([parent], 0):
-            os._exit(ENGINE_FAILED)  # a parent that was dead before the wish sends no signal
+        prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is under watch
         order = read_order()
         channel = _arrange(channel, birth.needed)
         _forget_the_parent()
         if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
         if not birth.flags & syscalls.CLONE_NEWPID:
-            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # so that the watcher finds the leader of its group alive
+            prctl(syscalls.PR_SET_PDEATHSIG, 0)  # so that the watcher finds the leader of its group alive
         _seal_imports()
         terminal = _walk(order)
         send(channel, True, *terminal)  # it fails if nobody holds the other end any more
@@ -166,10 +162,10 @@ def _arrange(channel: int, needed: dict[int, int]) -> int:
     top = max(2, channel, *needed, *needed.values()) + 1
     for offset, here in enumerate([channel, *needed.values()]):
         os.dup2(here, top + offset, inheritable=False)
-    syscalls.close_range(3, top - 1)
+    close_range(3, top - 1)
     for offset, number in enumerate(needed, 1):
         os.dup2(top + offset, number, inheritable=number <= 2)
-    syscalls.close_range(top + 1)
+    close_range(top + 1)
     return top
 
 
@@ -191,8 +187,7 @@ def _open_terminal(order: Order) -> tuple[int]:
     ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
     syscalls.call("ioctl", ours, TIOCSPTLCK, bytes(4))
     theirs = syscalls.call("ioctl", ours, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-    if isinstance(order.terminal, bytes):
-        syscalls.call("ioctl", ours, TIOCSWINSZ, order.terminal)
+    syscalls.call("ioctl", ours, TIOCSWINSZ, order.terminal)
     os.login_tty(theirs)
     return (ours,)
 
@@ -264,3 +259,75 @@ def _described(isolator: Isolator | None, failure: BaseException) -> tuple[objec
             place = f" (line {trace.tb_lineno} of {code.co_name})"
         trace = trace.tb_next
     return name, None, None, None, f"{type(failure).__name__}: {failure}"[:4096] + place
+
+
+# The watcher, a small process that ends containers when their owner ends, however it ends. A process can ask for a
+# signal at the death of its parent: PR_SET_PDEATHSIG of prctl(2). The kernel forgets this when the process changes its
+# user, or executes a set-user-ID program. So a process of ours sees the end of the owner instead.
+
+FROM_OWNER, OWNER = 0, 1  # the descriptors of the watcher: the socket, and a pidfd; all others are pidfds of containers
+_watchers: dict[int, int] = {}  # the pid of this process -> its socket to its watcher; a fork of it needs its own
+
+
+def watch(pid: int, pidfd: int) -> None:
+    """Tell the watcher of this process, which is forked at the first need. The caller must have one thread.
+
+    A message that was sent is read even if this process is killed now, so nobody has to wait for an answer.
+    """
+    owner = os.getpid()
+    try:
+        send(_watchers[owner], pid, pidfd)
+    except (KeyError, ConnectionError):  # there is none yet, or somebody has killed it
+        ours, theirs = pair()
+        itself = os.pidfd_open(owner)  # before the fork: this process may be gone when the watcher asks for it
+        if syscalls.clone3(0, exit_signal=0) == 0:  # no SIGCHLD at its end: the caller's wait(2) does not see it
+            _watch(theirs, itself)
+        os.close(itself)
+        os.close(theirs)
+        if owner in _watchers:
+            os.close(_watchers[owner])
+        _watchers[owner] = ours
+        send(ours, pid, pidfd)
+
+
+def _watch(channel: int, owner: int) -> NoReturn:
+    """The whole life of the watcher: note each pidfd that comes, forget those that end, kill the rest at last."""
+    watched: dict[int, int] = {}
+    try:
+        _settle(channel, owner)
+        while ready := polled([FROM_OWNER, OWNER, *watched], None):
+            for pidfd in watched.keys() & {*ready}:
+                del watched[pidfd]
+                os.close(pidfd)
+            pid, pidfds = receive(FROM_OWNER) if FROM_OWNER in ready else (None, [])
+            watched |= {pidfd: pid for pidfd in pidfds if pid}
+            if pid is None and {FROM_OWNER, OWNER} & {*ready}:
+                break  # what was sent before the end has been read
+        for pidfd, pid in watched.items():
+            _end(pid, pidfd)
+    finally:
+        os._exit(0)
+
+
+def _settle(channel: int, owner: int) -> None:
+    """Hold nothing else: no stream, whose reader would wait for our end, and no terminal whose keys would reach us."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.setsid()
+    prctl(syscalls.PR_SET_NAME, b"watcher")
+    os.dup2(channel, FROM_OWNER)
+    os.dup2(owner, OWNER)
+    close_range(OWNER + 1)
+    import resource  # nobody else needs it; the owner may raise its limit of open files, and start many
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _end(pid: int, pidfd: int) -> None:
+    """SIGKILL to its process group, while its number is certainly its own, and to it."""
+    for kill, whom in ((os.killpg, pid), (signal.pidfd_send_signal, pidfd)):
+        try:
+            if not polled([pidfd], 0):
+                kill(whom, signal.SIGKILL)
+        except OSError:
+            pass  # it never became the leader of a group, or it has ended

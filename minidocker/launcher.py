@@ -5,10 +5,10 @@ A Jupyter kernel must not fork: a fork copies one thread and the locks that the 
 (SCM_RIGHTS, unix(7)), and a socket of its own for the answers; so any number of threads may ask at once.
 
     caller                                launcher                           new process
-    order, descriptors  ── socket ──►     spawn                   ──►        arrange, wait at the gate
-    pid, pidfd          ◄── answers ──
+    order, descriptors  ── socket ──►     Forked                  ──►        arrange, wait at the gate
+    pid, pidfd, channel ◄── answers ──
     attach, open the gate  ─────────────────── the process's channel ──►     inside(), exec
-    wait status         ◄── answers ──    reap                    ◄──        end
+    wait status         ◄── answers ──    collect                 ◄──        end
 
 The launcher dies with its caller, and the containers with the launcher. It imports little: each fork copies it.
 """
@@ -24,10 +24,6 @@ from minidocker import child, syscalls
 from minidocker.outcome import ContainerError, described, failure
 from minidocker.syscalls import in_memory, pair, polled, receive, send, signal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import serve; serve({caller}, 3)"
 
@@ -36,7 +32,7 @@ BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher impor
 
 
 class Launched:
-    """A new process whose parent is the launcher: `pid`, `pidfd`, and `ended`, a descriptor readable at its end."""
+    """A new process whose parent is the launcher: `pid`, `pidfd`, and `channel`, our end of the socket between us."""
 
     def __init__(self, birth: child.Birth, order: child.Order) -> None:
         """Ask the launcher; again, if it was dying when it was asked: what it may have made dies with it."""
@@ -48,37 +44,37 @@ class Launched:
         copies = [in_memory(text), os.open("/proc/self/cwd", os.O_PATH)]
         try:
             for _ in range(3):
-                if self._ask(asked, *copies, *birth.needed.values()):
-                    return
+                try:
+                    return self._ask(asked, *copies, *birth.needed.values())
+                except ConnectionError:
+                    pass
         finally:
             for copy in copies:
                 os.close(copy)
         raise ContainerError("launcher: killed each time it was asked; see dmesg whether memory is short")
 
-    def _ask(self, asked: object, *copies: int) -> bool:
-        """Its answer is the pid, with a pidfd, or why there is none. False: there is no answer, since it is dead."""
-        self.ended, theirs = pair()
-        answer: Any = None
+    def _ask(self, asked: object, *copies: int) -> None:
+        """It answers with pid, pidfd and channel, or with what went wrong; if it is dead, that is a ConnectionError."""
+        self._answers, theirs = pair()
         try:
             try:
                 send(_launcher(), asked, theirs, *copies)
             finally:
                 os.close(theirs)
-            answer, pidfds = receive(self.ended)
-        except ConnectionError:
-            return False
-        finally:
-            if not isinstance(answer, int):
-                os.close(self.ended)
-        if isinstance(answer, tuple):
-            raise failure(*answer)
-        if answer is not None:
-            self.pid, (self.pidfd,) = answer, pidfds
-        return answer is not None
+            answer, descriptors = receive(self._answers)
+            if answer is None:
+                raise ConnectionError
+            if isinstance(answer, tuple):
+                raise failure(*answer)
+            self.pid, (self.pidfd, self.channel) = answer, descriptors
+        except BaseException:
+            os.close(self._answers)
+            raise
 
     def collect(self) -> int:
         """Its wait status, once it has ended. If the launcher was killed, so was it."""
-        status = receive(self.ended)[0]
+        status = receive(self._answers)[0]
+        os.close(self._answers)
         return signal.SIGKILL if status is None else int(status)
 
 
@@ -161,7 +157,7 @@ def serve(caller: int, orders: int) -> None:
 
 
 def _obey(orders: int, running: dict[int, tuple[child.Forked, int]]) -> bool:
-    """Take one order and answer with the pid and a pidfd, or with what went wrong. False: there will be no more."""
+    """Take one order; answer with pid, pidfd and channel, or with what went wrong. False: there will be no more."""
     order, copies = receive(orders)
     if order is None:
         return False
@@ -176,7 +172,8 @@ def _obey(orders: int, running: dict[int, tuple[child.Forked, int]]) -> bool:
         birth = child.Birth((), dict(zip(needed, rest, strict=True)), flags)
         process = child.Forked(birth, lambda: _order(payload, here))
         running[process.pidfd] = process, answers
-        _answer(answers, process.pid, process.pidfd)
+        _answer(answers, process.pid, process.pidfd, process.channel)
+        os.close(process.channel)
     except OSError as refused:
         _answer(answers, described(None, refused))
         os.close(answers)

@@ -17,7 +17,7 @@ import time
 from minidocker import child
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, ContainerTimeout, Result, described, failure, on_the_host
-from minidocker.syscalls import fill_streams, in_memory, pair, polled, read, receive, send, signal
+from minidocker.syscalls import fill_streams, in_memory, polled, read, receive, send, signal
 
 __all__ = ["PIPE", "ContainerError", "ContainerTimeout", "Isolator", "Process", "Result", "run", "start"]
 
@@ -69,28 +69,33 @@ def start(
     hex digits). Needs the rights that its isolators need; with none of them, those of any user.
     """
     for stream in (stdin, stdout, stderr):
-        if isinstance(stream, int) and stream != PIPE:
-            _check_stream(stream)
+        _check_stream(stream)
     fill_streams()
     environment = {"PATH": child.DEFAULT_PATH} if env is None else dict(env)
-    order = child.Order(_checked(command, environment), environment, cwd, isolators, terminal)
+    size = bytes(8) if terminal is True else terminal or b""
+    order = child.Order(_checked(command, environment), environment, cwd, isolators, size)
     process = Process(name or os.urandom(6).hex(), order)
     try:
         process._begin(stdin, stdout, stderr)
-    except BaseException:
-        process._abandon()
+    except BaseException:  # it could not be started: end it if it exists already, and undo what was done
+        if process.pid > 0:
+            process.kill()
+            process._parent.collect()
+        process._leave()
         raise
     return process
 
 
-def _check_stream(number: int) -> None:
+def _check_stream(stream: str | bytes | int) -> None:
     """Refuse what is no stream of the caller's: one of our own may get that number next; or a way to the host."""
+    if not isinstance(stream, int) or stream == PIPE:
+        return
     try:
-        mode = os.fstat(number).st_mode
+        mode = os.fstat(stream).st_mode
     except OSError:
-        raise ContainerError(f"descriptor {number} is closed, and can be no stream of a command") from None
+        raise ContainerError(f"descriptor {stream} is closed, and can be no stream of a command") from None
     if stat.S_ISDIR(mode):
-        raise ContainerError(f"descriptor {number} is a directory: the command could leave its root through it")
+        raise ContainerError(f"descriptor {stream} is a directory: the command could leave its root through it")
 
 
 def _checked(command: Command, env: Mapping[str, str]) -> list[str] | Callable[[], object]:
@@ -196,18 +201,15 @@ class Process:
             isolator.container = self.name
             on_the_host(isolator, "__enter__")
             self._entered.append(isolator)
-        self.channel, theirs = pair()
-        self._open.add(self.channel)
-        ends = [theirs]  # what belongs to the new process
+        theirs: list[int] = []  # what belongs to the new process
         try:
-            streams = self._streams(ends, stdin, stdout, stderr)
-            needed = {child.CHANNEL: theirs, **dict(enumerate(streams))}
-            self._parent = _parent(child.Birth(self.order.isolators, needed), lambda: self.order)
+            streams = dict(enumerate(self._streams(theirs, stdin, stdout, stderr)))
+            self._parent = _parent(child.Birth(self.order.isolators, streams), lambda: self.order)
         finally:
-            for end in ends:
+            for end in theirs:
                 os.close(end)
-        self.pid, self.pidfd = self._parent.pid, self._parent.pidfd
-        self._open |= {self._parent.pidfd, self._parent.ended}
+        self.pid, self.pidfd, self.channel = self._parent.pid, self._parent.pidfd, self._parent.channel
+        self._open |= {self.pidfd, self.channel}
         self._release()
 
     def _release(self) -> None:
@@ -232,26 +234,23 @@ class Process:
             raise refused or ContainerError(message)
         if told is True:
             for self.terminal in terminal:
+                self._outputs = []
                 self._capture(self.terminal)
             told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:
             raise failure(*told)
 
-    def _streams(self, ends: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
+    def _streams(self, theirs: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
         """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it can be opened."""
-        if self.order.terminal:
-            stdin = os.open(os.devnull, os.O_RDWR)
-            ends.append(stdin)
-            return [stdin] * 3
         if not isinstance(stdin, int):
             stdin = in_memory(stdin)
-            ends.append(stdin)
+            theirs.append(stdin)
         streams = [stdin]
         for output in outputs:
             if output == PIPE:
                 ours, output = os.pipe()
                 self._capture(ours)
-                ends.append(output)
+                theirs.append(output)
             else:
                 self._outputs.append(output)
             streams.append(output)
@@ -270,25 +269,17 @@ class Process:
         if self.result is not None:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
-        ended, reads = self._parent.ended, AFTER_END
-        waiting, ready = {ended, *self._written}, list[int]()
-        while ready != [ended] and reads:
+        waiting, ready, reads = {self.pidfd, *self._written}, list[int](), AFTER_END
+        while ready != [self.pidfd] and reads:
             ready = polled(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError(f"had not ended after {timeout} s")
-            reads -= ended in ready
-            for descriptor in {*ready} - {ended}:
+            reads -= self.pidfd in ready
+            for descriptor in {*ready} - {self.pidfd}:
                 data = read(descriptor)
                 self._written[descriptor].append(data)
                 waiting -= set() if data else {descriptor}
                 yield descriptor, data
-
-    def _abandon(self) -> None:
-        """It could not be started: end it if it exists already, and undo what was done."""
-        if self.pid > 0:
-            self.kill()
-            self._parent.collect()
-        self._leave()
 
     def _leave(self) -> None:
         """`__exit__` of each isolator that was entered; of all of them, even if one raises."""
