@@ -680,7 +680,7 @@ def test_a_thousand_runs_leave_nothing():
 def test_received_descriptors_are_closed_on_exec(second_thread):
     """Another thread of a Jupyter kernel may execute a program at any time; it must not get ours."""
     with start(["sleep", "60"]) as process:
-        mine = [process.pidfd, process._parent.ended]
+        mine = [process.pidfd, process.channel]
         assert [os.get_inheritable(number) for number in mine] == [False, False]
 
 

@@ -106,7 +106,6 @@ def test_it_dies_when_owner_and_launcher_are_killed_at_once():
 def test_a_watcher_that_was_killed_is_replaced():
     answer = python("""
         import os, signal
-        from minidocker import watcher
         from minidocker.process import run, start
         def watchers():
             with open(f"/proc/self/task/{os.getpid()}/children") as file:

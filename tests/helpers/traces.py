@@ -86,8 +86,8 @@ def read(path):
 
 def descriptors():
     """Open descriptors of this process, but not those with which it talks to its launcher and its watcher."""
-    launcher, watcher = (sys.modules.get(f"minidocker.{name}") for name in ("launcher", "watcher"))
-    own = {launcher and launcher._Caller.socket, watcher and watcher._sockets.get(os.getpid())}
+    launcher, child = (sys.modules.get(f"minidocker.{name}") for name in ("launcher", "child"))
+    own = {launcher and launcher._Caller.socket, child and child._watchers.get(os.getpid())}
     for number in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{number}")
