@@ -15,14 +15,13 @@ from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
-from minidocker.union import Union
 
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
 ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 DEMO = ["sh", "-c", "rm -rf /bin /etc; echo $(hostname): I deleted /bin and /etc, and left: *"]
 
 try:
-    union = Union([ROOT], driver=DRIVERS[os.environ.get("MINIDOCKER_DRIVER", "overlay")])
+    union = DRIVERS[os.environ.get("MINIDOCKER_DRIVER", "overlay")]([ROOT])
     result = run(
         sys.argv[1:] or DEMO,
         Namespaces("pid mount uts ipc net", hostname="stage4"),

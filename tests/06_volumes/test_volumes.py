@@ -157,7 +157,7 @@ def test_volumes_below_each_kind_of_union(driver, image):
     need(driver != "aufs" or os.access("/dev/fuse", os.W_OK), "needs /dev/fuse: modprobe fuse")
     (image / "srv").mkdir()
     (image / "srv/page").write_text("from the image\n")
-    union = Union([str(image), BUSYBOX], driver=DRIVERS[driver])
+    union = DRIVERS[driver]([str(image), BUSYBOX])
     mounted = [from_v("pages:/srv", union.root), from_v("logs:/new/place", union.root), Tmpfs("/tmp", union.root)]
     walls = [Namespaces("pid mount uts ipc net"), union, *mounted, PivotRoot(union.root)]
     done = run(

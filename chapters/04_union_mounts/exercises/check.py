@@ -15,7 +15,6 @@ from aufs import DRIVERS
 from minidocker.namespaces import Namespaces
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
-from minidocker.union import Union
 
 ROOT = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker") + "/roots/busybox"
 
@@ -29,7 +28,7 @@ def directories(place, *names):
 
 def change(upper, driver, script):
     """Run a script in a container that keeps what it changes; return what it printed."""
-    union = Union([ROOT], upper, driver=DRIVERS[driver])
+    union = DRIVERS[driver]([ROOT], upper)
     result = run(["sh", "-c", script], Namespaces("pid mount"), union, PivotRoot(union.root))
     return result.stdout + result.stderr
 

@@ -3,12 +3,11 @@
 import os
 
 from minidocker.process import start
-from minidocker.union import Union
 
 
 def price(lower, upper, driver):
     """From the outside: the union is reached through the root directory of a process that sees it."""
-    union = Union([lower], upper, driver=driver)
+    union = driver([lower], upper)
     with start(["sleep", "1000"], union) as process:
         file = f"/proc/{process.pid}/root{union.root}/big"
         before = taken(upper)

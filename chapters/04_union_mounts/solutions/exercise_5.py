@@ -5,12 +5,11 @@ import signal
 
 from aufs import Aufs
 from minidocker.process import start
-from minidocker.union import Union
 
 
 def pull_the_rug(lower):
     """A process that needs no file sleeps on. One that needs another page of its own program would get a SIGBUS."""
-    union = Union([lower], driver=Aufs)
+    union = Aufs([lower])
     with start(["sleep", "1000"], union) as process:
         place = f"/proc/{process.pid}/root{union.root}"
         names = os.listdir(place)

@@ -87,7 +87,7 @@ class Ground:
             if not os.path.exists(upper):
                 os.mkdir(upper, 0o755)
                 layers, command = self.servers[count % len(self.servers)]
-                union = Union(layers, upper, driver=driver)
+                union = driver(layers, upper)
                 walls = [Namespaces("pid mount uts ipc net"), union, PivotRoot(union.root)]
                 result = run(command, *walls, timeout=BOOT)
                 if result.exit_code:
