@@ -22,7 +22,6 @@ from minidocker.syscalls import call, openat2
 OVERLAY_MARKS = ("trusted.overlay.", "user.overlay.")
 RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS, AT_EMPTY_PATH, PATH_MAX = 0x01, 0x04, 0x1000, 4096
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a FIFO in its place does not make us wait
-WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,19 +29,18 @@ if TYPE_CHECKING:
 
     Name = str | bytes
     Owner = tuple[int, int] | None
-    Step = tuple[list[bytes], int, bytes, os.stat_result, bool]
 
 
 class NotRemoved(ContainerError):
     """What could not be removed: `failures`. All else was: `removed`, which `freed` so many bytes."""
 
     def __init__(self, failures: list[Exception], removed: Iterable[str] = (), freed: int = 0) -> None:
-        few = "; ".join(
+        few = [
             f"{os.fsdecode(one.filename or '')}: {one.strerror}" if isinstance(one, OSError) else str(one)
             for one in failures[:3]
-        )
-        more = f"; and {len(failures) - 3} more" if failures[3:] else ""
-        super().__init__(f"not removed: {few}{more}: lsattr shows what is immutable, findmnt what is mounted")
+        ]
+        few += [f"and {len(failures) - 3} more"] if failures[3:] else []
+        super().__init__(f"not removed: {'; '.join(few)}: lsattr shows what is immutable, findmnt what is mounted")
         self.failures, self.removed, self.freed = failures, list(removed), freed
 
 
@@ -52,33 +50,32 @@ def _steps(
     resolve: int = 0,
     failures: list[Exception] | None = None,
     skips: Callable[[bytes], bool] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[tuple[list[bytes], int, bytes, os.stat_result, bool]]:
     """(way, open directory, name, status, False) of an entry and all below; a directory again, with True, at its end.
 
     `way` is the list of names that leads there. What cannot be looked into is an error, or one of the `failures`.
     """
     parent, base = os.path.split(os.fsencode(path))
-    directory = os.open(parent or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=dir_fd)
-    levels, way = [(os.fstat(directory), iter([base]))], list[bytes]()
+    here = os.open(parent or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
+    way, waiting = list[bytes](), list[tuple[bytes, tuple[os.stat_result, ...]]]([(base, ())])
     try:
-        while levels:
-            name = next(levels[-1][1], None)
-            if name is None:
-                status, _ = levels.pop()
-                if levels:
-                    name = way[-1] if way[1:] else base
-                    directory = _left(directory, name, levels[-1][0])
-                    yield way, directory, name, status, True
-                    way.pop()
+        while waiting:
+            name, entered = waiting.pop()
+            if entered:
+                status, above = entered
+                _move(here, name, above=above)
+                yield way, here, name, status, True
+                way.pop()
                 continue
             way.append(name if way else os.fsencode(path))
             try:
-                status = os.lstat(name, dir_fd=directory)
-                yield way, directory, name, status, False
+                status = os.lstat(name, dir_fd=here)
+                yield way, here, name, status, False
                 if stat.S_ISDIR(status.st_mode) and not (skips and skips(b"/".join(way[1:]))):
-                    directory = _entered(directory, name, resolve)
-                    levels.append((os.fstat(directory), iter(())))
-                    levels[-1] = levels[-1][0], iter(sorted(map(os.fsencode, os.listdir(directory))))
+                    above = os.fstat(here)
+                    names = _move(here, name, resolve)
+                    waiting += [(name, (status, above)), *((below, ()) for below in names)]
+                    continue
             except OSError as refused:
                 refused.filename = b"/".join(way)
                 if refused.errno == errno.EXDEV:
@@ -86,34 +83,23 @@ def _steps(
                 if failures is None:
                     raise
                 failures.append(refused)
-            if len(levels) == len(way):
-                way.pop()
+            way.pop()
     finally:
-        os.close(directory)
+        os.close(here)
 
 
-def _entered(directory: int, name: bytes, resolve: int = 0) -> int:
-    """A directory, opened in place of the one that it is in."""
-    below = openat2(directory, name, READ | os.O_DIRECTORY, resolve | RESOLVE_NO_SYMLINKS)
-    os.close(directory)
-    return below
-
-
-def _left(directory: int, name: bytes, parent: os.stat_result) -> int:
-    """The other way round; an error if somebody has moved the directory meanwhile."""
-    above = os.open("." if name == b"." else "..", READ | os.O_DIRECTORY, dir_fd=directory)
+def _move(here: int, name: bytes, resolve: int = 0, above: os.stat_result | None = None) -> list[bytes]:
+    """Exchange the open directory for one in it, and return what is there, last names first; or for the one above."""
+    way = name if above is None or name == b"." else b".."
+    there = openat2(here, way, READ | os.O_DIRECTORY, resolve | RESOLVE_NO_SYMLINKS)
     try:
-        _check(above, parent, name)
-    except OSError:
-        os.close(above)
-        raise
-    os.close(directory)
-    return above
-
-
-def _check(descriptor: int, expected: os.stat_result, name: Name) -> None:
-    if not os.path.samestat(os.fstat(descriptor), expected):
-        raise OSError(errno.ESTALE, "somebody moved or exchanged it meanwhile", name)
+        if above and not os.path.samestat(os.fstat(there), above):
+            raise OSError(errno.ESTALE, "somebody moved or exchanged it meanwhile", name)
+        names = [] if above else sorted(map(os.fsencode, os.listdir(there)), reverse=True)
+        os.dup2(there, here, inheritable=False)
+        return names
+    finally:
+        os.close(there)
 
 
 def walk(top: int, skips: Callable[[bytes], bool] | None = None) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
@@ -128,14 +114,11 @@ def walk(top: int, skips: Callable[[bytes], bool] | None = None) -> Iterator[tup
 
 def usage(paths: Iterable[Name]) -> int:
     """Bytes on the disk of everything below these paths, each file once however many names it has: du(1) -x."""
-    sizes = {}
-    for path in paths:
-        try:
-            for _, _, _, status, _ in _steps(path, None, RESOLVE_NO_XDEV, failures=[]):
-                sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
-        except OSError:
-            pass  # it is gone, or somebody moves directories meanwhile: what was found until then
-    return sum(sizes.values())
+    import subprocess  # dear to import, and no start needs it
+
+    command, names = ["du", "-sxc", "--block-size=1", "--files0-from=-"], b"\0".join(map(os.fsencode, paths))
+    done = subprocess.run(command, input=names, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return int(done.stdout.split()[-2])
 
 
 def remove(path: Name, dir_fd: int | None = None) -> int:
@@ -164,42 +147,39 @@ def remove(path: Name, dir_fd: int | None = None) -> int:
     return freed
 
 
-def copy(source: int, target: int, entry: Name = ".", new: Name | None = None) -> None:
-    """Copy an entry of an open directory, with all below it, into another one; by default its whole content.
+def copy(source: int, target: int) -> None:
+    """Copy the content of an open directory, with all below it, into another one. Needs root for owners and devices.
 
-    Names of one file become names of one copy. Needs root for owners and devices.
+    Names of one file become names of one copy.
     """
-    copies: dict[tuple[int, int], tuple[bytes, os.stat_result]] = {}
-    here, levels, umask = os.dup(target), [os.fstat(target)], os.umask(0)
+    copies = dict[tuple[int, int], bytes]()
+    here, levels, umask = os.dup(target), list[os.stat_result](), os.umask(0)
     try:
-        for way, directory, name, status, after in _steps(entry, source):
-            path = [os.fsencode(new or way[0]), *way[1:]]
+        for way, directory, name, status, after in _steps(".", source):
+            file = status.st_dev, status.st_ino
             if after:
-                inner = os.open(name, READ | os.O_DIRECTORY, dir_fd=directory)
-                attributes(inner, here)
-                os.close(inner)
-                here = _left(here, path[-1], levels.pop())
+                attributes(status, xattrs(place(directory, name)), here)
+                _move(here, name, above=levels.pop())
             elif stat.S_ISDIR(status.st_mode):
-                if path[-1] != b".":
-                    os.mkdir(path[-1], 0o700, dir_fd=here)
+                if way[1:]:
+                    os.mkdir(name, 0o700, dir_fd=here)
                 levels.append(os.fstat(here))
-                here = _entered(here, path[-1])
-            elif known := copies.get((status.st_dev, status.st_ino)):
-                _link(target, *known, here, path[-1])
+                _move(here, name)
+            elif file in copies:
+                _link(target, copies[file], here, name)
             else:
-                copy_entry(directory, name, here, path[-1])
-                if status.st_nlink > 1 and len(b"/".join(path)) < PATH_MAX:
-                    copies[status.st_dev, status.st_ino] = b"/".join(path), os.lstat(path[-1], dir_fd=here)
+                copy_entry(directory, name, here, name)
+                if status.st_nlink > 1 and len(path := b"/".join(way)) < PATH_MAX:
+                    copies[file] = path
     finally:
         os.umask(umask)
         os.close(here)
 
 
-def _link(top: int, path: bytes, expected: os.stat_result, directory: int, name: bytes) -> None:
-    """linkat(2) from the copy that we made, and from nothing that somebody put in its place."""
+def _link(top: int, path: bytes, directory: int, name: bytes) -> None:
+    """linkat(2); nobody who exchanges a directory on the way for a symlink leads us to a file of the host."""
     first = openat2(top, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, RESOLVE_NO_SYMLINKS)
     try:
-        _check(first, expected, path)
         call("linkat", first, "", directory, name, AT_EMPTY_PATH, path=name)
     finally:
         os.close(first)
@@ -218,24 +198,22 @@ def copy_entry(
 
     `owner`, (uid, gid), and `mode` are in place of its own.
     """
-    status = os.lstat(name, dir_fd=source)
+    status, writing = os.lstat(name, dir_fd=source), os.O_WRONLY | os.O_CREAT | os.O_EXCL
     if stat.S_ISREG(status.st_mode):
         with (
             open(os.open(name, READ, dir_fd=source), "rb", 0) as read,
-            open(os.open(new, WRITE, 0o600, dir_fd=target), "wb", 0) as write,
+            open(os.open(new, writing, 0o600, dir_fd=target), "wb", 0) as write,
         ):
-            _check(read.fileno(), status, name)
+            status = os.fstat(read.fileno())
             copy_content(read.fileno(), write.fileno(), status.st_size if content else 0)
-            attributes(read.fileno(), write.fileno(), owner, mode)
+            attributes(status, xattrs(read.fileno()), write.fileno(), owner, mode)
         return
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(os.fsencode(name), dir_fd=source), new, dir_fd=target)
     else:
         kind, own = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
         os.mknod(new, kind | (own if mode is None else mode), status.st_rdev, dir_fd=target)
-    os.chown(new, *(owner or (status.st_uid, status.st_gid)), dir_fd=target, follow_symlinks=False)
-    _set(place(target, new), xattrs(place(source, name)))
-    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+    attributes(status, xattrs(place(source, name)), place(target, new), owner, mode)
 
 
 def copy_content(source: int, target: int, size: int) -> None:
@@ -253,23 +231,24 @@ def copy_content(source: int, target: int, size: int) -> None:
             position += os.sendfile(target, source, position, hole - position) or hole
 
 
-def attributes(source: int, target: int | str, owner: Owner = None, mode: int | None = None) -> None:
-    """Of descriptors. Owner first: its change takes setuid and capabilities away. Times last: the rest changes them."""
-    status = os.fstat(source)
-    os.chown(target, *(owner or (status.st_uid, status.st_gid)))
-    _set(target, xattrs(source))
-    os.chmod(target, stat.S_IMODE(status.st_mode) if mode is None else mode)
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+def attributes(
+    status: os.stat_result, found: dict[str, bytes], target: int | Name, owner: Owner = None, mode: int | None = None
+) -> None:
+    """Owner first: its change takes setuid and capabilities away. Times last: the rest changes them.
 
-
-def _set(entry: int | Name, attributes: dict[str, bytes]) -> None:
-    """One that this file system does not have is left out, as Docker does it."""
-    for key, value in attributes.items():
+    A `target` that is a path is not followed. What this file system does not have is left out, as Docker does it.
+    """
+    opened = isinstance(target, int)
+    os.chown(target, *(owner or (status.st_uid, status.st_gid)), follow_symlinks=opened)
+    for key, value in found.items():
         try:
-            os.setxattr(entry, key, value, follow_symlinks=isinstance(entry, int))
+            os.setxattr(target, key, value, follow_symlinks=opened)
         except OSError as refused:
             if refused.errno != errno.ENOTSUP:
                 raise
+    if opened or stat.S_ISDIR(status.st_mode):  # a link has none, and a device was made with it
+        os.chmod(target, stat.S_IMODE(status.st_mode) if mode is None else mode)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=opened)
 
 
 def place(directory: int | None, name: Name) -> bytes:

@@ -17,7 +17,6 @@ import fcntl
 import os
 import time
 
-from minidocker.files import NotRemoved, remove
 from minidocker.outcome import ContainerError
 
 HOME = "/var/lib/minidocker"  # root's, unless MINIDOCKER_HOME names another
@@ -31,10 +30,8 @@ if TYPE_CHECKING:
 
 def home() -> str:
     """Where minidocker keeps its files: MINIDOCKER_HOME, or /var/lib/minidocker; for who is not root, in their home."""
-    if os.geteuid() == 0:
-        default = HOME
-    else:
-        default = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "minidocker")
+    user = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    default = HOME if os.geteuid() == 0 else os.path.join(user, "minidocker")
     return os.path.abspath(os.environ.get("MINIDOCKER_HOME") or default)
 
 
@@ -52,18 +49,25 @@ def hold(path: str, exclusive: bool = True, wait: bool = False) -> int | None:
     """
     how = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
     while True:
-        descriptor = -1
+        descriptor = held = -1
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             fcntl.flock(descriptor, how)
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                held, descriptor = descriptor, -1
+                held = descriptor
                 return held
         except (FileNotFoundError, BlockingIOError):
             return None
         finally:
-            if descriptor >= 0:
+            if descriptor != held:
                 os.close(descriptor)
+
+
+def remove(path: str) -> object:
+    """A directory with all that is in it. What does that is imported here: no container needs it to start."""
+    from minidocker import files
+
+    return files.remove(path)
 
 
 def claim(path: str, remove: Remove = remove, make: Callable[[str, int], object] = os.mkdir) -> int:
@@ -75,12 +79,10 @@ def claim(path: str, remove: Remove = remove, make: Callable[[str, int], object]
     for _ in range(100):
         try:
             make(path, 0o700)
-            lock = hold(path)
-            if lock is not None:
+            if (lock := hold(path)) is not None:
                 return lock
         except FileExistsError:
-            dead = hold(path)
-            if dead is not None:
+            if (dead := hold(path)) is not None:
                 release(path, dead, remove)
             else:
                 time.sleep(0.001)  # its owner lives, or a prune is about to remove it
@@ -106,17 +108,15 @@ def prune(*parents: str, remove: Remove = remove) -> list[str]:
     """
     removed, failures = list[str](), list[Exception]()
     for path in [path for parent in parents or [f"{home()}/containers"] for path in directories(parent)]:
-        lock = hold(path)
-        if lock is None:
-            continue
-        try:
-            release(path, lock, remove)
-            removed.append(path)
-        except NotRemoved as left:
-            failures += left.failures
-        except (OSError, ContainerError) as refused:
-            failures.append(refused)
+        if (lock := hold(path)) is not None:
+            try:
+                release(path, lock, remove)
+                removed.append(path)
+            except (OSError, ContainerError) as refused:
+                failures += getattr(refused, "failures", [refused])
     if failures:
+        from minidocker.files import NotRemoved
+
         raise NotRemoved(failures, removed)
     return removed
 
@@ -136,7 +136,7 @@ def replace(path: str, data: bytes, sync: bool = False) -> None:
     """
     new = f"{path}.{os.urandom(6).hex()}.new"
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb") as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
             file.write(data)
             if sync:
                 file.flush()

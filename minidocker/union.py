@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import os
 
-from minidocker import files, state
+from minidocker import state
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
-from minidocker.syscalls import CLONE_NEWNS, MS_BIND, call, mount
+from minidocker.syscalls import CLONE_NEWNS, MS_BIND, mount
 
 # <linux/proc_ns.h>, PROC_USER_INIT_INO: the inode number of the user namespace that the machine started with
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
@@ -30,15 +30,14 @@ MARK = "trusted.minidocker.copy"  # xattr(7): only the host's root may set an at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
 
 
 class Union(Isolator):
     """Show `lowers`, the top one first, below one writable directory, as the directory `root` of the container.
 
     `upper`: a directory to keep what the container writes; it must exist, and one container uses it at a time. By
-    default the container has one of its own, which is removed at its end. `driver`: the class that does the work.
+    default the container has one of its own, which is removed at its end.
     `root` is the same path for all containers: each mounts there in its own mount namespace, so the host sees nothing
     there, and nothing has to be unmounted. Before `PivotRoot(union.root)` in the list. Works without root in a user
     namespace, since Linux 5.11.
@@ -48,13 +47,9 @@ class Union(Isolator):
     needs_root = False
     work = ""
 
-    def __new__(cls, *_: Any, driver: type[Union] | None = None, **__: Any) -> Union:
-        """`Union(..., driver=Copy)` is `Copy(...)`."""
-        return super().__new__(driver or cls)
-
-    def __init__(self, lowers: Sequence[str], upper: str | None = None, *, driver: type[Union] | None = None) -> None:
+    def __init__(self, lowers: Sequence[str], upper: str | None = None) -> None:
         if isinstance(lowers, str):
-            raise ContainerError(f"Union: the lower directories are a list, not {lowers!r}: write [{lowers!r}]")
+            raise self._error(f"the lower directories are a list, not {lowers!r}: write [{lowers!r}]")
         self.lowers = [os.path.abspath(lower) for lower in lowers]
         self.kept = os.path.abspath(upper) if upper else None
         self.root = os.path.join(state.home(), "merged")
@@ -75,7 +70,6 @@ class Union(Isolator):
         return self
 
     def _check(self) -> None:
-        """All directories are there, there is at least one, and the driver can work for this user."""
         if self.needs_root and os.geteuid() != 0:
             raise self._error("this driver needs root: use OverlayFS")
         for path in [*self.lowers, *([self.kept] if self.kept else [])]:
@@ -114,11 +108,10 @@ class Union(Isolator):
         """
         make_mounts_private()
         directories = [*self.lowers, self.upper, self.work]
-        options = self._options(directories)
-        opened: list[int] = []
+        options, opened = self._options(directories), list[int]()
         if len(options) >= os.sysconf("SC_PAGE_SIZE") or SPECIAL.intersection("".join(directories)):
-            opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in directories]
-            call("chdir", "/proc/self/fd", path="/proc/self/fd")  # here an open directory has a name of 1 to 3 digits
+            os.chdir("/proc/self/fd")  # here an open directory has a name of 1 to 3 digits
+            opened = [os.open(path, os.O_PATH) for path in directories]
             options = self._options([str(number) for number in opened])
         try:
             mount("overlay", self.root, "overlay", data=options)
@@ -144,9 +137,9 @@ class Union(Isolator):
         """Remove the container's directory; its mounts went with its mount namespace. What resists is for `prune`."""
         try:
             if self.work and self.kept:
-                files.remove(self.work)
+                state.remove(self.work)
             state.release(self.own, self._locks.pop(0))
-        except files.NotRemoved as left:
+        except ContainerError as left:
             warn(str(left))
         finally:
             while self._locks:
@@ -162,14 +155,15 @@ class Copy(Union):
         """Mount the union for a moment, and copy what it shows. A kept directory that was filled before has a mark."""
         from functools import partial
 
+        from minidocker.files import copy
         from minidocker.process import run
 
-        if MARK in files.xattrs(self.upper):
+        if MARK in os.listxattr(self.upper):
             return
         if os.listdir(self.upper):
             raise self._error(f"{self.upper} is not empty, and no whole copy: empty it, or name another", self.upper)
         union = Union(self.lowers)
-        run(partial(_copy, union.root, self.upper), union)
+        run(partial(_copy, copy, union.root, self.upper), union)
         os.setxattr(self.upper, MARK, b"")
 
     def inside(self) -> None:
@@ -178,5 +172,5 @@ class Copy(Union):
         mount(self.upper, self.root, flags=MS_BIND)
 
 
-def _copy(source: str, target: str) -> None:
-    files.copy(os.open(source, os.O_RDONLY | os.O_DIRECTORY), os.open(target, os.O_RDONLY | os.O_DIRECTORY))
+def _copy(copy: Callable[[int, int], None], source: str, target: str) -> None:
+    copy(os.open(source, os.O_RDONLY | os.O_DIRECTORY), os.open(target, os.O_RDONLY | os.O_DIRECTORY))

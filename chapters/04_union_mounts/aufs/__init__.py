@@ -1,6 +1,6 @@
 """Chapter 4: the driver `aufs`, our own union file system: AUFS's format, in Python, over FUSE.
 
-    Union([root], driver=Aufs, trace="/tmp/trace")
+    Aufs([root], trace="/tmp/trace")
 
 AUFS was Docker's first storage driver, and never became a part of Linux. FUSE lets a process be a file system: the
 kernel turns each call that reaches the mount into a message on /dev/fuse, and waits for the answer.

@@ -15,7 +15,7 @@ import os
 import stat
 
 from aufs.branches import OPAQUE, Branches, look, refuse, split, whiteout
-from minidocker.files import attributes, copy_entry
+from minidocker.files import attributes, copy_entry, xattrs
 
 TEMPORARY = ".wh..wh.copy-up"  # a copy that is not whole yet
 
@@ -51,7 +51,7 @@ class Writable(Branches):
         temporary, before = os.path.join(parent, TEMPORARY), os.stat(parent)
         _remove(temporary)  # of a copy that was killed
         try:
-            _copy(real, temporary, content)
+            _copy(real, status, temporary, content)
         except OSError:
             _remove(temporary)  # the disk is full, perhaps
             raise
@@ -174,17 +174,12 @@ class Writable(Branches):
         self._stacks.clear()
 
 
-def _copy(real: str, temporary: str, content: bool) -> None:
+def _copy(real: str, status: os.stat_result, temporary: str, content: bool) -> None:
     """Of a directory, an empty one."""
-    if not stat.S_ISDIR(os.lstat(real).st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         return copy_entry(None, real, None, temporary, content)
     os.mkdir(temporary, 0o700)
-    source, target = (os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in (real, temporary))
-    try:
-        attributes(source, target)
-    finally:
-        os.close(source)
-        os.close(target)
+    attributes(status, xattrs(real), temporary)
 
 
 def _remove(real: str) -> None:

@@ -211,7 +211,7 @@ class Copy:
                 new = self._directory(posixpath.join(self.target, path))
                 if path:  # it looks like that of the source, also if it was there before
                     with opened(source.root, posixpath.join(source.path, path)) as like:
-                        files.attributes(like, new, owner, self.mode)
+                        files.attributes(status, files.xattrs(like), new, owner, self.mode)
                     times[new] = status
                 continue
             new = posixpath.join(self.target, below) if below else self.target
