@@ -6,30 +6,34 @@
 
 They come before `PivotRoot(root)` in the list, since the source is a path of the host, and after `Union`, as the target
 is a path below `root`, the same that PivotRoot gets. Each mounts in the container's own mount namespace.
+
+What a path leads to can change between two uses (CVE-2021-30465). So a path is used once, to open a descriptor, and the
+rest is done with that: in the new process, with CAP_SYS_ADMIN over its mount namespace, before the root changes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
-from minidocker import files
+from minidocker import files, syscalls
 from minidocker.cgroups.limits import size as bytes_of
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
 from minidocker.state import hold
-from minidocker.syscalls import CLONE_NEWNS, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, setns
+from minidocker.syscalls import CLONE_NEWNS, call, mount, openat2, setns, structure
 from minidocker.volumes import store
 from minidocker.volumes.keeper import mounted
-from minidocker.volumes.mounts import NOT_THERE, attach, clone, landing, read_only
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+BELOW = 0x10 | 0x02  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS of <linux/openat2.h>: links of /proc lead anywhere
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 1, 0x8000, 0x1000, -100  # <linux/mount.h>, <fcntl.h>
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MOUNT_ATTR_RDONLY = 0x04, 0x40, 1
+NOT_THERE = "nothing can be mounted on the root, nor on or below /proc"
 
-    Root = str | os.PathLike[str]
-    Options = Mapping[str, str] | None
+Root = str | os.PathLike[str]
+Options = dict[str, str] | None
 
 
 class Volume(Isolator):
@@ -150,7 +154,7 @@ class Named(Volume):
         self.descriptors = ()
         try:
             if not self.name:
-                store.remove(self._used, force=True)
+                store.remove(self._used)
         except files.NotRemoved as left:
             warn(str(left))
         except ContainerError:
@@ -169,7 +173,7 @@ class Tmpfs(Volume):
         readonly: bool = False,
         size: int | str = 0,
         mode: int = 0o1777,
-        flags: int = MS_NOSUID | MS_NODEV | MS_NOEXEC,
+        flags: int = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC,
         options: str = "",
     ) -> None:
         super().__init__(target, root, readonly)
@@ -185,15 +189,78 @@ class Tmpfs(Volume):
         make_mounts_private()
         root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         place, _ = landing(root, self.target, directory=True)
-        flags = self.flags | (MS_RDONLY if self.readonly else 0)
+        flags = self.flags | (syscalls.MS_RDONLY if self.readonly else 0)
         mount("tmpfs", f"/proc/self/fd/{place}", "tmpfs", flags, self.options)
         os.close(root)
         os.close(place)
 
 
-def ordered(volumes: Sequence[Volume]) -> list[Volume]:
+def ordered(volumes: list[Volume]) -> list[Volume]:
     """Parents before what is mounted below them; two on the same path are an error."""
     targets = [volume.target for volume in volumes]
     if double := [target for target in targets if targets.count(target) > 1]:
         raise ContainerError(f"{double[0]}: two volumes are to be mounted on it: leave out one")
     return sorted(volumes, key=lambda volume: volume.target.count("/"))
+
+
+def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
+    """A descriptor of the target, and whether it was there; what is missing is made, at the end a file unless it is to
+    be a `directory`. Each part is looked up as if `root` were the root of everything, for links and `..` as well, or
+    made in the one before it. What must not be covered is an error: programs trust what they read in /proc.
+    """
+    place, there, path = os.dup(root), True, ""
+    for part in target.strip("/").split("/"):
+        parent, path = place, f"{path}/{part}"
+        try:
+            place = openat2(root, path, os.O_PATH | os.O_CLOEXEC, BELOW)
+        except FileNotFoundError:
+            place, there = _make(parent, part, directory or path != target), False
+        finally:
+            os.close(parent)
+    inside = name_of(place).removeprefix(name_of(root).rstrip("/"))
+    if inside in ("", "/") or inside.split("/")[1] == "proc":
+        raise OSError(errno.EPERM, NOT_THERE, target)
+    if stat.S_ISDIR(os.fstat(place).st_mode) != directory:
+        kinds = ("a directory", "a file") if directory else ("a file", "a directory")
+        raise OSError(errno.ENOTDIR, f"{kinds[0]} cannot be mounted on {kinds[1]}, which the root has here", target)
+    return place, there
+
+
+def _make(parent: int, name: str, directory: bool) -> int:
+    """A new directory or file, and a descriptor of it. A link of that name leads nowhere, and is not followed."""
+    try:
+        if directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+    except FileExistsError:
+        pass  # another container was faster, or it is a link
+    made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    if stat.S_ISLNK(os.fstat(made).st_mode):
+        os.close(made)
+        raise OSError(errno.ENOENT, "a symbolic link on the way to the target leads nowhere", name)
+    return made
+
+
+def clone(path: str) -> int:
+    """open_tree(2): a copy of the mount at `path` with those below it, attached nowhere. Closing it ends it."""
+    return call("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC, path=path)
+
+
+def attach(tree: int, place: int) -> None:
+    """move_mount(2), from one descriptor to another: no path is looked up, so none can be changed."""
+    call("move_mount", tree, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=name_of(place))
+
+
+def name_of(descriptor: int) -> str:
+    """The path that the kernel knows for it, now."""
+    return os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def read_only(tree: int) -> None:
+    """mount_setattr(2), Linux 5.12: this mount and all below it, in one step, before anybody sees them.
+
+    A read-only bind mount made by mount(2) leaves the mounts below it writable.
+    """
+    attributes = structure(MOUNT_ATTR_RDONLY, 0, 0, 0)
+    call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes, len(attributes))

@@ -17,10 +17,6 @@ from minidocker.outcome import ContainerError
 from minidocker.state import hold
 from minidocker.syscalls import signal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 PATIENCE = 60  # seconds for mount(8): a server may be asleep
 
 # $1 is the volume's directory, the rest are mount's arguments. Descriptor 8 holds the lock that says that there is a
@@ -40,7 +36,7 @@ wait
 """
 
 
-def mounted(name: str, directory: str, options: Mapping[str, str]) -> int:
+def mounted(name: str, directory: str, options: dict[str, str]) -> int:
     """A descriptor of the mount namespace where the volume is mounted on its _data. Host side, as root, by somebody who
     holds a shared lock on `directory`. Raises `ContainerError` with the words of mount(8).
     """

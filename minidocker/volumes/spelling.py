@@ -19,14 +19,11 @@ TYPES = {  # what --mount takes with each type, beside source, target and readon
     "volume": ("volume-nocopy", "volume-driver", "volume-opt", "consistency"),
     "tmpfs": ("tmpfs-size", "tmpfs-mode", "consistency"),
 }
-SWITCHES, TRUE = ("readonly", "volume-nocopy", "bind-create-src"), {"": 1, "true": 1, "1": 1, "false": 0, "0": 0}
+SWITCHES = ("readonly", "volume-nocopy", "bind-create-src")
+TRUE = {"": "true", "true": "true", "1": "true", "false": "", "0": ""}
 ONLY = {"volume-driver": ("local",), "bind-propagation": ("rprivate", "private")}
 TMPFS_FLAGS = {"suid": MS_NOSUID, "dev": MS_NODEV, "exec": MS_NOEXEC}  # what allows it -> the flag that does not
 TMPFS_OPTIONS = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge")
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 
 def from_v(text: str, root: str) -> Volume:
@@ -47,9 +44,9 @@ def from_v(text: str, root: str) -> Volume:
 
 def from_mount(text: str, root: str) -> Volume:
     """KEY=VALUE, separated by commas; nothing is guessed, and nothing is made on the host but named volumes."""
-    flag, fields = f"--mount {text}", _fields(text)
+    flag, (fields, options) = f"--mount {text}", _fields(text)
     kind, source, target = fields.pop("type", "volume"), fields.pop("source", ""), fields.pop("target", "")
-    readonly, relative = bool(fields.pop("readonly", 0)), not source.startswith(("/", "."))
+    readonly, relative = bool(fields.pop("readonly", "")), not source.startswith(("/", "."))
     _refuse(flag, kind not in TYPES, f"there is no type {kind!r}: there are {', '.join(TYPES)}")
     for key, value in fields.items():
         _refuse(flag, key not in TYPES[kind], f"{key} does not belong to type={kind}")
@@ -59,16 +56,16 @@ def from_mount(text: str, root: str) -> Volume:
         _refuse(flag, relative, "type=bind needs source=PATH, a path of the host that begins with /")
         return Bind(source, target, root, readonly, bool(fields.get("bind-create-src")))
     if kind == "volume":
-        return Named(source, target, root, readonly, bool(fields.get("volume-nocopy")), fields.get("volume-opt"))
+        return Named(source, target, root, readonly, bool(fields.get("volume-nocopy")), options)
     _refuse(flag, source, "a tmpfs has no source: it is empty, and in memory")
     return Tmpfs(target, root, readonly, fields.get("tmpfs-size", 0), _mode(flag, fields.get("tmpfs-mode", "1777")))
 
 
-def _fields(text: str) -> dict[str, Any]:
-    """The keys in their long form; `volume-opt` may come again. A field in quotes may hold commas, as in a CSV file."""
+def _fields(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What the keys say, in their long form, and what each volume-opt says. A field in quotes may hold commas: CSV."""
     import csv
 
-    fields: dict[str, Any] = {}
+    fields, options = dict[str, str](), dict[str, str]()
     try:
         words = next(csv.reader([text], strict=True), [])
     except csv.Error:
@@ -77,13 +74,13 @@ def _fields(text: str) -> dict[str, Any]:
         key = KEYS.get(key.lower(), key.lower())
         if key in SWITCHES:
             _refuse(f"--mount {text}", value.lower() not in TRUE, f"{key} is true or false, and not {value!r}")
-            fields[key] = TRUE[value.lower()]
-        elif key == "volume-opt":
-            fields.setdefault(key, {}).__setitem__(*value.partition("=")[::2])
+            value = TRUE[value.lower()]
         else:
             _refuse(f"--mount {text}", not equals, f"{key!r} is no key, or needs a value: {key}=...")
-            fields[key] = value
-    return fields
+        if key == "volume-opt":
+            name, _, options[name] = value.partition("=")
+        fields[key] = value
+    return fields, options
 
 
 def from_tmpfs(text: str, root: str) -> Volume:

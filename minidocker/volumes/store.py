@@ -21,11 +21,6 @@ OPTIONS = ("type", "o", "device")  # of the driver `local`; Docker has `size`, t
 PATIENCE = 10.0  # seconds for the keeper to leave with the last user
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
 
 def parent() -> str:
     """The directory of all volumes; only root may look into it, since there may be setuid files in volumes."""
@@ -40,7 +35,7 @@ def directory(name: str) -> str:
     return os.path.join(parent(), name)
 
 
-def create(name: str = "", options: Mapping[str, str] | None = None) -> str:
+def create(name: str = "", options: dict[str, str] | None = None) -> str:
     """Make a volume, or find it with these options; return its name, by default 64 random hex digits. It is made under
     another name and renamed: nobody ever sees half of one.
     """
@@ -65,7 +60,7 @@ def create(name: str = "", options: Mapping[str, str] | None = None) -> str:
     return name
 
 
-def _lines(name: str, options: Mapping[str, str]) -> str:
+def _lines(name: str, options: dict[str, str]) -> str:
     """The text of `config`; what the driver does not know, and what is no line, is refused."""
     for key, value in options.items():
         if key not in OPTIONS or "\n" in value or "\0" in value:
@@ -97,9 +92,8 @@ def users(name: str) -> list[int]:
     """The processes that hold it: /proc/locks, proc(5), lists every lock of the machine, with the file's number."""
     inode = str(os.stat(directory(name)).st_ino)
     with open("/proc/locks") as file:
-        fields = [line.split() for line in file]
-    held = [field for field in fields if field[1] != "->" and field[5].split(":")[-1] == inode]
-    return sorted(int(field[4]) for field in held if field[3] == "READ")
+        locks = [line.split() for line in file]
+    return sorted(int(lock[4]) for lock in locks if lock[3] == "READ" and lock[5].split(":")[-1] == inode)
 
 
 def names() -> list[str]:
@@ -107,7 +101,7 @@ def names() -> list[str]:
     return sorted(name for name in os.listdir(parent()) if name[0] != ".") if os.path.isdir(parent()) else []
 
 
-def inspect(name: str) -> dict[str, Any]:
+def inspect(name: str) -> dict[str, object]:
     """What `docker volume inspect` says of it."""
     labels, options, path = read(name, "label"), read(name, "opt"), directory(name)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.stat(f"{path}/config").st_mtime))
@@ -115,15 +109,13 @@ def inspect(name: str) -> dict[str, Any]:
     return {**fields, "Options": options, "Scope": "local"}
 
 
-def remove(name: str, force: bool = False) -> None:
+def remove(name: str) -> None:
     """Remove a volume with its data; an error while somebody uses it, but wait for a keeper, who leaves with the last
-    user. With `force` one that is not there is no error.
+    user.
     """
     path, deadline = directory(name), time.monotonic() + PATIENCE
-    if force and not os.path.exists(path):
-        return
-    read(name, "opt")
     while (lock := hold(path)) is None:
+        read(name, "opt")  # or it is not there
         using = users(name) if os.path.exists(path) else []
         if using or time.monotonic() > deadline:
             who = ", ".join(str(pid) for pid in using) or "unknown"

@@ -21,8 +21,7 @@ from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from minidocker.state import hold
 from minidocker.union import Union
-from minidocker.volumes import Bind, Named, Tmpfs, ordered, store
-from minidocker.volumes.mounts import landing, name_of
+from minidocker.volumes import Bind, Named, Tmpfs, landing, name_of, ordered, store
 from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
 from tests.helpers import HOME, REPO, both_ways, need, until
 from tests.helpers.mounting import Memory, Naive, NothingOn
