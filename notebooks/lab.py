@@ -13,6 +13,7 @@ import html
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -142,3 +143,12 @@ def claim(number, text):
     if path := os.environ.get("MINIDOCKER_CLAIMS"):
         with open(path, "a") as file:
             file.write(json.dumps({"claim": number, "text": text}) + "\n")
+
+
+def exercises(chapter):
+    """Show the exercises of a chapter, with their hints folded: the text of its page, which is the only one."""
+    (page,) = REPO.glob(f"chapters/{chapter:02}_*/README.md")
+    text = page.read_text().partition("\n## Exercises\n")[2]
+    text = re.split(r"^(?:## |\*\*(?:Read on|Man pages))", text, maxsplit=1, flags=re.MULTILINE)[0]
+    text = re.sub(r"<!--.*?-->|\[([^\]]+)\]\([^)]+\)", lambda found: found[1] or "", text)
+    display({"text/markdown": text.strip(), "text/plain": f"the exercises of chapter {chapter}"}, raw=True)

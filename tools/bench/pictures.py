@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from notebooks import lab
 from tools.bench import measure
@@ -115,32 +114,30 @@ def storage(
     computed: Mapping[str, Sequence[float]] | None = None,
     recorded: Sequence[str] = (),
 ) -> Figure:
-    """Bytes on disk for n servers: dots are measured; dashed lines are `computed`, or go through the measured ones."""
+    """Bytes on disk for up to ten servers: dots are measured; dashed lines are `computed`, or go through these."""
     figure, axes = plt.subplots(figsize=(10, 5))
-    counts, ends = range(1, max(servers) + 1), {}
+    counts, ends = range(1, 11), {}
     for name, sizes in values.items():
         tint = NOT_NOW if name in recorded else color(name)
         line = [measure.at(count, servers, (computed or values)[name]) / 1e9 for count in counts]
-        known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=False) if size is not None]
+        known = [(count, size / 1e9) for count, size in zip(servers, sizes, strict=False) if size and count <= 10]
         axes.plot(counts, line, "--", color=tint, linewidth=1.5)
         axes.plot(*zip(*known, strict=True), "o", color=tint, markersize=8)
         ends[name] = line[-1]
-    floor = 0.0
+    floor = -max(ends.values())
     together: dict[tuple[str, bool], list[str]] = {}  # lines with the same end have one label
     for name in sorted(ends, key=lambda name: (ends[name], not name.startswith("layers"))):
         together.setdefault((f"{ends[name]:.2g}", name in recorded), []).append(name)
     for (end, old), names in together.items():
         text = f"{', '.join(LABELS.get(name, name) for name in names)}: {end} GB" + (" (recorded)" if old else "")
-        floor = max(ends[names[0]], floor * 1.22)  # so that no label lies on another
+        floor = max(ends[names[0]], floor + 0.07 * max(ends.values()))  # so that no label lies on another
         axes.annotate(text, (counts[-1], floor), xytext=(8, -4), textcoords="offset points", fontsize=12)
-    axes.set_xlim(0, counts[-1] * 1.85)
-    axes.set_xticks(servers[1:])
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(0, counts[-1] * 2.1)
+    axes.set_xticks(range(0, 11, 2))
+    axes.set_ylim(0)
     axes.set_xlabel("servers that have run (dots: measured, dashes: computed)")
-    axes.set_ylabel("GB on disk (log scale)")
+    axes.set_ylabel("GB on disk")
+    axes.set_title("on the blackboard, with parts of 1 GB: 20 GB as machines, 3 GB as layers", fontsize=12)
     return figure
 
 
