@@ -80,9 +80,9 @@ def pull(options: Options, name: str) -> None:
     """
     from minidocker.images.registry import transfer
 
-    full, show = parse_name(name), None if options.quiet else transfer.on_stderr
+    full, show = parse_name(name), not options.quiet
     if show:
-        show(f"{full.tag or full.digest}: Pulling from {full.repository}")
+        print(f"{full.tag or full.digest}: Pulling from {full.repository}", file=sys.stderr)
     image = transfer.pull(Store(), name, options.platform, show)
     if show:
         print(f"Digest: {image.descriptor['digest']}")
@@ -93,8 +93,8 @@ def fetch(name: str) -> None:
     """Pull what `run` does not find. Nothing of it on standard output, which is the container's."""
     from minidocker.images.registry import transfer
 
-    transfer.on_stderr(f"{name}: Pulling from {parse_name(name).registry}")
-    transfer.pull(Store(), name, "", transfer.on_stderr)
+    print(f"{name}: Pulling from {parse_name(name).registry}", file=sys.stderr)
+    transfer.pull(Store(), name, show=True)
 
 
 def push(options: Options, name: str) -> None:
@@ -104,9 +104,9 @@ def push(options: Options, name: str) -> None:
     """
     from minidocker.images.registry import transfer
 
-    full, show = parse_name(name), None if options.quiet else transfer.on_stderr
+    full, show = parse_name(name), not options.quiet
     if show:
-        show(f"The push refers to repository [{full.registry}/{full.repository}]")
+        print(f"The push refers to repository [{full.registry}/{full.repository}]", file=sys.stderr)
     descriptor = transfer.push(Store(), name, show)
     print(f"{full.tag}: digest: {descriptor['digest']} size: {descriptor['size']}" if show else full)
 

@@ -26,7 +26,7 @@ from minidocker.images.image import find, make
 from minidocker.images.registry import access, client, transfer
 from minidocker.images.registry.access import credentials, may_ask, url_of
 from minidocker.images.registry.client import Unreachable
-from minidocker.images.registry.transfer import on_stderr, pull, push
+from minidocker.images.registry.transfer import pull, push
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from tests.helpers import REPO, need
@@ -164,7 +164,7 @@ def test_push_says_what_it_did(debian, here, app, capsys):
     here.tag(f"{debian}/one/app", app.descriptor)
     said = []
     for name in ("one/app", "one/app"):
-        push(here, f"{debian}/{name}", on_stderr)
+        push(here, f"{debian}/{name}", True)
         said.append({line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()})
     assert said == [{"Pushed"}, {"Layer already exists"}]
 
@@ -960,7 +960,7 @@ def test_a_mirror_is_asked_first(server, there, app, monkeypatch, capsys):
             monkeypatch.setenv("MINIDOCKER_MIRROR", mirror)
             assert pull(there, "app:1").id == app.id == find(there, "app:1").id
         assert not hub.requests and server.asked("/v2/library/app/manifests/1")
-        assert pull(there, "app:hub", show=on_stderr).id == app.id
+        assert pull(there, "app:hub", show=True).id == app.id
         assert "asking docker.io itself" in capsys.readouterr().err
         before = len(server.requests)
         assert "HTTP 404" in refused(pull, there, f"{hub.name}/app:none")
@@ -974,7 +974,7 @@ def test_a_mirror_that_lies_is_passed_over(server, there, app, monkeypatch, caps
         monkeypatch.setattr(access, "HUB_URL", f"http://{hub.name}")
         monkeypatch.setenv("MINIDOCKER_MIRROR", f"http://ann:secret@{server.name}")
         server.blobs[last_layer(app)] = bytes(len(server.blobs[last_layer(app)]))
-        assert pull(there, "app:1", show=on_stderr).id == app.id
+        assert pull(there, "app:1", show=True).id == app.id
         said = capsys.readouterr().err
         assert "asking docker.io itself" in said and "secret" not in said and hub.asked(last_layer(app))
 

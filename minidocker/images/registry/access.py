@@ -13,7 +13,6 @@ import contextlib
 import os
 import re
 import socket
-import urllib.request
 from urllib.parse import urljoin
 
 from urllib3.connection import port_by_scheme
@@ -65,13 +64,6 @@ def may_ask(url: str, registry: str) -> bool:
         return False
     plain = origin(url) == origin(registry) or url_of(place).startswith("http:")
     return scheme == "https" or (scheme == "http" and plain)
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy of the environment (HTTPS_PROXY, NO_PROXY), if it names one for this host."""
-    parts = address(url)
-    direct = is_here(url) or urllib.request.proxy_bypass(parts.netloc or "")
-    return None if direct else urllib.request.getproxies().get(parts.scheme or "")
 
 
 def challenges(header: str) -> dict[str, dict[str, str]]:

@@ -16,10 +16,12 @@ keeps connections open, and asks again for what failed. Source: the OCI distribu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import time
+import urllib.request
 from urllib.parse import urlencode
 
 import urllib3
@@ -29,10 +31,10 @@ from minidocker.images.manifest import printable
 from minidocker.images.registry import access
 from minidocker.outcome import ContainerError
 
-REDIRECTS, HOPS, AGAIN = (301, 302, 303, 307, 308), 6, (429, 500, 502, 503, 504)
-ANY, DONE, MAX_ANSWER = range(600), range(200, 300), 1 << 16  # bytes of an answer that is neither manifest nor blob
+HOPS, AGAIN, MAX_ANSWER = 6, (429, 500, 502, 503, 504), 1 << 16  # bytes of an answer that is no manifest and no blob
 UNSAID = ("", "text/plain", "application/json", "application/octet-stream")  # the types of a server that knows none
 MEANINGS = {
+    200: "a web page: this is not a registry",
     401: "it does not let us in: check the name, or docker login, or set MINIDOCKER_AUTH",
     403: "it does not allow that: is it your repository, and are you logged in?",
     404: "it does not have that: check the name and the tag",
@@ -41,7 +43,7 @@ MEANINGS = {
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, BinaryIO
 
     from urllib3 import BaseHTTPResponse
@@ -60,10 +62,9 @@ class Patience(urllib3.Retry):
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         """Seconds, of a number or a date; None if the header is neither, or has more digits than int() takes."""
-        try:
+        with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             return super().get_retry_after(response)
-        except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
-            return None
+        return None
 
     def increment(self, *where: Any, **more: Any) -> Any:
         """The rule for the next time; if it raises there is none, and urllib3 returns this answer."""
@@ -90,8 +91,11 @@ class Registry:
         rule: dict[str, Any] = {"connect": 2, "other": 0, "status_forcelist": AGAIN, "allowed_methods": None}
         rule |= {"raise_on_status": False, "backoff_factor": self.backoff, "retry_after_max": 1 << 40}
         self._again = Patience(self.retries, **rule)  # other: a certificate does not get better
-        proxy = access.proxy_for(self.url)
-        self._pool = urllib3.ProxyManager(proxy, maxsize=8) if proxy else urllib3.PoolManager(maxsize=8)
+        pool: dict[str, Any] = {"maxsize": 8, "timeout": self.timeout, "retries": self._again}
+        place = access.address(self.url)
+        direct = access.is_here(self.url) or urllib.request.proxy_bypass(place.netloc or "")
+        proxy = None if direct else urllib.request.getproxies().get(place.scheme or "")
+        self._pool = urllib3.ProxyManager(proxy, **pool) if proxy else urllib3.PoolManager(**pool)
 
     def __enter__(self) -> Registry:
         return self
@@ -101,62 +105,67 @@ class Registry:
         for host in self._pool.pools.keys():  # noqa: SIM118  # it is no dict, and not to be iterated
             self._pool.pools[host].close()
 
-    def request(self, method: str, path: str, allowed: Container[int], **options: Any) -> BaseHTTPResponse:
+    def request(self, method: str, path: str, **options: Any) -> BaseHTTPResponse:
         """Ask, log in if that is demanded, follow redirects; return an answer whose body, after GET, is not read yet.
 
-        `options`: headers, body (a file), retries. Password and token go to the registry itself, and to no other host.
+        `options`: headers, body, retries. Password and token go to the registry itself, and to no other host. HEAD only
+        asks, so its answer may be a refusal.
         """
-        target = access.address(path, f"{self.url}/v2/{self.repository}/").url
-        headers, identity, asked = options.pop("headers", {}), self.identity, False
+        target, headers = self._led(f"{self.url}/v2/{self.repository}/", path), options.pop("headers", {})
+        identity, asked = self.identity, False
         for _ in range(HOPS):
             ours = access.origin(target) == access.origin(self.url)
             response = self._send(method, target, headers | (identity if ours else {}), **options)
-            demand, place = (response.headers.get(name, "") for name in ("WWW-Authenticate", "Location"))
+            demand = response.headers.get("WWW-Authenticate")
+            place = response.get_redirect_location() if method in ("GET", "HEAD") else None
             if response.status == 401 and demand and ours and not asked:
-                rest(response)
+                self.rest(response)
                 asked, identity = True, self._login(demand)
                 self.identity = identity
-            elif method in ("GET", "HEAD") and response.status in REDIRECTS and place:
-                rest(response)
-                target = access.address(place, target).url
+            elif place:
+                self.rest(response)
+                target = self._led(target, place)
             else:
                 break
-        if response.status not in allowed:
+        if method != "HEAD" and not 200 <= response.status < 300:
             raise self._refused(response)
         if method != "GET":
-            rest(response)
+            self.rest(response)
         return response
 
-    def _send(self, method: str, url: str, headers: dict[str, str], **options: Any) -> BaseHTTPResponse:
-        """One request. No compression on the way: digests and sizes are those of what is sent."""
+    def _led(self, base: str, place: str) -> str:
+        """The address that a header means, if we may go there."""
+        url = access.address(place, base).url
         if not access.may_ask(url, self.url):
             why = "is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
             raise ContainerError(f"{self.name}: {printable(url)} {why}")
-        if "body" in options:
-            options["body"].seek(0)
+        return url
+
+    def _send(self, method: str, url: str, headers: dict[str, str], **options: Any) -> BaseHTTPResponse:
+        """One request. No compression on the way: digests and sizes are those of what is sent."""
         headers = {"User-Agent": "minidocker", "Accept-Encoding": "identity", **headers}
-        options = {"retries": self._again, "timeout": self.timeout, "preload_content": False, **options}
         try:
-            return self._pool.request(method, url, headers=headers, redirect=False, **options)
+            return self._pool.request(method, url, headers=headers, redirect=False, preload_content=False, **options)
         except (urllib3.exceptions.HTTPError, ValueError) as failure:
             raise self._unreachable(failure) from None
 
     def _login(self, demand: str) -> dict[str, str]:
         """The header Authorization that the registry wants: a token that another server gives, or our password."""
         wanted, password = access.challenges(demand), access.credentials(self.name)
-        if wanted.get("bearer", {}).get("realm"):
-            return self._token(wanted["bearer"], password)
+        bearer = wanted.get("bearer", {})
+        if bearer.get("realm"):
+            return self._token(bearer, password)
         if "basic" not in wanted:
             raise ContainerError(f"{self.name}: it wants a login of a kind that is not known here: {printable(demand)}")
         if not password:
             raise ContainerError(f"{self.name}: it wants a password: docker login {self.name}, or MINIDOCKER_AUTH")
         return password
 
-    def _token(self, wanted: dict[str, str], password: dict[str, str]) -> dict[str, str]:
-        self.scopes.update(filter(None, [wanted.get("scope")]))
-        query = [("service", wanted.get("service", "")), *(("scope", scope) for scope in sorted(self.scopes))]
-        realm = access.address(wanted["realm"], self.url).url
-        response = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}", password)
+    def _token(self, bearer: dict[str, str], password: dict[str, str]) -> dict[str, str]:
+        self.scopes |= {bearer["scope"]} if bearer.get("scope") else set()
+        query = urlencode({"service": bearer.get("service", ""), "scope": sorted(self.scopes)}, doseq=True)
+        realm = self._led(self.url, bearer["realm"])
+        response = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", password)
         if response.status != 200:
             raise self._refused(response, f"no token from {access.address(realm).netloc}: ")
         document = media.parsed(b"".join(self.pieces(response, MAX_ANSWER)))
@@ -168,7 +177,7 @@ class Registry:
     def manifest(self, reference: str) -> tuple[bytes, Descriptor]:
         """A manifest or an index by its tag or digest, as it is spelled there, and its descriptor."""
         accept = {"Accept": ", ".join((*media.INDEXES, *media.MANIFESTS))}
-        response = self.request("GET", f"manifests/{reference}", (200,), headers=accept)
+        response = self.request("GET", f"manifests/{reference}", headers=accept)
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
         if kind == "text/html":
             raise self._refused(response)
@@ -192,12 +201,13 @@ class Registry:
         digest, size, done, sha256 = descriptor["digest"], descriptor["size"], 0, hashlib.sha256()
         for attempt in range(self.retries + 1):
             try:
-                response = self._part(digest, done, size)
-                if response.status == 200 and done:
+                response = self.request("GET", f"blobs/{digest}", headers={"Range": f"bytes={done}-"} if done else {})
+                if response.status != 206 and done:  # all of it again
                     file.seek(0)
                     file.truncate()
                     advance(-done)
                     done, sha256 = 0, hashlib.sha256()
+                self._check_part(response, descriptor, done)
                 for data in self.pieces(response, size - done):
                     file.write(data)
                     sha256.update(data)
@@ -213,19 +223,15 @@ class Registry:
             found = f"{done} bytes and the digest sha256:{sha256.hexdigest()}"
             raise ContainerError(f"{digest}: what came has {found}: refused")
 
-    def _part(self, digest: str, done: int, size: int) -> BaseHTTPResponse:
-        """Ask for a blob from this byte on. What the headers say of the body has to fit."""
-        headers, allowed = ({"Range": f"bytes={done}-"}, (200, 206)) if done else ({}, (200,))
-        response = self.request("GET", f"blobs/{digest}", allowed, headers=headers)
-        begin, missing = response.headers.get("Content-Range", ""), size - done * (response.status == 206)
+    def _check_part(self, response: BaseHTTPResponse, blob: Descriptor, done: int) -> None:
+        """What the headers say of the body is what was asked for: all from this byte on."""
+        missing = blob["size"] - done
         length = response.headers.get("Content-Length", str(missing))
-        if length != str(missing) or (response.status == 206 and not begin.startswith(f"bytes {done}-")):
+        span = response.headers.get("Content-Range", "") if response.status == 206 else ""
+        if length != str(missing) or (response.status == 206 and not span.startswith(f"bytes {done}-")):
             response.close()
-            came = printable(f"{length} bytes {begin.removeprefix('bytes ')}".rstrip())
-            raise ContainerError(
-                f"{self.name}: {digest}: it sends {came}, not the {missing} bytes from {size - missing}"
-            )
-        return response
+            came = f"it sends {printable(length)} {printable(span) or 'bytes'}, not the {missing} bytes from {done}"
+            raise ContainerError(f"{self.name}: {blob['digest']}: {came}")
 
     def pieces(self, response: BaseHTTPResponse, limit: int) -> Iterator[bytes]:
         """Yield the body as it arrives, up to `limit` bytes; then let go of the connection."""
@@ -246,27 +252,27 @@ class Registry:
 
         After an interruption a new upload follows: of the old one the registry may have kept a part.
         """
-        there = self.request("HEAD", f"blobs/{descriptor['digest']}", ANY)
+        there = self.request("HEAD", f"blobs/{descriptor['digest']}")
         if there.status == 200 and there.headers.get("Content-Length") == str(descriptor["size"]):
             return "Layer already exists"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
+        put = {"headers": headers, "body": file, "body_pos": 0, "retries": self._again.new(read=0)}
         for attempt in range(self.retries + 1):
-            place = self.request("POST", "blobs/uploads/", DONE).headers.get("Location", "")
+            place = self.request("POST", "blobs/uploads/").headers.get("Location", "")
             if not place:
                 raise ContainerError(f"{self.name}: it did not say where to upload to: is it a registry?")
-            url = f"{place}{'&' if '?' in place else '?'}digest={descriptor['digest']}"
             try:
-                self.request("PUT", url, DONE, headers=headers, body=file, retries=self._again.new(read=0))
+                self.request("PUT", f"{place}{'&' if '?' in place else '?'}digest={descriptor['digest']}", **put)
                 break
             except Unreachable:
                 if attempt == self.retries:
                     raise
         return "Pushed"
 
-    def put_manifest(self, reference: str, file: BinaryIO, descriptor: Descriptor) -> None:
+    def put_manifest(self, reference: str, data: bytes, descriptor: Descriptor) -> None:
         """Name what is there now. The registry checks that all parts are."""
-        headers = {"Content-Type": descriptor["mediaType"], "Content-Length": str(descriptor["size"])}
-        answer = self.request("PUT", f"manifests/{reference}", DONE, headers=headers, body=file)
+        headers = {"Content-Type": descriptor["mediaType"]}
+        answer = self.request("PUT", f"manifests/{reference}", headers=headers, body=data)
         told = answer.headers.get("Docker-Content-Digest", descriptor["digest"])
         if told != descriptor["digest"]:
             raise ContainerError(f"{self.name}: it says that the image it got has the digest {printable(told)}")
@@ -274,34 +280,24 @@ class Registry:
     def _refused(self, response: BaseHTTPResponse, what: str = "") -> ContainerError:
         """What an answer means, what can be done, and the first error that the registry itself names."""
         status, wait = response.status, self._again.get_retry_after(response)
-        meaning = MEANINGS.get(
-            status, "it has a problem, try later" if status >= 500 else "an answer that does not fit"
-        )
-        if status < 400 and response.headers.get("Content-Type", "").startswith("text/html"):
-            meaning = "a web page: this is not a registry"
+        otherwise = "it has a problem, try later" if status >= 500 else "an answer that does not fit"
         seconds = f" (it says: in {wait:.0f} seconds)" if wait and status in AGAIN else ""
-        try:
-            error = json.loads(rest(response))["errors"][0]
+        said = ""
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            error = json.loads(self.rest(response))["errors"][0]
             said = f": {printable(str(error.get('message') or error['code']))}"
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            said = ""
-        return ContainerError(f"{self.name}: {what}HTTP {status}: {meaning}{seconds}{said}")
+        return ContainerError(f"{self.name}: {what}HTTP {status}: {MEANINGS.get(status, otherwise)}{seconds}{said}")
 
     def _unreachable(self, failure: Exception) -> Unreachable:
         """urllib3 wraps the failure into that of the last attempt."""
         reason = getattr(failure, "reason", failure)
-        remedy = (
-            " (SSL_CERT_FILE can name another authority)" if isinstance(reason, urllib3.exceptions.SSLError) else ""
-        )
-        text = re.sub(r"\[Errno -?\d+\] ", "", str(reason).rpartition(": ")[2])
-        return Unreachable(f"{self.name}: no answer: {printable(text)}{remedy}")
+        text = printable(re.sub(r"\[Errno -?\d+\] ", "", str(reason).rpartition(": ")[2]))
+        certificate = isinstance(reason, urllib3.exceptions.SSLError)
+        remedy = " (SSL_CERT_FILE can name another authority)" if certificate else ""
+        return Unreachable(f"{self.name}: no answer: {text}{remedy}")
 
-
-def rest(response: BaseHTTPResponse) -> bytes:
-    """Be done with an answer: its body, if it is short. A connection whose answer was read to the end is used again."""
-    try:
-        return response.read(MAX_ANSWER, decode_content=False)
-    except (OSError, urllib3.exceptions.HTTPError):
+    def rest(self, response: BaseHTTPResponse) -> bytes:
+        """The body, if it is short: an answer that was read to its end leaves a connection that is used again."""
+        with contextlib.suppress(ContainerError):
+            return b"".join(self.pieces(response, MAX_ANSWER))
         return b""
-    finally:
-        response.close()

@@ -5,7 +5,7 @@
 
 In the order that is safe: the parts first, then the manifest that needs them, at last the name. A process that is
 killed in between leaves parts without a name, which `prune` removes. MINIDOCKER_MIRROR is a registry ("host:port", or a
-URL) that is asked before docker.io is. `show` is given a line for each part; with it, a terminal has a bar for each.
+URL) that is asked before docker.io is. `show`: a line on standard error for each part, and a bar on a terminal.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 
 from tqdm import tqdm
 from tqdm.utils import CallbackIOWrapper
@@ -35,16 +36,10 @@ if TYPE_CHECKING:
     from minidocker.images.manifest import Descriptor, Reference
     from minidocker.images.store import Store
 
-    Show = Callable[[str], None] | None
     Advance = Callable[[int], object]
 
 
-def on_stderr(line: str) -> None:
-    """A `show` for a command, whose standard output holds results only."""
-    tqdm.write(line, file=sys.stderr)
-
-
-def pull(store: Store, name: str, platform: str = "", show: Show = None) -> Image:
+def pull(store: Store, name: str, platform: str = "", show: bool = False) -> Image:
     """Bring an image here and give it its name; of several platforms' ("linux/arm64"), by default this machine's.
 
     Needs root, to unpack. Raises `ContainerError`; the store is then as before, except that after an `Unreachable`
@@ -57,30 +52,24 @@ def pull(store: Store, name: str, platform: str = "", show: Show = None) -> Imag
             return _pull(store, mirror, wanted, platform, show)
         except ContainerError as failure:
             if show:
-                show(f"mirror {failure}; asking {wanted.registry} itself")
+                print(f"mirror {failure}; asking {wanted.registry} itself", file=sys.stderr)
     return _pull(store, wanted.registry, wanted, platform, show)
 
 
-def _pull(store: Store, host: str, wanted: Reference, platform: str, show: Show) -> Image:
+def _pull(store: Store, host: str, wanted: Reference, platform: str, show: bool) -> Image:
     """The layers are unpacked before the image gets its name: one that has a name can run."""
     with store.bringing(str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
-
-        def fetch(blob: Descriptor, advance: Advance) -> str:
-            if present(store, blob):
-                return "Already exists"
-            with store.incoming() as file:
-                registry.fetch(blob, file, advance)
-                store.keep(file, blob["digest"])
-            return "Pull complete"
-
         data, descriptor = _chosen(registry, wanted.digest or wanted.tag, platform)
-        manifest = media.check_manifest(media.parsed(data))
-        if manifest["config"]["size"] > media.MAX_JSON:
-            raise ContainerError(f"{wanted}: a config of {manifest['config']['size']} bytes: refused")
-        each(fetch, [manifest["config"]], None)
-        media.check_config(store.get_json(manifest["config"]), len(manifest["layers"]))
-        _check_room(store, {blob["digest"]: blob["size"] for blob in manifest["layers"] if not present(store, blob)})
-        each(fetch, manifest["layers"], show)
+        manifest, fetch = media.check_manifest(media.parsed(data)), partial(_fetch, store, registry)
+        config, layers = manifest["config"], {blob["digest"]: blob for blob in manifest["layers"]}.values()
+        if config["size"] > media.MAX_JSON:
+            raise ContainerError(f"{wanted}: a config of {config['size']} bytes: refused")
+        fetch(config, lambda count: None)
+        media.check_config(store.get_json(config), len(manifest["layers"]))
+        needed, space = sum(blob["size"] for blob in layers if not present(store, blob)), os.statvfs(store.home)
+        if needed > space.f_bavail * space.f_frsize:  # refused early; unpacking needs more
+            raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
+        each(fetch, layers, show)
         store.put(data, descriptor["mediaType"])
         image = Image(store, descriptor)
         image.layers()
@@ -90,18 +79,24 @@ def _pull(store: Store, host: str, wanted: Reference, platform: str, show: Show)
 
 def _chosen(registry: Registry, reference: str, platform: str) -> tuple[bytes, Descriptor]:
     """The manifest of the reference; if that is an index, the one in it for the platform."""
-    data, descriptor = registry.manifest(reference)
     for _ in range(MAX_INDEXES):
+        data, descriptor = registry.manifest(reference)
         if descriptor["mediaType"] in media.MANIFESTS:
             return data, descriptor
-        entry = media.for_platform(media.parsed(data), platform)
-        data, descriptor = registry.manifest(entry["digest"])
-        if descriptor["size"] != entry["size"]:
-            raise ContainerError(f"{entry['digest']}: {descriptor['size']} bytes, and the index says {entry['size']}")
+        reference = media.for_platform(media.parsed(data), platform)["digest"]
     raise ContainerError(f"{reference}: an index of indexes, {MAX_INDEXES} deep: refused")
 
 
-def push(store: Store, name: str, show: Show = None) -> Descriptor:
+def _fetch(store: Store, registry: Registry, blob: Descriptor, advance: Advance) -> str:
+    if present(store, blob):
+        return "Already exists"
+    with store.incoming() as file:
+        registry.fetch(blob, file, advance)
+        store.keep(file, blob["digest"])
+    return "Pull complete"
+
+
+def push(store: Store, name: str, show: bool = False) -> Descriptor:
     """Bring an image to the registry in its name, and tag it there; return the manifest's descriptor."""
     wanted = parse(name)
     if wanted.digest:
@@ -119,11 +114,11 @@ def push(store: Store, name: str, show: Show = None) -> Descriptor:
 
         each(upload, [*image.manifest["layers"], image.manifest["config"]], show)
         with open(store.blob(image.descriptor["digest"]), "rb") as file:
-            registry.put_manifest(wanted.tag, file, image.descriptor)
+            registry.put_manifest(wanted.tag, file.read(), image.descriptor)
     return image.descriptor
 
 
-def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor], show: Show) -> None:
+def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor], show: bool) -> None:
     """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised. `work`
     is given what to call with the number of bytes that have passed, and returns what it did.
     """
@@ -140,17 +135,16 @@ def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor]
 
             said = work(blob, advance)
         if show:
-            show(f"{name}: {said}")
+            tqdm.write(f"{name}: {said}", file=sys.stderr)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(one, blob) for blob in {blob["digest"]: blob for blob in blobs}.values()]
         try:
             for future in as_completed(futures):
                 future.result()
-        except BaseException:
+        finally:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def present(store: Store, blob: Descriptor) -> bool:
@@ -161,9 +155,3 @@ def present(store: Store, blob: Descriptor) -> bool:
     if size != blob["size"]:
         raise ContainerError(f"{blob['digest']}: it has {size} bytes, and not {blob['size']}")
     return True
-
-
-def _check_room(store: Store, missing: dict[str, int]) -> None:
-    needed, space = sum(missing.values()), os.statvfs(store.home)
-    if needed > space.f_bavail * space.f_frsize:  # refused early; unpacking needs more
-        raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
