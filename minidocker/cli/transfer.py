@@ -78,7 +78,7 @@ def pull(options: Options, name: str) -> None:
     -q, --quiet               print its name only
         --platform PLATFORM   e.g. linux/arm64: by default, what this machine can execute
     """
-    from minidocker.images.registry import transfer
+    from minidocker.images import transfer
 
     full, show = parse_name(name), not options.quiet
     if show:
@@ -91,7 +91,7 @@ def pull(options: Options, name: str) -> None:
 
 def fetch(name: str) -> None:
     """Pull what `run` does not find. Nothing of it on standard output, which is the container's."""
-    from minidocker.images.registry import transfer
+    from minidocker.images import transfer
 
     print(f"{name}: Pulling from {parse_name(name).registry}", file=sys.stderr)
     transfer.pull(Store(), name, show=True)
@@ -102,7 +102,7 @@ def push(options: Options, name: str) -> None:
 
     -q, --quiet   print its name only
     """
-    from minidocker.images.registry import transfer
+    from minidocker.images import transfer
 
     full, show = parse_name(name), not options.quiet
     if show:

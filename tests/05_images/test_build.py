@@ -35,7 +35,7 @@ from minidocker.images.build.dockerfile import DockerfileError, parse
 from minidocker.images.build.executor import build
 from minidocker.images.build.patterns import Ignore, clean, component
 from minidocker.images.container import container, prepare
-from minidocker.images.registry.client import Registry as Client
+from minidocker.images.registry import Registry as Client
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.process import run

@@ -22,12 +22,11 @@ from pathlib import Path
 import pytest
 
 from minidocker.images import manifest as media
+from minidocker.images import registry, transfer
 from minidocker.images.image import find, make
-from minidocker.images.registry import access, client, transfer
-from minidocker.images.registry.access import credentials, may_ask, url_of
-from minidocker.images.registry.client import Unreachable
-from minidocker.images.registry.transfer import pull, push
+from minidocker.images.registry import Unreachable, credentials, may_ask, url_of
 from minidocker.images.store import Store
+from minidocker.images.transfer import pull, push
 from minidocker.outcome import ContainerError
 from tests.helpers import REPO, need
 from tests.helpers.registries import (
@@ -52,8 +51,8 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """No waiting, no login and no proxy of whoever runs the tests; a state directory of their own."""
-    monkeypatch.setattr(client.Registry, "timeout", 5.0)
-    monkeypatch.setattr(client.Registry, "backoff", 0.01)
+    monkeypatch.setattr(registry.Registry, "timeout", 5.0)
+    monkeypatch.setattr(registry.Registry, "backoff", 0.01)
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith("MINIDOCKER_M") or name == "MINIDOCKER_AUTH":
             monkeypatch.delenv(name)
@@ -689,8 +688,8 @@ def test_nobody_waits_for_hours(server, there):
 @pytest.mark.parametrize("what", ["/manifests/", "/blobs/"])
 def test_a_registry_that_stalls(server, there, monkeypatch, what):
     """It takes the request and says nothing more; or begins an answer and does not end it."""
-    monkeypatch.setattr(client.Registry, "timeout", 0.2)
-    monkeypatch.setattr(client.Registry, "retries", 1)
+    monkeypatch.setattr(registry.Registry, "timeout", 0.2)
+    monkeypatch.setattr(registry.Registry, "retries", 1)
     over = threading.Event()
 
     def stall(handler):
@@ -748,8 +747,8 @@ def test_a_connection_that_is_cut_at_the_end(server, tmp_path):
         return True
 
     server.rules[descriptor["digest"]] = almost
-    with client.Registry(server.name, "app") as registry, open(tmp_path / "blob", "w+b") as file:
-        registry.fetch(descriptor, file, lambda count: None)
+    with registry.Registry(server.name, "app") as client, open(tmp_path / "blob", "w+b") as file:
+        client.fetch(descriptor, file, lambda count: None)
         file.seek(0)
         assert file.read() == data
     assert len(server.asked(descriptor["digest"])) == 1
@@ -778,7 +777,7 @@ def test_a_registry_that_sends_another_part(server, there, app):
 
 def test_a_connection_that_is_cut_each_time(server, there, app, monkeypatch):
     """The network's fault: whole layers stay for the next try, and are gone when that is given up."""
-    monkeypatch.setattr(client.Registry, "retries", 2)
+    monkeypatch.setattr(registry.Registry, "retries", 2)
     layer = last_layer(app)
     server.rules[layer] = lambda handler: handler.cut(server.blobs[layer], 0)
     refused(pull, there, f"{server.name}/app:1", kind=Unreachable)
@@ -930,8 +929,8 @@ def test_other_machines_look_alike(host):
 @pytest.mark.parametrize("url", ["https://evil.example\\@ghcr.io/", "https://evil.example#@ghcr.io", "http://ghcr.io"])
 def test_what_only_looks_like_the_registry_gets_no_password(url):
     """urllib3, which connects, and urllib.parse do not agree on where the host ends."""
-    assert access.origin(url) != access.origin("https://ghcr.io")
-    assert access.origin("https://GHCR.io:443/x") == access.origin("https://ghcr.io")
+    assert registry.origin(url) != registry.origin("https://ghcr.io")
+    assert registry.origin("https://GHCR.io:443/x") == registry.origin("https://ghcr.io")
 
 
 def test_tls(there, app, tmp_path, monkeypatch):
@@ -942,7 +941,7 @@ def test_tls(there, app, tmp_path, monkeypatch):
     tls(server, path)
     with server:
         server.serve(app)
-        monkeypatch.setattr(access, "HUB_URL", f"https://localhost:{server.server_address[1]}")
+        monkeypatch.setattr(registry, "HUB_URL", f"https://localhost:{server.server_address[1]}")
         text = refused(pull, there, "app:1", kind=Unreachable)
         assert "SSL_CERT_FILE can name" in text and "self-signed certificate" in text.replace(
             "self signed", "self-signed"
@@ -955,7 +954,7 @@ def test_tls(there, app, tmp_path, monkeypatch):
 def test_a_mirror_is_asked_first(server, there, app, monkeypatch, capsys):
     with Registry() as hub:
         hub.serve(app, "hub")
-        monkeypatch.setattr(access, "HUB_URL", f"http://{hub.name}")
+        monkeypatch.setattr(registry, "HUB_URL", f"http://{hub.name}")
         for mirror in (server.name, f"http://{server.name}"):
             monkeypatch.setenv("MINIDOCKER_MIRROR", mirror)
             assert pull(there, "app:1").id == app.id == find(there, "app:1").id
@@ -971,7 +970,7 @@ def test_a_mirror_that_lies_is_passed_over(server, there, app, monkeypatch, caps
     """Also in the middle of its layers. A password in its address is not shown."""
     with Registry() as hub:
         hub.serve(app)
-        monkeypatch.setattr(access, "HUB_URL", f"http://{hub.name}")
+        monkeypatch.setattr(registry, "HUB_URL", f"http://{hub.name}")
         monkeypatch.setenv("MINIDOCKER_MIRROR", f"http://ann:secret@{server.name}")
         server.blobs[last_layer(app)] = bytes(len(server.blobs[last_layer(app)]))
         assert pull(there, "app:1", show=True).id == app.id
@@ -1144,7 +1143,7 @@ def test_what_is_not_here_cannot_be_pushed(server, here, large):
 PULL = """
 import sys
 from minidocker.images.store import Store
-from minidocker.images.registry.transfer import pull
+from minidocker.images.transfer import pull
 print("ready", flush=True)
 pull(Store(sys.argv[1]), sys.argv[2])
 """

@@ -14,8 +14,8 @@ import referencing.jsonschema
 
 from minidocker.images.archive import import_, load, save
 from minidocker.images.image import find
-from minidocker.images.registry.transfer import pull, push
 from minidocker.images.store import Store
+from minidocker.images.transfer import pull, push
 from minidocker.process import start
 from minidocker.union import Union
 from tests.helpers import REPO, need, until

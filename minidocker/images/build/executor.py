@@ -157,7 +157,7 @@ class Build:
         with contextlib.suppress(NoSuchImage):
             return find(self.store, name)
         try:
-            from minidocker.images.registry.transfer import pull
+            from minidocker.images.transfer import pull
 
             return pull(self.store, name)
         except ContainerError as failure:

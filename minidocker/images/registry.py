@@ -10,29 +10,39 @@
     POST  /v2/NAME/blobs/uploads/               a new upload; then PUT the content where the answer says
     PUT   /v2/NAME/manifests/TAG                the image, when all its parts are there
 
-What comes is believed if digest and size are those that were asked for, and is never read further than that. urllib3
-keeps connections open, and asks again for what failed. Source: the OCI distribution specification, spec.md.
+What comes is believed if digest and size are those that were asked for, and is never read further than that. Plain HTTP
+is for registries on this machine, and for those named in MINIDOCKER_INSECURE ("host:port,…"): anybody on the way can
+read it, and answer in their place. Each registry gets its own password only: of MINIDOCKER_AUTH
+("localhost:5000=ann:secret"), or of the file that `docker login` writes, where it is in base64, a spelling and no
+secret. Sources: the OCI distribution specification, spec.md; RFC 9110, 11 (challenges); Docker's registry
+specification, "Token Authentication".
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
+import os
 import re
+import socket
 import time
 import urllib.request
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 
 import urllib3
+from urllib3.connection import port_by_scheme
+from urllib3.util import Url, parse_url
 
 from minidocker.images import manifest as media
-from minidocker.images.manifest import printable
-from minidocker.images.registry import access
+from minidocker.images.manifest import DEFAULT_REGISTRY, printable
 from minidocker.outcome import ContainerError
 
+HUB_URL = "https://registry-1.docker.io"
 HOPS, AGAIN, MAX_ANSWER = 6, (429, 500, 502, 503, 504), 1 << 16  # bytes of an answer that is no manifest and no blob
 UNSAID = ("", "text/plain", "application/json", "application/octet-stream")  # the types of a server that knows none
+WORD = re.compile(r'(\w+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^\s",]+))|([\w-]+)')  # name="value", name=value, or a scheme
 MEANINGS = {
     200: "a web page: this is not a registry",
     401: "it does not let us in: check the name, or docker login, or set MINIDOCKER_AUTH",
@@ -49,6 +59,77 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
     from minidocker.images.manifest import Descriptor
+
+
+def url_of(name: str) -> str:
+    """The URL of a registry. A password in the URL of a mirror is dropped: errors would show it."""
+    if "://" in name:
+        return address(name)._replace(auth=None).url.rstrip("/")
+    plain = is_here(f"//{name}") or name in os.environ.get("MINIDOCKER_INSECURE", "").split(",")
+    return HUB_URL if name == DEFAULT_REGISTRY else f"{'http' if plain else 'https'}://{name}"
+
+
+def address(url: str, base: str = "") -> Url:
+    """Where that leads: read by urllib3, which goes there. Others see another host in `https://localhost\\@ghcr.io`."""
+    with contextlib.suppress(ValueError):
+        return parse_url(urljoin(base, url))
+    raise ContainerError(f"{base and f'{base}: it sent us to '}an address that is none: {printable(url)}")
+
+
+def is_here(url: str) -> bool:
+    """Whether it is on this machine, also in other spellings, such as 127.1 or [::ffff:7f00:1]."""
+    host = (address(url).host or "").strip("[]").partition("%")[0].rstrip(".")
+    with contextlib.suppress(OSError, UnicodeError):
+        host = str(socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)[0][4][0]).removeprefix("::ffff:")
+    return re.fullmatch(r"localhost|::1?|(127|0)(\.\d+){3}", host) is not None
+
+
+def origin(url: str) -> tuple[object, ...]:
+    """Scheme, host and port: what must be the same for a password to be sent."""
+    parts = address(url)
+    return parts.scheme, parts.host, parts.port or port_by_scheme.get(parts.scheme or "")
+
+
+def may_ask(url: str, registry: str) -> bool:
+    """Whether the registry may send us there: over TLS, or where plain HTTP was asked for. Only one that is itself on
+    this machine may name another server on it, which might be one that trusts all that comes from here.
+    """
+    scheme, place = address(url).scheme, address(url).netloc or ""
+    if is_here(url) and not is_here(registry):
+        return False
+    plain = origin(url) == origin(registry) or url_of(place).startswith("http:")
+    return scheme == "https" or (scheme == "http" and plain)
+
+
+def challenges(header: str) -> dict[str, dict[str, str]]:
+    """What a 401 asks for in WWW-Authenticate, which may hold several: {"bearer": {"realm": …}, "basic": …}."""
+    found: dict[str, dict[str, str]] = {}
+    scheme = ""
+    for name, quoted, plain, word in WORD.findall(header):
+        scheme = word.lower() or scheme
+        parameters = found.setdefault(scheme, {})
+        if name:
+            parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
+    return found
+
+
+def credentials(registry: str) -> dict[str, str]:
+    """The header Authorization for a registry, of the environment or of Docker's file; or {}."""
+    host, _, pair = os.environ.get("MINIDOCKER_AUTH", "").partition("=")
+    path = os.path.join(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"), "config.json")
+    key = "https://index.docker.io/v1/" if registry == DEFAULT_REGISTRY else registry
+    try:
+        if host != registry:
+            with open(path, "rb") as file:
+                auths = media.parsed(file.read(media.MAX_JSON + 1)).get("auths") or {}
+            pair = base64.b64decode((auths.get(key) or {}).get("auth") or "", validate=True).decode()
+        if pair and pair.find(":") < 1:
+            raise ValueError("USER:PASSWORD is expected")
+    except (FileNotFoundError, NotADirectoryError):
+        pair = ""
+    except (AttributeError, TypeError, ValueError, ContainerError) as wrong:
+        raise ContainerError(f"cannot read the login for {registry}: {wrong}: docker login again ({path})") from None
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()} if pair else {}
 
 
 class Unreachable(ContainerError):
@@ -84,7 +165,7 @@ class Registry:
     timeout, retries, backoff = 30.0, 4, 0.5
 
     def __init__(self, name: str, repository: str) -> None:
-        self.url, self.repository = access.url_of(name), repository
+        self.url, self.repository = url_of(name), repository
         self.name = self.url.partition("://")[2] if "://" in name else name
         self.scopes: set[str] = set()  # what tokens are asked for: "repository:NAME:pull"
         self.identity: dict[str, str] = {}  # the header Authorization, once it was demanded
@@ -92,8 +173,8 @@ class Registry:
         rule |= {"raise_on_status": False, "backoff_factor": self.backoff, "retry_after_max": 1 << 40}
         self._again = Patience(self.retries, **rule)  # other: a certificate does not get better
         pool: dict[str, Any] = {"maxsize": 8, "timeout": self.timeout, "retries": self._again}
-        place = access.address(self.url)
-        direct = access.is_here(self.url) or urllib.request.proxy_bypass(place.netloc or "")
+        place = address(self.url)
+        direct = is_here(self.url) or urllib.request.proxy_bypass(place.netloc or "")
         proxy = None if direct else urllib.request.getproxies().get(place.scheme or "")
         self._pool = urllib3.ProxyManager(proxy, **pool) if proxy else urllib3.PoolManager(**pool)
 
@@ -114,7 +195,7 @@ class Registry:
         target, headers = self._led(f"{self.url}/v2/{self.repository}/", path), options.pop("headers", {})
         identity, asked = self.identity, False
         for _ in range(HOPS):
-            ours = access.origin(target) == access.origin(self.url)
+            ours = origin(target) == origin(self.url)
             response = self._send(method, target, headers | (identity if ours else {}), **options)
             demand = response.headers.get("WWW-Authenticate")
             place = response.get_redirect_location() if method in ("GET", "HEAD") else None
@@ -135,8 +216,8 @@ class Registry:
 
     def _led(self, base: str, place: str) -> str:
         """The address that a header means, if we may go there."""
-        url = access.address(place, base).url
-        if not access.may_ask(url, self.url):
+        url = address(place, base).url
+        if not may_ask(url, self.url):
             why = "is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
             raise ContainerError(f"{self.name}: {printable(url)} {why}")
         return url
@@ -151,7 +232,7 @@ class Registry:
 
     def _login(self, demand: str) -> dict[str, str]:
         """The header Authorization that the registry wants: a token that another server gives, or our password."""
-        wanted, password = access.challenges(demand), access.credentials(self.name)
+        wanted, password = challenges(demand), credentials(self.name)
         bearer = wanted.get("bearer", {})
         if bearer.get("realm"):
             return self._token(bearer, password)
@@ -167,7 +248,7 @@ class Registry:
         realm = self._led(self.url, bearer["realm"])
         response = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", password)
         if response.status != 200:
-            raise self._refused(response, f"no token from {access.address(realm).netloc}: ")
+            raise self._refused(response, f"no token from {address(realm).netloc}: ")
         document = media.parsed(b"".join(self.pieces(response, MAX_ANSWER)))
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():

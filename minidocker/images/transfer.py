@@ -22,7 +22,7 @@ from tqdm.utils import CallbackIOWrapper
 from minidocker.images import manifest as media
 from minidocker.images.image import Image, NoSuchImage, find
 from minidocker.images.manifest import DEFAULT_REGISTRY, parse
-from minidocker.images.registry.client import Registry, Unreachable
+from minidocker.images.registry import Registry, Unreachable
 from minidocker.outcome import ContainerError
 
 PARALLEL = 3  # layers at once, as Docker does: more would not be faster on one line, and registries count connections
