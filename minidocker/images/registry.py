@@ -2,7 +2,7 @@
 
     with Registry("docker.io", "library/busybox") as registry:
         data, descriptor = registry.manifest("latest")
-        registry.fetch(layer, file, print)
+        answer = registry.blob(layer, 0)
 
     GET   /v2/NAME/manifests/TAG-OR-DIGEST      what the image consists of
     GET   /v2/NAME/blobs/DIGEST                 one part of it
@@ -27,7 +27,6 @@ import json
 import os
 import re
 import socket
-import time
 import urllib.request
 from urllib.parse import urlencode, urljoin
 
@@ -36,10 +35,11 @@ from urllib3.connection import port_by_scheme
 from urllib3.util import Url, parse_url
 
 from minidocker.images import manifest as media
-from minidocker.images.manifest import DEFAULT_REGISTRY, printable
+from minidocker.images.manifest import DEFAULT_REGISTRY
 from minidocker.outcome import ContainerError
 
 HUB_URL = "https://registry-1.docker.io"
+LONGEST = 20  # seconds that a registry may let us wait
 HOPS, AGAIN, MAX_ANSWER = 6, (429, 500, 502, 503, 504), 1 << 16  # bytes of an answer that is no manifest and no blob
 UNSAID = ("", "text/plain", "application/json", "application/octet-stream")  # the types of a server that knows none
 WORD = re.compile(r'(\w+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^\s",]+))|([\w-]+)')  # name="value", name=value, or a scheme
@@ -53,10 +53,8 @@ MEANINGS = {
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO
-
-    from urllib3 import BaseHTTPResponse
+    from collections.abc import Iterator
+    from typing import Any
 
     from minidocker.images.manifest import Descriptor
 
@@ -73,7 +71,7 @@ def address(url: str, base: str = "") -> Url:
     """Where that leads: read by urllib3, which goes there. Others see another host in `https://localhost\\@ghcr.io`."""
     with contextlib.suppress(ValueError):
         return parse_url(urljoin(base, url))
-    raise ContainerError(f"{base and f'{base}: it sent us to '}an address that is none: {printable(url)}")
+    raise ContainerError(f"{base and f'{base}: it sent us to '}an address that is none: {media.printable(url)}")
 
 
 def is_here(url: str) -> bool:
@@ -139,9 +137,7 @@ class Unreachable(ContainerError):
 class Patience(urllib3.Retry):
     """Whether to ask again, and when: urllib3's rule, but not if the registry says to wait for hours (Retry-After)."""
 
-    longest = 20
-
-    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
         """Seconds, of a number or a date; None if the header is neither, or has more digits than int() takes."""
         with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             return super().get_retry_after(response)
@@ -150,7 +146,7 @@ class Patience(urllib3.Retry):
     def increment(self, *where: Any, **more: Any) -> Any:
         """The rule for the next time; if it raises there is none, and urllib3 returns this answer."""
         response = more.get("response")
-        if response and (self.get_retry_after(response) or 0) > self.longest:
+        if response and (self.get_retry_after(response) or 0) > LONGEST:
             raise urllib3.exceptions.MaxRetryError(more["_pool"], "", None)
         return super().increment(*where, **more)
 
@@ -171,8 +167,8 @@ class Registry:
         self.identity: dict[str, str] = {}  # the header Authorization, once it was demanded
         rule: dict[str, Any] = {"connect": 2, "other": 0, "status_forcelist": AGAIN, "allowed_methods": None}
         rule |= {"raise_on_status": False, "backoff_factor": self.backoff, "retry_after_max": 1 << 40}
-        self._again = Patience(self.retries, **rule)  # other: a certificate does not get better
-        pool: dict[str, Any] = {"maxsize": 8, "timeout": self.timeout, "retries": self._again}
+        self.again = Patience(self.retries, **rule)  # other: a certificate does not get better
+        pool: dict[str, Any] = {"maxsize": 8, "timeout": self.timeout, "retries": self.again}
         place = address(self.url)
         direct = is_here(self.url) or urllib.request.proxy_bypass(place.netloc or "")
         proxy = None if direct else urllib.request.getproxies().get(place.scheme or "")
@@ -186,11 +182,10 @@ class Registry:
         for host in self._pool.pools.keys():  # noqa: SIM118  # it is no dict, and not to be iterated
             self._pool.pools[host].close()
 
-    def request(self, method: str, path: str, **options: Any) -> BaseHTTPResponse:
+    def request(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
         """Ask, log in if that is demanded, follow redirects; return an answer whose body, after GET, is not read yet.
 
-        `options`: headers, body, retries. Password and token go to the registry itself, and to no other host. HEAD only
-        asks, so its answer may be a refusal.
+        Password and token go to the registry itself, and to no other host. After HEAD, any answer is one.
         """
         target, headers = self._led(f"{self.url}/v2/{self.repository}/", path), options.pop("headers", {})
         identity, asked = self.identity, False
@@ -219,10 +214,10 @@ class Registry:
         url = address(place, base).url
         if not may_ask(url, self.url):
             why = "is plain HTTP (name its host in MINIDOCKER_INSECURE), or on this machine"
-            raise ContainerError(f"{self.name}: {printable(url)} {why}")
+            raise ContainerError(f"{self.name}: {media.printable(url)} {why}")
         return url
 
-    def _send(self, method: str, url: str, headers: dict[str, str], **options: Any) -> BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: dict[str, str], **options: Any) -> urllib3.BaseHTTPResponse:
         """One request. No compression on the way: digests and sizes are those of what is sent."""
         headers = {"User-Agent": "minidocker", "Accept-Encoding": "identity", **headers}
         try:
@@ -234,15 +229,13 @@ class Registry:
         """The header Authorization that the registry wants: a token that another server gives, or our password."""
         wanted, password = challenges(demand), credentials(self.name)
         bearer = wanted.get("bearer", {})
-        if bearer.get("realm"):
-            return self._token(bearer, password)
-        if "basic" not in wanted:
-            raise ContainerError(f"{self.name}: it wants a login of a kind that is not known here: {printable(demand)}")
-        if not password:
-            raise ContainerError(f"{self.name}: it wants a password: docker login {self.name}, or MINIDOCKER_AUTH")
-        return password
-
-    def _token(self, bearer: dict[str, str], password: dict[str, str]) -> dict[str, str]:
+        if not bearer.get("realm"):
+            if "basic" not in wanted:
+                why = f"a login of a kind that is not known here: {media.printable(demand)}"
+                raise ContainerError(f"{self.name}: it wants {why}")
+            if not password:
+                raise ContainerError(f"{self.name}: it wants a password: docker login {self.name}, or MINIDOCKER_AUTH")
+            return password
         self.scopes |= {bearer["scope"]} if bearer.get("scope") else set()
         query = urlencode({"service": bearer.get("service", ""), "scope": sorted(self.scopes)}, doseq=True)
         realm = self._led(self.url, bearer["realm"])
@@ -266,55 +259,31 @@ class Registry:
         document, digest = media.parsed(data), f"sha256:{hashlib.sha256(data).hexdigest()}"
         for wanted in (response.headers.get("Docker-Content-Digest", ""), reference):
             if wanted.startswith("sha256:") and wanted != digest:
-                raise ContainerError(f"{self.name}: it sent a manifest with the digest {digest} as {printable(wanted)}")
+                raise ContainerError(
+                    f"{self.name}: it sent a manifest with the digest {digest} as {media.printable(wanted)}"
+                )
         if kind in UNSAID:
             kind = document.get("mediaType", kind)
         if document.get("mediaType", kind) != kind:
-            raise ContainerError(f"{self.name}: {reference}: it came as {printable(kind)}, and is none")
+            raise ContainerError(f"{self.name}: {reference}: it came as {media.printable(kind)}, and is none")
         descriptor = {"mediaType": kind, "digest": digest, "size": len(data)}
         return data, media.check_descriptor(descriptor, (*media.INDEXES, *media.MANIFESTS))
 
-    def fetch(self, descriptor: Descriptor, file: BinaryIO, advance: Callable[[int], object]) -> None:
-        """Write a blob into an empty file; after each interruption go on where it stopped.
-
-        `advance` is told of each piece that has come; a negative number, if it comes once more.
-        """
-        digest, size, done, sha256 = descriptor["digest"], descriptor["size"], 0, hashlib.sha256()
-        for attempt in range(self.retries + 1):
-            try:
-                response = self.request("GET", f"blobs/{digest}", headers={"Range": f"bytes={done}-"} if done else {})
-                if response.status != 206 and done:  # all of it again
-                    file.seek(0)
-                    file.truncate()
-                    advance(-done)
-                    done, sha256 = 0, hashlib.sha256()
-                self._check_part(response, descriptor, done)
-                for data in self.pieces(response, size - done):
-                    file.write(data)
-                    sha256.update(data)
-                    done += len(data)
-                    advance(len(data))
-            except Unreachable:
-                if attempt == self.retries and done < size:
-                    raise
-            if done == size:
-                break
-            time.sleep(self.backoff * 2**attempt)
-        if done < size or f"sha256:{sha256.hexdigest()}" != digest:
-            found = f"{done} bytes and the digest sha256:{sha256.hexdigest()}"
-            raise ContainerError(f"{digest}: what came has {found}: refused")
-
-    def _check_part(self, response: BaseHTTPResponse, blob: Descriptor, done: int) -> None:
-        """What the headers say of the body is what was asked for: all from this byte on."""
-        missing = blob["size"] - done
-        length = response.headers.get("Content-Length", str(missing))
-        span = response.headers.get("Content-Range", "") if response.status == 206 else ""
-        if length != str(missing) or (response.status == 206 and not span.startswith(f"bytes {done}-")):
+    def blob(self, descriptor: Descriptor, done: int) -> urllib3.BaseHTTPResponse:
+        """Ask for a blob, from this byte on. What the headers say of the body has to fit."""
+        digest, headers = descriptor["digest"], {"Range": f"bytes={done}-"} if done else {}
+        response = self.request("GET", f"blobs/{digest}", headers=headers)
+        partly = response.status == 206
+        begin = done if partly else 0  # it may know no ranges, and send all of it again
+        missing = str(descriptor["size"] - begin)
+        length, span = (response.headers.get(name, "") for name in ("Content-Length", "Content-Range"))
+        if (length or missing) != missing or (partly and not span.startswith(f"bytes {begin}-")):
             response.close()
-            came = f"it sends {printable(length)} {printable(span) or 'bytes'}, not the {missing} bytes from {done}"
-            raise ContainerError(f"{self.name}: {blob['digest']}: {came}")
+            came = f"{media.printable(length)} {media.printable(span) or 'bytes'}"
+            raise ContainerError(f"{self.name}: {digest}: it sends {came}, not the {missing} bytes from {begin}")
+        return response
 
-    def pieces(self, response: BaseHTTPResponse, limit: int) -> Iterator[bytes]:
+    def pieces(self, response: urllib3.BaseHTTPResponse, limit: int) -> Iterator[bytes]:
         """Yield the body as it arrives, up to `limit` bytes; then let go of the connection."""
         left = limit
         try:
@@ -328,56 +297,26 @@ class Registry:
         finally:
             response.close()
 
-    def upload(self, descriptor: Descriptor, file: BinaryIO) -> str:
-        """Bring a blob there, unless it is: one PUT of the open file. Returns "Layer already exists", or "Pushed".
-
-        After an interruption a new upload follows: of the old one the registry may have kept a part.
-        """
-        there = self.request("HEAD", f"blobs/{descriptor['digest']}")
-        if there.status == 200 and there.headers.get("Content-Length") == str(descriptor["size"]):
-            return "Layer already exists"
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor["size"])}
-        put = {"headers": headers, "body": file, "body_pos": 0, "retries": self._again.new(read=0)}
-        for attempt in range(self.retries + 1):
-            place = self.request("POST", "blobs/uploads/").headers.get("Location", "")
-            if not place:
-                raise ContainerError(f"{self.name}: it did not say where to upload to: is it a registry?")
-            try:
-                self.request("PUT", f"{place}{'&' if '?' in place else '?'}digest={descriptor['digest']}", **put)
-                break
-            except Unreachable:
-                if attempt == self.retries:
-                    raise
-        return "Pushed"
-
-    def put_manifest(self, reference: str, data: bytes, descriptor: Descriptor) -> None:
-        """Name what is there now. The registry checks that all parts are."""
-        headers = {"Content-Type": descriptor["mediaType"]}
-        answer = self.request("PUT", f"manifests/{reference}", headers=headers, body=data)
-        told = answer.headers.get("Docker-Content-Digest", descriptor["digest"])
-        if told != descriptor["digest"]:
-            raise ContainerError(f"{self.name}: it says that the image it got has the digest {printable(told)}")
-
-    def _refused(self, response: BaseHTTPResponse, what: str = "") -> ContainerError:
+    def _refused(self, response: urllib3.BaseHTTPResponse, what: str = "") -> ContainerError:
         """What an answer means, what can be done, and the first error that the registry itself names."""
-        status, wait = response.status, self._again.get_retry_after(response)
+        status, wait = response.status, self.again.get_retry_after(response)
         otherwise = "it has a problem, try later" if status >= 500 else "an answer that does not fit"
         seconds = f" (it says: in {wait:.0f} seconds)" if wait and status in AGAIN else ""
         said = ""
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             error = json.loads(self.rest(response))["errors"][0]
-            said = f": {printable(str(error.get('message') or error['code']))}"
+            said = f": {media.printable(str(error.get('message') or error['code']))}"
         return ContainerError(f"{self.name}: {what}HTTP {status}: {MEANINGS.get(status, otherwise)}{seconds}{said}")
 
     def _unreachable(self, failure: Exception) -> Unreachable:
         """urllib3 wraps the failure into that of the last attempt."""
         reason = getattr(failure, "reason", failure)
-        text = printable(re.sub(r"\[Errno -?\d+\] ", "", str(reason).rpartition(": ")[2]))
+        text = media.printable(re.sub(r"\[Errno -?\d+\] ", "", str(reason).rpartition(": ")[2]))
         certificate = isinstance(reason, urllib3.exceptions.SSLError)
         remedy = " (SSL_CERT_FILE can name another authority)" if certificate else ""
         return Unreachable(f"{self.name}: no answer: {text}{remedy}")
 
-    def rest(self, response: BaseHTTPResponse) -> bytes:
+    def rest(self, response: urllib3.BaseHTTPResponse) -> bytes:
         """The body, if it is short: an answer that was read to its end leaves a connection that is used again."""
         with contextlib.suppress(ContainerError):
             return b"".join(self.pieces(response, MAX_ANSWER))

@@ -1,7 +1,7 @@
 """Chapter 5: pull and push, which carry an image between the store and a registry, and only the parts that are missing.
 
     image = pull(Store(), "debian:12")
-    push(Store(), "localhost:5000/team/app:1.2", show=print)
+    push(Store(), "localhost:5000/team/app:1.2", show=True)
 
 In the order that is safe: the parts first, then the manifest that needs them, at last the name. A process that is
 killed in between leaves parts without a name, which `prune` removes. MINIDOCKER_MIRROR is a registry ("host:port", or a
@@ -10,9 +10,11 @@ URL) that is asked before docker.io is. `show`: a line on standard error for eac
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
@@ -60,16 +62,16 @@ def _pull(store: Store, host: str, wanted: Reference, platform: str, show: bool)
     """The layers are unpacked before the image gets its name: one that has a name can run."""
     with store.bringing(str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
         data, descriptor = _chosen(registry, wanted.digest or wanted.tag, platform)
-        manifest, fetch = media.check_manifest(media.parsed(data)), partial(_fetch, store, registry)
+        manifest, bring = media.check_manifest(media.parsed(data)), partial(fetch, store, registry)
         config, layers = manifest["config"], {blob["digest"]: blob for blob in manifest["layers"]}.values()
         if config["size"] > media.MAX_JSON:
             raise ContainerError(f"{wanted}: a config of {config['size']} bytes: refused")
-        fetch(config, lambda count: None)
+        bring(config, lambda count: None)
         media.check_config(store.get_json(config), len(manifest["layers"]))
         needed, space = sum(blob["size"] for blob in layers if not present(store, blob)), os.statvfs(store.home)
         if needed > space.f_bavail * space.f_frsize:  # refused early; unpacking needs more
             raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
-        each(fetch, layers, show)
+        each(bring, layers, show)
         store.put(data, descriptor["mediaType"])
         image = Image(store, descriptor)
         image.layers()
@@ -87,12 +89,38 @@ def _chosen(registry: Registry, reference: str, platform: str) -> tuple[bytes, D
     raise ContainerError(f"{reference}: an index of indexes, {MAX_INDEXES} deep: refused")
 
 
-def _fetch(store: Store, registry: Registry, blob: Descriptor, advance: Advance) -> str:
+def fetch(store: Store, registry: Registry, blob: Descriptor, advance: Advance) -> str:
+    """Bring a blob here, unless it is; after each interruption go on where it stopped. Returns what to say.
+
+    `advance` is told how many bytes have come; a negative number, if they come once more.
+    """
     if present(store, blob):
         return "Already exists"
+    size, done, sha256 = blob["size"], 0, hashlib.sha256()
     with store.incoming() as file:
-        registry.fetch(blob, file, advance)
-        store.keep(file, blob["digest"])
+        for attempt in range(registry.retries + 1):
+            try:
+                response = registry.blob(blob, done)
+                if response.status != 206 and done:
+                    file.seek(0)
+                    file.truncate()
+                    advance(-done)
+                    done, sha256 = 0, hashlib.sha256()
+                for data in registry.pieces(response, size - done):
+                    file.write(data)
+                    sha256.update(data)
+                    done += len(data)
+                    advance(len(data))
+            except Unreachable:
+                if attempt == registry.retries and done < size:
+                    raise
+            if done == size:
+                break
+            time.sleep(registry.backoff * 2**attempt)
+        came = f"sha256:{sha256.hexdigest()}"
+        if done < size or came != blob["digest"]:
+            raise ContainerError(f"{blob['digest']}: what came has {done} bytes and the digest {came}: refused")
+        store.keep(file, came)
     return "Pull complete"
 
 
@@ -104,18 +132,42 @@ def push(store: Store, name: str, show: bool = False) -> Descriptor:
     image = find(store, name)
     if not image.name:  # by its ID: which would become the name of a repository
         raise NoSuchImage(f"no image here is called {wanted.familiar}: give it that name with minidocker tag")
+    digest = image.descriptor["digest"]
     with store.writing(), Registry(wanted.registry, wanted.repository) as registry:
-
-        def upload(blob: Descriptor, advance: Advance) -> str:
-            if not present(store, blob):
-                raise ContainerError(f"{blob['digest']}: this layer is not in the store: pull its image again")
-            with open(store.blob(blob["digest"]), "rb") as file:
-                return registry.upload(blob, CallbackIOWrapper(advance, file, "read"))
-
-        each(upload, [*image.manifest["layers"], image.manifest["config"]], show)
-        with open(store.blob(image.descriptor["digest"]), "rb") as file:
-            registry.put_manifest(wanted.tag, file.read(), image.descriptor)
+        each(partial(upload, store, registry), [*image.manifest["layers"], image.manifest["config"]], show)
+        with open(store.blob(digest), "rb") as file:
+            put = {"headers": {"Content-Type": image.descriptor["mediaType"]}, "body": file.read()}
+        told = registry.request("PUT", f"manifests/{wanted.tag}", **put).headers.get("Docker-Content-Digest", digest)
+        if told != digest:
+            raise ContainerError(f"{wanted.registry}: it says that the image has the digest {media.printable(told)}")
     return image.descriptor
+
+
+def upload(store: Store, registry: Registry, blob: Descriptor, advance: Advance) -> str:
+    """Bring a blob there, unless it is: one PUT of the open file. Returns what to say.
+
+    After an interruption a new upload follows: of the old one the registry may have kept a part.
+    """
+    if not present(store, blob):
+        raise ContainerError(f"{blob['digest']}: this layer is not in the store: pull its image again")
+    there = registry.request("HEAD", f"blobs/{blob['digest']}")
+    if there.status == 200 and there.headers.get("Content-Length") == str(blob["size"]):
+        return "Layer already exists"
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob["size"])}
+    with open(store.blob(blob["digest"]), "rb") as file:
+        body = CallbackIOWrapper(advance, file, "read")
+        put = {"headers": headers, "body": body, "body_pos": 0, "retries": registry.again.new(read=0)}
+        for attempt in range(registry.retries + 1):
+            place = registry.request("POST", "blobs/uploads/").headers.get("Location", "")
+            if not place:
+                raise ContainerError(f"{registry.name}: it did not say where to upload to: is it a registry?")
+            try:
+                registry.request("PUT", f"{place}{'&' if '?' in place else '?'}digest={blob['digest']}", **put)
+                break
+            except Unreachable:
+                if attempt == registry.retries:
+                    raise
+    return "Pushed"
 
 
 def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor], show: bool) -> None:
