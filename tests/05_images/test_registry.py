@@ -733,7 +733,7 @@ def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, there, app):
     assert [headers.get("Range") for headers in server.asked(layer)] == [None, "bytes=200-", "bytes=300-"]
 
 
-def test_a_connection_that_is_cut_at_the_end(server, tmp_path):
+def test_a_connection_that_is_cut_at_the_end(server, there):
     """All is here, but for the line that says so. To ask for what follows the last byte would be an error, 416."""
     data = bytes(1 << 16)  # one piece: less, and what came before the cut is lost with it
     descriptor = server.blob(data, media.LAYER)
@@ -747,10 +747,9 @@ def test_a_connection_that_is_cut_at_the_end(server, tmp_path):
         return True
 
     server.rules[descriptor["digest"]] = almost
-    with registry.Registry(server.name, "app") as client, open(tmp_path / "blob", "w+b") as file:
-        client.fetch(descriptor, file, lambda count: None)
-        file.seek(0)
-        assert file.read() == data
+    with registry.Registry(server.name, "app") as client:
+        transfer.fetch(there, client, descriptor, lambda count: None)
+    assert Path(there.blob(descriptor["digest"])).read_bytes() == data
     assert len(server.asked(descriptor["digest"])) == 1
 
 
