@@ -33,40 +33,34 @@ if TYPE_CHECKING:
 
     Ready = dict[str, Any]  # id, layers: directories, the top one first; config: the inner one, with Env, Cmd, ...
 
-NETWORKS = {"none": "net ", "host": ""}  # what the network is called -> the namespace that it takes
-
 
 def ready(name: str, home: str | None = None) -> Ready:
     """What a container needs to know of the image of this name, or of this ID; unpacks its layers if need be."""
     home = home or state.home()
     path = f"{home}/ready/{name.replace('/', '%')}"
     try:
-        status = os.stat(f"{home}/images/index.json")
-        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         with open(path, "rb") as file:
             made_from, image = marshal.loads(file.read())
-        if made_from == stamp:
+        if made_from == _stamp(home):
             return image  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, TypeError):
         pass  # never made, or by another version of Python, or of a name that no file can have: `find` judges that
-    return _keep(path, home, name)
-
-
-def _keep(path: str, home: str, name: str) -> Ready:
-    """Read the image's documents, and write down what came of them. A full disk is no reason not to start."""
     from minidocker.images.image import find
     from minidocker.images.store import Store
 
     store = Store(home)
-    status = os.stat(store.index)  # before reading: a change meanwhile makes it outdated, not wrong
+    stamp = _stamp(home)  # before reading: a change meanwhile makes it outdated, not wrong
     image = prepare(find(store, name))
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
         state.replace(path, marshal.dumps((stamp, image)))
     except OSError:
-        pass
+        pass  # a full disk is no reason not to start
     return image
+
+
+def _stamp(home: str) -> tuple[int, int, int]:
+    status = os.stat(f"{home}/images/index.json")
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def prepare(image: Image) -> Ready:
@@ -81,15 +75,13 @@ def prepare(image: Image) -> Ready:
 class Layers(Isolator):
     """Hold the config and the unpacked layers of an image while a container runs on them, shared with all others.
 
-    What removes unused layers leaves held ones alone, and an image whose config is held is not removed.
+    What is held is not removed: no layer, and no image whose config it is.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = list(paths)
-        self._locks: list[int] = []
+        self.paths, self._locks = paths, list[int]()
 
     def __enter__(self) -> Isolator:
-        """Host side."""
         for path in self.paths:
             lock = state.hold(path, exclusive=False, wait=True)
             if lock is None:
@@ -99,7 +91,6 @@ class Layers(Isolator):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closing lets go."""
         while self._locks:
             os.close(self._locks.pop())
 
@@ -136,11 +127,10 @@ def container(
     user = user or config.get("User") or ""
     kept = capabilities(privileged=privileged) if kept is None else kept
     union = Union(image["layers"], upper)
-    own = NETWORKS[network] if isinstance(network, str) else ""
     root = PivotRoot(union.root, proc=False)
     root.devices = True  # from now on /dev is the container's, and there may be a terminal
     isolators = [
-        Namespaces(f"pid mount uts ipc {own}", hostname=hostname),
+        Namespaces(f"pid mount uts ipc {'net' if network == 'none' else ''}", hostname=hostname),
         Cgroup(**(limits or {})),
         Namespaces("cgroup"),
         Layers(image.get("held") or image["layers"]),
@@ -154,30 +144,21 @@ def container(
         Capabilities(kept),
         *([Init()] if init else []),
     ]
-    settings = [f"{name}={value}" for name, value in (defaults or {}).items()]
-    environment = _environment([*settings, *(config.get("Env") or []), *env])
+    environment = _environment(defaults, [*(config.get("Env") or []), *env])
     environment.setdefault("HOME", home_of(image["layers"], user))
-    return _command(config, command, entrypoint), isolators, {"env": environment, "cwd": cwd}
-
-
-def _command(config: dict[str, Any], command: Sequence[str], entrypoint: Sequence[str] | None) -> list[str]:
-    """The words to execute. Who brings an entrypoint of their own does not want the image's arguments for its own."""
     if entrypoint is None:
-        argv = [*(config.get("Entrypoint") or []), *(command or config.get("Cmd") or [])]
-    else:
-        argv = [*entrypoint, *command]
-    if not argv:
+        entrypoint, command = config.get("Entrypoint") or [], command or config.get("Cmd") or []
+    if not [*entrypoint, *command]:
         raise ContainerError("no command: the image has none, so give one after its name")
-    return argv
+    return [*entrypoint, *command], isolators, {"env": environment, "cwd": cwd}
 
 
-def _environment(settings: Sequence[str]) -> dict[str, str]:
+def _environment(defaults: Mapping[str, str] | None, settings: Sequence[str]) -> dict[str, str]:
     """A later setting wins; a name alone takes the variable away. One without a name is the image's mistake."""
-    environment = {"PATH": DEFAULT_PATH}
+    environment = {"PATH": DEFAULT_PATH, **(defaults or {})}
     for setting in settings:
         name, equals, value = setting.partition("=")
+        environment.pop(name, None)
         if equals and name:
             environment[name] = value
-        else:
-            environment.pop(name, None)
     return environment

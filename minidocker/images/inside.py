@@ -14,45 +14,28 @@ import stat
 
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.rootfs import make_mounts_private
-from minidocker.syscalls import (
-    CLONE_NEWNS,
-    MNT_DETACH,
-    MS_BIND,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_RDONLY,
-    MS_REMOUNT,
-    mount,
-    openat2,
-    umount,
-)
+from minidocker.rootfs import NO_SURPRISES, make_mounts_private
+from minidocker.syscalls import CLONE_NEWNS, MS_BIND, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT, mount, openat2
 
-DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx",
-}
 MOUNTS = (  # target, type, flags, options
-    ("/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None),
+    ("/proc", "proc", NO_SURPRISES, None),
     ("/dev", "tmpfs", MS_NOSUID, "mode=755,size=64k"),
     ("/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
-    ("/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m"),
-    ("/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, None),
-    ("/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, None),
+    ("/dev/shm", "tmpfs", NO_SURPRISES, "mode=1777,size=64m"),
+    ("/dev/mqueue", "mqueue", NO_SURPRISES, None),
+    ("/sys", "sysfs", NO_SURPRISES | MS_RDONLY, None),
 )
-
-
+DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+LINKS = {
+    "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}  # fmt: skip
 SYSCTLS = {  # of the network namespace; Docker's: no port is special, and every group may ping
     "/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
     "/proc/sys/net/ipv4/ping_group_range": "0 2147483647",
 }
-MACHINES = ("bus", "fs", "irq", "sys", "sysrq-trigger")  # of /proc: Docker's "read-only paths"
-SECRETS = (  # and its "masked paths": they tell about the machine, or about other containers
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")  # the machine's; as in Docker
+MASKED = (  # they tell about the machine, or about other containers; as in Docker
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi",
     "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 )  # fmt: skip
@@ -74,15 +57,14 @@ if TYPE_CHECKING:
 class Filesystems(Isolator):
     """Mount /proc, /dev and /sys below `root`, as each container has them. Needs a new mount namespace.
 
-    Before the volumes in the list, which may want to be on top of them, and so before the change of root. An image
-    whose /proc is a symlink could make its own files look like the kernel's (CVE-2019-16884): refused.
+    Before the volumes in the list, which may want to be on top of them, and so before the change of root. `files`: what
+    this container has as its own in the image's place.
     """
 
     clone_flags = CLONE_NEWNS
 
-    def __init__(self, root: str = "", privileged: bool = False, files: Mapping[str, str] | None = None) -> None:
-        self.root, self.privileged, self.files = root, privileged, dict(files or {})
-        self.devices = not root
+    def __init__(self, root: str, privileged: bool = False, files: Mapping[str, str] | None = None) -> None:
+        self.root, self.privileged, self.files = root, privileged, files or {}
 
     def __enter__(self) -> Isolator:
         """Remember the network namespace of the host, whose sysctls are not the container's."""
@@ -94,9 +76,10 @@ class Filesystems(Isolator):
         make_mounts_private()
         for target, fstype, flags, options in MOUNTS:
             _directory(self.root + target)
-            writable = MS_RDONLY if self.privileged else 0
+            if target == "/dev/shm":
+                self._cover(f"{self.root}/dev/shm")  # nobody will see what lies below the next mount
             try:
-                mount(fstype, self.root + target, fstype, flags & ~writable, options)
+                mount(fstype, self.root + target, fstype, flags & ~MS_RDONLY if self.privileged else flags, options)
             except PermissionError:
                 if target != "/sys":  # with the host's network, or with none of its rights, there is no /sys
                     raise
@@ -105,31 +88,35 @@ class Filesystems(Isolator):
             os.chmod(f"{self.root}/dev/{name}", 0o666)
         for name, target in LINKS.items():
             os.symlink(target, f"{self.root}/dev/{name}")
-        if os.stat("/proc/self/ns/net").st_ino != self.host:
-            for path, value in SYSCTLS.items():
-                _set(self.root + path, value)
-        for name in MACHINES if not self.privileged else ():
-            _seal(f"{self.root}/proc/{name}")
-        for path in SECRETS if not self.privileged else ():
-            if os.path.isdir(self.root + path):
-                mount("tmpfs", self.root + path, "tmpfs", MS_RDONLY, "size=4k")
-            elif os.path.exists(self.root + path):
-                mount(f"{self.root}/dev/null", self.root + path, flags=MS_BIND)
-        if self.files:
-            self._cover_files(f"{self.root}/dev/.files")
+        for path, value in SYSCTLS.items() if os.stat("/proc/self/ns/net").st_ino != self.host else ():
+            try:
+                with open(self.root + path, "wb", 0) as file:
+                    file.write(value.encode())
+            except OSError:
+                pass  # this kernel does not have it; a user namespace knows fewer groups than the range names
+        if not self.privileged:
+            self._fence()
 
-    def _cover_files(self, memory: str) -> None:
-        """Put files of this container over the image's; where the image has no place for one, it goes without.
+    def _fence(self) -> None:
+        """What this kernel has of it. Read-only takes two calls: a bind mount begins with the flags of its source."""
+        for path in filter(os.path.exists, [self.root + path for path in READ_ONLY]):
+            mount(path, path, flags=MS_BIND)
+            mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | NO_SURPRISES)
+        for path in filter(os.path.exists, [self.root + path for path in MASKED]):
+            if os.path.isdir(path):
+                mount("tmpfs", path, "tmpfs", MS_RDONLY, "size=4k")
+            else:
+                mount(f"{self.root}/dev/null", path, flags=MS_BIND)
 
-        A link of the image is followed below the root. They lie in memory, in a file system that has no name any more
-        when they are mounted.
+    def _cover(self, memory: str) -> None:
+        """Mount files in memory over the image's. A link of the image is followed below the root.
+
+        Where the image has no place for one, it goes without.
         """
         root = os.open(self.root, os.O_PATH | os.O_CLOEXEC)
-        os.mkdir(memory)
-        mount("tmpfs", memory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=64k")
         for path, text in self.files.items():
             parent, name = os.path.split(path)
-            with open(os.path.join(memory, name), "x") as file:
+            with open(f"{memory}/{name}", "x") as file:
                 file.write(text)
                 os.fchmod(file.fileno(), 0o644)
             try:
@@ -138,33 +125,16 @@ class Filesystems(Isolator):
                 if name not in os.listdir(f"/proc/self/fd/{directory}"):
                     os.mknod(name, 0o644, dir_fd=directory)
                 target = openat2(root, path, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
-                mount(os.path.join(memory, name), f"/proc/self/fd/{target}", None, MS_BIND)
+                mount(file.name, f"/proc/self/fd/{target}", None, MS_BIND)
             except OSError:
                 pass
-        umount(memory, MNT_DETACH)
-        os.rmdir(memory)
-
-
-def _seal(path: str) -> None:
-    """Read-only: what is there belongs to the machine, and asks for no capability but for being root. Two calls."""
-    try:
-        mount(path, path, flags=MS_BIND)
-        mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    except FileNotFoundError:
-        pass  # this kernel does not have it
-
-
-def _set(path: str, value: str) -> None:
-    """A sysctl, where this kernel has it; a user namespace knows fewer groups than the range names."""
-    try:
-        with open(path, "wb", 0) as file:
-            file.write(value.encode())
-    except OSError:
-        pass
 
 
 def _directory(path: str) -> None:
-    """A directory to mount on, made if it is missing; what the image has instead is no place for it."""
+    """A directory to mount on, made if it is missing.
+
+    What is none is refused: behind a symlink, an image's own files could look like the kernel's (CVE-2019-16884).
+    """
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
@@ -175,9 +145,8 @@ def _directory(path: str) -> None:
 class User(Isolator):
     """Become `user`: "name", "uid", "name:group", ":gid"; names are those of the image's /etc/passwd, /etc/group.
 
-    Makes the working directory `cwd` first, if it is missing, and belongs to root then, as Docker's WORKDIR does.
-    After it the process has no right to prepare anything. A name that the image does not have is an error; a number
-    need not be known.
+    Makes the working directory `cwd` first, if it is missing; it is root's then, as Docker's WORKDIR. A name that the
+    image does not have is an error; a number need not be known.
     """
 
     def __init__(self, user: str = "", cwd: str = "") -> None:
