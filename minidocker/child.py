@@ -126,10 +126,7 @@ def _live(birth: Birth, channel: int, read_order: Callable[[], Order]) -> NoRetu
         if not birth.flags & syscalls.CLONE_NEWPID:
             prctl(syscalls.PR_SET_PDEATHSIG, 0)  # so that the watcher finds the leader of its group alive
         _seal_imports()
-        terminal = _walk(order)
-        send(channel, True, *terminal)  # it fails if nobody holds the other end any more
-        for descriptor in terminal:
-            os.close(descriptor)
+        send(channel, True, *_walk(order))  # it fails if nobody holds the other end any more
         (_call if callable(order.command) else _execute)(order)
     except BaseException as failure:
         send(channel, _described(order.at if order else None, failure))

@@ -130,9 +130,8 @@ class Process:
         self.asked = False  # whether somebody has sent it a signal
         self._entered: list[Isolator] = []
         self._parent: child.Forked | Launched
-        self._outputs: list[int] = []  # our ends of stdout and stderr, or a descriptor that we do not read
-        self._written: dict[int, list[bytes]] = {}  # our end of a pipe or terminal -> what came out of it so far
-        self._open: set[int] = set()  # descriptors to close at the end
+        self._ends: dict[int, int] = {}  # our end of a pipe, or of the terminal -> the stream 1 or 2
+        self._written: dict[int, list[bytes]] = {1: [], 2: []}  # what came out of them so far
 
     def __enter__(self) -> Process:
         return self
@@ -176,8 +175,7 @@ class Process:
         for _ in self._chunks(timeout):
             pass
         if self.result is None:
-            outputs = (b"".join(self._written.get(number, [])) for number in self._outputs)
-            self.result = Result(self._parent.collect(), *outputs)
+            self.result = Result(self._parent.collect(), *map(b"".join, self._written.values()))
             told = receive(self.channel)[0] if polled([self.channel], 0) else None
             self._leave()
             if told is not None:
@@ -188,7 +186,7 @@ class Process:
         """Yield the lines that it writes to stdout (or its terminal) as they come, without line ends, until it ends."""
         rest, end = b"", b"\r" if self.order.terminal else b""  # a terminal makes two characters of a line's end
         for source, data in self._chunks(None):
-            if source == self._outputs[0]:
+            if self._ends[source] == 1:
                 *whole, rest = (rest + data).split(b"\n")
                 for line in whole:
                     yield line.removesuffix(end).decode(errors="backslashreplace")
@@ -209,7 +207,6 @@ class Process:
             for end in theirs:
                 os.close(end)
         self.pid, self.pidfd, self.channel = self._parent.pid, self._parent.pidfd, self._parent.channel
-        self._open |= {self.pidfd, self.channel}
         self._release()
 
     def _release(self) -> None:
@@ -234,32 +231,24 @@ class Process:
             raise refused or ContainerError(message)
         if told is True:
             for self.terminal in terminal:
-                self._outputs = []
-                self._capture(self.terminal)
+                self._ends[self.terminal] = 1
             told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:
             raise failure(*told)
 
     def _streams(self, theirs: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
-        """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it can be opened."""
+        """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it is opened."""
         if not isinstance(stdin, int):
             stdin = in_memory(stdin)
             theirs.append(stdin)
         streams = [stdin]
-        for output in outputs:
+        for number, output in enumerate(outputs, 1):
             if output == PIPE:
                 ours, output = os.pipe()
-                self._capture(ours)
+                self._ends[ours] = number
                 theirs.append(output)
-            else:
-                self._outputs.append(output)
             streams.append(output)
         return streams
-
-    def _capture(self, ours: int) -> None:
-        self._outputs.append(ours)
-        self._written[ours] = []
-        self._open.add(ours)
 
     def _chunks(self, timeout: float | None) -> Iterator[tuple[int, bytes]]:
         """Yield (descriptor, bytes) as they come, until the first process has ended and what it wrote is read.
@@ -269,7 +258,7 @@ class Process:
         if self.result is not None:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
-        waiting, ready, reads = {self.pidfd, *self._written}, list[int](), AFTER_END
+        waiting, ready, reads = {self.pidfd, *self._ends}, list[int](), AFTER_END
         while ready != [self.pidfd] and reads:
             ready = polled(waiting, None if deadline is None else max(0.0, deadline - time.monotonic()))
             if not ready:
@@ -277,7 +266,7 @@ class Process:
             reads -= self.pidfd in ready
             for descriptor in {*ready} - {self.pidfd}:
                 data = read(descriptor)
-                self._written[descriptor].append(data)
+                self._written[self._ends[descriptor]].append(data)
                 waiting -= set() if data else {descriptor}
                 yield descriptor, data
 
@@ -289,8 +278,9 @@ class Process:
         finally:
             if self._entered:
                 self._leave()
-            while self._open:
-                os.close(self._open.pop())
+            else:
+                for number in {self.pidfd, self.channel, *self._ends} - {-1}:
+                    os.close(number)
 
 
 def _parent(birth: child.Birth, read_order: Callable[[], child.Order]) -> child.Forked | Launched:

@@ -3,9 +3,6 @@
     >>> mount("proc", "/nowhere", "proc")
     FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'        # .syscall == "mount"
 
-    send(channel, ("a", "value"), pidfd)          # to another process, with a copy of a descriptor
-    told, (pidfd,) = receive(channel)
-
 A failed call raises `OSError` as the functions of `os` do, and its attribute `syscall` says which call it was. glibc
 exports each call under its own name, so nothing here depends on the architecture. A descriptor is a right that was
 granted once and is not checked again: one too many in a container is a way out of it.
