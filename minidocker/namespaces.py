@@ -16,13 +16,9 @@ import sys
 
 from minidocker import syscalls
 from minidocker.isolator import Isolator
-from minidocker.outcome import ContainerError
+from minidocker.outcome import ContainerError, Result
 from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 KINDS = {
     "mount": syscalls.CLONE_NEWNS,
@@ -34,8 +30,7 @@ KINDS = {
     "cgroup": syscalls.CLONE_NEWCGROUP,
     "time": syscalls.CLONE_NEWTIME,
 }
-# The two that are not made at birth. A cgroup namespace's root is the cgroup that its maker is in, so the new process
-# makes it, when it has joined its own; and the clocks of a time namespace are set before anybody is in it.
+# Not made at birth: its maker's cgroup becomes the root, so it has to be in it; clocks are set while nobody is inside.
 LATE = ("cgroup", "time")
 SIOCSIFFLAGS, IFF_UP, AF_INET, SOCK_DGRAM = 0x8914, 1, 2, 2  # <linux/sockios.h>, <linux/if.h>, <linux/socket.h>
 PR_CAPBSET_DROP = 24  # <linux/prctl.h>
@@ -95,18 +90,19 @@ class Namespaces(Isolator):
 
         The change of user comes last: after it, files in /proc/self belong to somebody else until the command executes.
         """
-        name = self.hostname or self.container
-        steps: dict[str, Callable[[], object]] = {
-            "user": _check_rights,
-            "mount": make_mounts_private,
-            "uts": lambda: syscalls.call("sethostname", name, len(os.fsencode(name)), path=name),
-            "net": _loopback_up,
-            "cgroup": lambda: syscalls.unshare(syscalls.CLONE_NEWCGROUP),
-            "time": lambda: _enter_time(self.monotonic, self.boottime),
-        }
-        for kind, step in steps.items():
-            if kind in self.kinds:
-                step()
+        if "user" in self.kinds:
+            _check_rights()
+        if "mount" in self.kinds:
+            make_mounts_private()
+        if "uts" in self.kinds:
+            name = self.hostname or self.container
+            syscalls.call("sethostname", name, len(os.fsencode(name)), path=name)
+        if "net" in self.kinds:
+            _loopback_up()
+        if "cgroup" in self.kinds:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+        if "time" in self.kinds:
+            _enter_time(self.monotonic, self.boottime)
         if "user" in self.kinds:
             _leave_groups()
             _become_root(self.uid_map, self.gid_map)
@@ -182,10 +178,19 @@ class Join(Isolator):
         self.pid, self.kinds = pid, _checked(kinds) or [*KINDS]
 
     def __enter__(self) -> Isolator:
-        """Hold the process, and find out where it lives."""
+        """Hold the process, and find out where it lives.
+
+        Root lets the new process be born in its PID namespace. Another user has the right to only after entering the
+        user namespace, when it is already born: then a child of it becomes the command.
+        """
         try:
             self.descriptors = (os.pidfd_open(self.pid),)
-            self._look()
+            differ = (kind for kind in self.kinds if namespace_of(self.pid, kind) != namespace_of("self", kind))
+            self.flags = sum(KINDS[kind] for kind in differ)
+            if self.flags & syscalls.CLONE_NEWPID and os.geteuid() == 0:
+                self.flags &= ~syscalls.CLONE_NEWPID
+                self.pid_namespace = self.descriptors[0]
+            self.maps = [open(f"/proc/{self.pid}/{name}").read() for name in ("uid_map", "gid_map")]
         except BaseException as gone:
             self.__exit__()
             if not isinstance(gone, ProcessLookupError | FileNotFoundError):
@@ -193,19 +198,6 @@ class Join(Isolator):
             message = f"Join: process {self.pid} has ended, and its namespaces cannot be entered through it any more"
             raise ContainerError(message, isolator="Join", errno=gone.errno) from None
         return self
-
-    def _look(self) -> None:
-        """Which namespaces to enter, and how to get into the PID namespace.
-
-        Root lets the new process be born in it. Another user has the right to only after entering the user namespace,
-        when it is already born: then a child of it becomes the command.
-        """
-        differ = (kind for kind in self.kinds if namespace_of(self.pid, kind) != namespace_of("self", kind))
-        self.flags = sum(KINDS[kind] for kind in differ)
-        if self.flags & syscalls.CLONE_NEWPID and os.geteuid() == 0:
-            self.flags &= ~syscalls.CLONE_NEWPID
-            self.pid_namespace = self.descriptors[0]
-        self.maps = [open(f"/proc/{self.pid}/{name}").read() for name in ("uid_map", "gid_map")]
 
     def inside(self) -> None:
         """All at once: the kernel sorts out that the rights come from the user namespace, and the rest follows."""
@@ -295,5 +287,4 @@ def _serve(command: int) -> int:
         while ended != 0:  # as long as the command is not reaped, there is a child, so this cannot fail
             ended, status = os.waitpid(-1, os.WNOHANG)
             if ended == command:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 128 - code
+                return Result(status).exit_code
