@@ -14,11 +14,14 @@ Filesystem Changeset Format".
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import hashlib
+import io
 import json
 import os
+import shutil
 import stat
+import time
 from functools import partial
 
 from minidocker.images import manifest as media
@@ -26,7 +29,6 @@ from minidocker.images import tar
 from minidocker.images.container import Layers
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer import CHUNK
-from minidocker.images.layer.compressed import GZIP, ZSTD
 from minidocker.images.layer.pack import Packer, write_layer
 from minidocker.images.layer.unpack import decompressed, unpack_from
 from minidocker.images.manifest import check_digest, parse
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from minidocker.images.manifest import Descriptor
     from minidocker.images.store import Store
 
+    Found = tuple[Image, list[str]]  # and its names
+
 
 def save(store: Store, names: Sequence[str], stream: BinaryIO) -> None:
     """Write these images as an archive. The same images give the same bytes: no times, no owners."""
@@ -56,39 +60,31 @@ def save(store: Store, names: Sequence[str], stream: BinaryIO) -> None:
         for digest in blobs:
             if not store.has(digest):
                 raise ContainerError(f"{digest}: this part of the image is not in the store: pull or load it again")
-        _add(stream, "oci-layout", {"imageLayoutVersion": "1.0.0"})
-        _add(stream, "index.json", _index(chosen))
-        _add(stream, "manifest.json", _docker_manifest(chosen))
+        index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": [_entry(image) for image in chosen]}
+        items = [_item(image, chosen) for image in {image.id: image for image in chosen}.values()]
+        documents = {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": index, "manifest.json": items}
+        for name, value in documents.items():
+            _add(stream, name, io.BytesIO(json.dumps(value, separators=(",", ":")).encode()))
         for digest in blobs:
             with open(store.blob(digest), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                stream.write(tar.write(tar.Entry(_path(digest).encode(), size=size)))
-                while data := file.read(CHUNK):
-                    stream.write(data)
-                stream.write(bytes(tar.padded(size) - size))
+                _add(stream, _path(digest), file)
         stream.write(tar.END)
 
 
-def _index(chosen: list[Image]) -> dict[str, Any]:
-    entries = []
-    for image in chosen:
-        entry = {key: image.descriptor[key] for key in ("mediaType", "digest", "size")}
-        if image.name:
-            entry["annotations"] = {FULL_NAME: image.name, REF_NAME: parse(image.name).familiar}
-        entries.append(entry)
-    return {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": entries}
+def _entry(image: Image) -> Descriptor:
+    """An image in index.json."""
+    entry = {key: image.descriptor[key] for key in ("mediaType", "digest", "size")}
+    names = {FULL_NAME: image.name, REF_NAME: parse(image.name).familiar} if image.name else {}
+    return {**entry, "annotations": names} if names else entry
 
 
-def _docker_manifest(chosen: list[Image]) -> list[dict[str, Any]]:
-    """Each image once, with all its names."""
-    return [
-        {
-            "Config": _path(image.id),
-            "RepoTags": [parse(one.name).familiar for one in chosen if one.id == image.id and one.name] or None,
-            "Layers": [_path(layer["digest"]) for layer in image.manifest["layers"]],
-        }
-        for image in {image.id: image for image in chosen}.values()
-    ]
+def _item(image: Image, chosen: list[Image]) -> dict[str, Any]:
+    """An image in manifest.json: once, with all its names."""
+    return {
+        "Config": _path(image.id),
+        "RepoTags": [parse(one.name).familiar for one in chosen if one.id == image.id and one.name] or None,
+        "Layers": [_path(layer["digest"]) for layer in image.manifest["layers"]],
+    }
 
 
 def _path(digest: str) -> str:
@@ -96,9 +92,12 @@ def _path(digest: str) -> str:
     return f"blobs/sha256/{check_digest(digest)}"
 
 
-def _add(stream: BinaryIO, name: str, value: object) -> None:
-    data = json.dumps(value, separators=(",", ":")).encode()
-    stream.write(tar.write(tar.Entry(name.encode(), size=len(data))) + tar.fill(data))
+def _add(stream: BinaryIO, name: str, file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    stream.write(tar.write(tar.Entry(name.encode(), size=size)))
+    shutil.copyfileobj(file, stream, CHUNK)
+    stream.write(bytes(tar.padded(size) - size))
 
 
 def load(store: Store, source: int, what: str = "the archive") -> list[str]:
@@ -112,16 +111,16 @@ def load(store: Store, source: int, what: str = "the archive") -> list[str]:
             unpack_from(source, directory)
         except ContainerError as bad:
             raise ContainerError(f"{what}: not an archive that can be read: {bad}") from None
-        archive = _Archive(store, directory)
-        found = [*(archive.images() if archive.has("index.json") and archive.has("oci-layout") else archive.dockers())]
+        there, archive = os.listdir(directory), _Archive(store, directory)
+        if not {"index.json", "manifest.json"}.intersection(there):
+            raise ContainerError("the archive has neither index.json nor manifest.json: minidocker import takes files")
+        found = [*(archive.layout() if {"index.json", "oci-layout"} <= {*there} else archive.dockers())]
         for image, _ in found:
             image.layers()
         for image, names in found:
-            for name in names:
+            for name in names or [""]:
                 store.tag(name, image.descriptor)
-            if not names:
-                store.tag("", image.descriptor)
-    return [line for image, names in found for line in [*names] or [image.id]]
+    return [line for image, names in found for line in names or [image.id]]
 
 
 class _Archive:
@@ -130,99 +129,74 @@ class _Archive:
     def __init__(self, store: Store, directory: str) -> None:
         self.store, self.directory = store, directory
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> io.BufferedReader:
         """A regular file: a FIFO would be waited for, and a device do something."""
-        root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            file = openat2(root, name.lstrip("/"), os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
-            try:
-                if not stat.S_ISREG(os.fstat(file).st_mode):
-                    raise FileNotFoundError
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, ValueError):
+            root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, root)
+            file = openat2(root, name, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
+            stack.callback(os.close, file)
+            if stat.S_ISREG(os.fstat(file).st_mode):
                 return open(f"/proc/self/fd/{file}", "rb")
-            finally:
-                os.close(file)
-        except (OSError, ValueError):
-            raise ContainerError(f"the archive speaks of {name[:80]!r}, and has no such file") from None
-        finally:
-            os.close(root)
-
-    def has(self, name: str) -> bool:
-        """Whether it is there."""
-        return os.path.lexists(f"{self.directory}/{name}")
+        raise ContainerError(f"the archive speaks of {name[:80]!r}, and has no such file")
 
     def small(self, name: str) -> bytes:
         """The content of a JSON document."""
         with self.open(name) as file:
             return file.read(media.MAX_JSON + 1)
 
-    def images(self) -> Iterator[tuple[Image, list[str]]]:
-        """The images of an OCI layout, and their names; of several platforms' the one that is this machine's."""
+    def layout(self) -> Iterator[Found]:
+        """The images of an OCI layout; of several platforms' the one that is this machine's."""
         entries = media.parsed(self.small("index.json")).get("manifests")
         listed = [media.check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
         for entry in list(filter(media.fits, listed)) or listed:
             descriptor = media.check_descriptor(entry, (*media.INDEXES, *media.MANIFESTS))
+            document = media.parsed(self.small(_path(descriptor["digest"])), descriptor)
+            while descriptor["mediaType"] in media.INDEXES:
+                descriptor = media.for_platform(document)
+                document = media.parsed(self.small(_path(descriptor["digest"])), descriptor)
+            manifest = media.check_manifest(document)
+            for blob in (manifest["config"], *manifest["layers"], descriptor):
+                self.keep(blob)
             notes = entry["annotations"] if isinstance(entry.get("annotations"), dict) else {}
             name = notes.get(FULL_NAME) or notes.get(REF_NAME)
-            while descriptor["mediaType"] in media.INDEXES:
-                descriptor = media.for_platform(media.parsed(self.small(_path(descriptor["digest"])), descriptor))
-            manifest = media.check_manifest(media.parsed(self.small(_path(descriptor["digest"])), descriptor))
-            for blob in (manifest["config"], *manifest["layers"], descriptor):
-                self.keep(_path(blob["digest"]), blob)
             yield Image(self.store, descriptor), [str(parse(name))] if isinstance(name, str) else []
 
-    def keep(self, name: str, claimed: Descriptor) -> Descriptor:
-        """Copy a file to its place as a blob, if it is what its descriptor says, and that says a digest."""
-        with self.open(name) as file, self.store.incoming() as target:
-            digest, size = hashlib.sha256(), 0
-            while data := file.read(CHUNK):
-                digest.update(data)
-                size += target.write(data)
-            is_: Descriptor = {"digest": f"sha256:{digest.hexdigest()}", "size": size}
-            if {**claimed, **is_} != {**is_, **claimed}:
-                raise ContainerError(f"{claimed['digest']}: the archive has {size} bytes {is_['digest']} for it")
-            self.store.keep(target, is_["digest"])
-        return {**claimed, **is_}
+    def keep(self, blob: Descriptor) -> None:
+        """Copy a file to its place as a blob, if it is what its descriptor says."""
+        with self.open(_path(blob["digest"])) as file, self.store.incoming() as target:
+            shutil.copyfileobj(file, target, CHUNK)
+            file.seek(0)
+            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+            if (found, file.tell()) != (blob["digest"], blob["size"]):
+                raise ContainerError(f"{blob['digest']}: the archive has {file.tell()} bytes {found} for it")
+            self.store.keep(target, found)
 
-    def dockers(self) -> Iterator[tuple[Image, list[str]]]:
-        """The images of a docker-archive, which has no manifest: we write one. The config stays, and so the ID."""
-        if not self.has("manifest.json"):
-            raise ContainerError("the archive has neither index.json nor manifest.json: minidocker import takes files")
+    def dockers(self) -> Iterator[Found]:
+        """The images of a docker-archive, which has no manifest: we write one. The config stays, and so the ID. Most
+        layers are not compressed there, and all are here: the store holds what travels.
+        """
         layers: dict[str, Descriptor] = {}
-        for item in self.items():
-            data = self.small(item["Config"])
-            names = item["Layers"] or []
+        for config, names, tags in self.items():
+            data = self.small(config)
             diff_ids = media.check_config(media.parsed(data), len(names))["rootfs"]["diff_ids"]
             for name, diff_id in zip(names, diff_ids, strict=True):
-                layers[name] = layers.get(name) or self.layer(name, diff_id)
-            document = {
-                "schemaVersion": 2,
-                "mediaType": media.MANIFEST,
-                "config": self.store.put(data, media.CONFIG),
-                "layers": [layers[name] for name in names],
-            }
-            tags = [str(parse(tag)) for tag in item.get("RepoTags") or []]
-            yield Image(self.store, self.store.put_json(document, media.MANIFEST)), tags
+                if name not in layers:
+                    with self.open(name) as file:
+                        layers[name], its = packed(self.store, file.fileno())
+                    if its != diff_id:
+                        raise ContainerError(f"a layer has the digest {its}, and the config says {diff_id}")
+            yield make(self.store, data, [layers[name] for name in names]), [str(parse(tag)) for tag in tags]
 
-    def items(self) -> list[dict[str, Any]]:
-        """The list in manifest.json."""
-        items = media.parsed(b'{"items":' + self.small("manifest.json") + b"}").get("items")
-        for item in items if isinstance(items, list) else [None]:
-            texts = [item.get("Config"), *(item.get("Layers") or [])] if isinstance(item, dict) else [None]
-            tags = (item.get("RepoTags") or []) if isinstance(item, dict) else []
-            if not all(isinstance(text, str) for text in (*texts, *tags)):
-                raise ContainerError("manifest.json of the archive is no list of images, each with Config and Layers")
-        return list(items or [])
-
-    def layer(self, name: str, diff_id: str) -> Descriptor:
-        """A layer of a docker-archive; most are not compressed there, and are here: the store holds what travels."""
-        with self.open(name) as file:
-            magic = os.pread(file.fileno(), 4, 0)
-            if magic == ZSTD or magic.startswith(GZIP):
-                return self.keep(name, {"mediaType": media.LAYER_ZSTD if magic == ZSTD else media.LAYER_GZIP})
-            descriptor, its = packed(self.store, file.fileno())
-        if its != diff_id:
-            raise ContainerError(f"a layer has the digest {its}, and the config says {diff_id}")
-        return descriptor
+    def items(self) -> list[tuple[str, list[str], list[str]]]:
+        """The list in manifest.json: of each image the file of its config, those of its layers, and its tags."""
+        with contextlib.suppress(AttributeError, LookupError, TypeError, ValueError, RecursionError):
+            items = json.loads(self.small("manifest.json"))
+            found = [(item["Config"], item["Layers"] or [], item.get("RepoTags") or []) for item in items]
+            texts = [text for config, layers, tags in found for text in (config, *layers, *tags)]
+            if isinstance(items, list) and all(isinstance(text, str) for text in texts):
+                return found
+        raise ContainerError("manifest.json of the archive is no list of images, each with Config and Layers")
 
 
 def packed(store: Store, source: int) -> tuple[Descriptor, str]:
@@ -230,8 +204,7 @@ def packed(store: Store, source: int) -> tuple[Descriptor, str]:
     with store.incoming() as target:
         packer = Packer(target)
         with decompressed(source) as stream:
-            while data := stream.read(CHUNK):
-                packer.write(data)
+            shutil.copyfileobj(stream, packer, CHUNK)
         packer.close()
         store.keep(target, packer.digest)
     return {"mediaType": media.LAYER_GZIP, "digest": packer.digest, "size": packer.size}, packer.diff_id
@@ -244,20 +217,14 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
     """
     from minidocker.images.build.config import configured
 
-    config = configured(changes)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    history = [{"created": created, "comment": comment}]
+    document = {**media.platform(), "created": created, "config": configured(changes), "history": history}
     if name:
         parse(name)
     with store.bringing(name or "import"):
         layer, diff_id = packed(store, source)
-        created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        document = {
-            **media.platform(),
-            "created": created,
-            "config": config,
-            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-            "history": [{"created": created, "comment": comment}],
-        }
-        image = make(store, document, [layer])
+        image = make(store, {**document, "rootfs": {"type": "layers", "diff_ids": [diff_id]}}, [layer])
         image.layers()
         store.tag(name, image.descriptor)
         return image
@@ -267,9 +234,8 @@ def export(image: Image, descriptor: int) -> None:
     """Write the files of an image, as a container would see them, as a tar to a file descriptor. Needs root."""
     layers = image.layers()
     union = Union(layers)
-    result = run(partial(_write, union.root), Layers(layers), union, stdout=descriptor)
-    if result.exit_code:  # an error has been raised already; this is a process that was killed
-        raise ContainerError(f"export: it ended with {result.exit_code} before all files were written: try again")
+    if run(partial(_write, union.root), Layers(layers), union, stdout=descriptor).exit_code:
+        raise ContainerError("export: it was killed before all files were written: try again")
 
 
 def _write(root: str) -> None:

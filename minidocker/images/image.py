@@ -74,10 +74,11 @@ class Image:
         return lock is None
 
 
-def make(store: Store, config: dict[str, Any], layers: list[Descriptor]) -> Image:
+def make(store: Store, config: dict[str, Any] | bytes, layers: list[Descriptor]) -> Image:
     """Store the config and a manifest for these layers, the base first. Hold `store.writing()` until it has a name."""
     head = {"schemaVersion": 2, "mediaType": media.MANIFEST}
-    document = {**head, "config": store.put_json(config, media.CONFIG), "layers": layers}
+    blob = store.put(config, media.CONFIG) if isinstance(config, bytes) else store.put_json(config, media.CONFIG)
+    document = {**head, "config": blob, "layers": layers}
     return Image(store, store.put_json(document, media.MANIFEST))
 
 
