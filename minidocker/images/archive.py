@@ -205,9 +205,9 @@ def packed(store: Store, source: int) -> tuple[Descriptor, str]:
         packer = Packer(target)
         with decompressed(source) as stream:
             shutil.copyfileobj(stream, packer, CHUNK)
-        packer.close()
-        store.keep(target, packer.digest)
-    return {"mediaType": media.LAYER_GZIP, "digest": packer.digest, "size": packer.size}, packer.diff_id
+        digest, diff_id, size = packer.close()
+        store.keep(target, digest)
+    return {"mediaType": media.LAYER_GZIP, "digest": digest, "size": size}, diff_id
 
 
 def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = (), comment: str = "Imported") -> Image:

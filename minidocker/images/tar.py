@@ -10,20 +10,30 @@ tar(5).
 
 from __future__ import annotations
 
+import stat
+import struct
+from collections.abc import Callable, Iterator
+
 from minidocker.outcome import ContainerError
 
 BLOCK = 512
+# name, mode, owner, group, size, time, checksum, type, link, magic; skips two names; device, and the name's first part
+HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s c 100s 8s 64x 8s 8s 155s 12x")
 REGULAR, HARDLINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+KINDS = (
+    stat.S_IFREG,
+    0,
+    stat.S_IFLNK,
+    stat.S_IFCHR,
+    stat.S_IFBLK,
+    stat.S_IFDIR,
+    stat.S_IFIFO,
+)  # of the types, in order
 XATTR = b"SCHILY.xattr."  # the prefix of pax records that hold extended attributes; every container tool uses it
 END = bytes(2 * BLOCK)
 MAX_RECORDS = 1 << 20  # bytes of extra headers of one entry: Go's tar, and so every container tool, has this limit too
 MAX_EXTRA = 1 << 32  # bytes of extra headers of an archive: two million entries with 2 KB each
 LARGEST = 1 << 62  # no file is larger, and no file system keeps times beyond
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
 
 
 class BadTar(ContainerError):
@@ -41,30 +51,37 @@ class Entry:
         self.xattrs: dict[bytes, bytes] = {}
 
 
-def read(stream: BinaryIO) -> Iterator[Entry]:
-    """Yield the entries; the caller reads `padded(entry.size)` bytes of content before it asks for the next one.
+def read(read: Callable[[int], bytes]) -> Iterator[Entry]:
+    """Yield the entries; the caller takes the whole `content` of one before it asks for the next.
 
     Many writers leave out the two blocks of zeros: the end of the file is one as well, where a header could begin.
     """
     records: dict[bytes, bytes] = {}
     extra = total = 0  # bytes of extra headers: of this entry, and of all
-    while header := stream.read(BLOCK):
+    while (header := read(BLOCK)) and header != bytes(BLOCK):
         if len(header) < BLOCK:
             raise BadTar("the archive ends in the middle of a header")
-        if not header[0] and header.count(0) == BLOCK:
-            break
-        field, kind = header[148:156], header[156:157]
-        if not field.strip(b" \0").isdigit() or sum(header) - sum(field) + 8 * 32 != _number(field):
-            raise BadTar("a header's checksum is wrong: this is not a tar archive, or it is damaged")
-        if kind in b"xgLK":
-            data = _content(stream, _number(header[124:136]))
-            extra, total = extra + len(data), total + len(data) + BLOCK
-            if extra > MAX_RECORDS or total > MAX_EXTRA:
-                raise BadTar(f"more than {MAX_RECORDS} bytes of extra headers for one entry, or {MAX_EXTRA} for all")
-            records.update(_extra(kind, data))
+        entry = _entry(header)
+        if entry.type in b"xgLK":
+            extra, total = extra + entry.size, total + entry.size + BLOCK
+            if entry.size < 0 or extra > MAX_RECORDS or total > MAX_EXTRA:
+                raise BadTar(
+                    f"{extra} bytes of extra headers for an entry: {MAX_RECORDS} is the limit, {MAX_EXTRA} for all"
+                )
+            records.update(_records(entry.type, content(read, entry.size, "an extra header")))
         else:
-            yield _entry(header, kind, records)
+            _apply(records, entry)
+            _check(entry)
+            yield entry
             records, extra = {}, 0
+
+
+def content(read: Callable[[int], bytes], size: int, what: str = "a file") -> bytes:
+    """The next piece of a content; what fills up the last one is taken as well."""
+    data = read(padded(size))
+    if len(data) != padded(size):
+        raise BadTar(f"the archive ends in the middle of {what}")
+    return data[:size]
 
 
 def padded(size: int) -> int:
@@ -74,15 +91,28 @@ def padded(size: int) -> int:
 
 def fill(data: bytes) -> bytes:
     """The content, filled up to whole blocks."""
-    return data + bytes(padded(len(data)) - len(data))
+    return data.ljust(padded(len(data)), b"\0")
+
+
+def _entry(header: bytes) -> Entry:
+    """What the fields say. Of names there is the part before a NUL; device numbers elsewhere may be anything."""
+    name, mode, uid, gid, size, mtime, checksum, kind, link, magic, major, minor, prefix = HEADER.unpack(header)
+    if not checksum.strip(b" \0").isdigit() or sum(header) - sum(checksum) + 8 * 32 != _number(checksum):
+        raise BadTar("a header's checksum is wrong: this is not a tar archive, or it is damaged")
+    entry = Entry(name.partition(b"\0")[0], kind, _number(mode) & 0o7777, _number(size), link.partition(b"\0")[0])
+    entry.uid, entry.gid, entry.mtime = _number(uid), _number(gid), _number(mtime) * 10**9
+    if kind in CHARACTER + DEVICE:
+        entry.major, entry.minor = _number(major), _number(minor)
+    if prefix[0] and magic.startswith(b"ustar\0"):
+        entry.name = prefix.partition(b"\0")[0] + b"/" + entry.name
+    return entry
 
 
 def _number(field: bytes) -> int:
     """Octal digits, after and before blanks or NULs; or, if the first bit is set (GNU), a big-endian number."""
     if field[0] >= 0x80:
         return int.from_bytes(field[1:] if field[0] == 0x80 else field, "big", signed=field[0] == 0xFF)
-    digits = field.lstrip(b"\0 ").partition(b"\0")[0].rstrip(b" ")
-    return _digits(digits, 8) if digits else 0
+    return _digits(field.lstrip(b"\0 ").partition(b"\0")[0].rstrip(b" ") or b"0", 8)
 
 
 def _digits(text: bytes, base: int = 10) -> int:
@@ -93,26 +123,15 @@ def _digits(text: bytes, base: int = 10) -> int:
         raise BadTar(f"not a number: {text[:40]!r}") from None
 
 
-def _content(stream: BinaryIO, size: int) -> bytes:
-    """The content of an entry that only says something about the next one."""
-    if not 0 <= size <= MAX_RECORDS:
-        raise BadTar(f"{size} bytes of extra header: the limit is {MAX_RECORDS}")
-    data = stream.read(padded(size))
-    if len(data) != padded(size):
-        raise BadTar("the archive ends in the middle of an extra header")
-    return data[:size]
-
-
-def _extra(kind: bytes, data: bytes) -> dict[bytes, bytes]:
+def _records(kind: bytes, data: bytes) -> dict[bytes, bytes]:
     """pax records, "LENGTH KEY=VALUE\\n"; GNU's long names under the keys that pax has; global ones (g) say nothing."""
     if kind in b"LK":
         return {b"path" if kind == b"L" else b"linkpath": data.partition(b"\0")[0]}
     records, start = {}, 0
     while start < len(data) and kind == b"x":
-        blank = data.find(b" ", start)
-        length = data[start : max(blank, start)]  # it counts the whole record
-        end = start + int(length) if length.isdigit() and len(length) < 9 else 0
-        key, equals, value = data[blank + 1 : max(end - 1, 0)].partition(b"=")
+        length = data[start : start + 9].partition(b" ")[0]  # it counts the whole record
+        end = start + int(length) if length.isdigit() else 0
+        key, equals, value = data[start + len(length) + 1 : max(end - 1, 0)].partition(b"=")
         if not equals or data[end - 1 : end] != b"\n":
             raise BadTar("a broken pax record")
         records[key] = value
@@ -120,28 +139,7 @@ def _extra(kind: bytes, data: bytes) -> dict[bytes, bytes]:
     return records
 
 
-def _entry(header: bytes, kind: bytes, records: dict[bytes, bytes]) -> Entry:
-    """The entry of a header, with what the records before it say better."""
-    name = header[:100].partition(b"\0")[0]
-    if header[257:263] == b"ustar\0" and header[345]:
-        name = header[345:500].partition(b"\0")[0] + b"/" + name
-    entry = Entry(name, REGULAR if kind in (b"\0", b"7") else kind, _number(header[100:108]) & 0o7777)
-    entry.link = header[157:257].partition(b"\0")[0]
-    entry.uid, entry.gid = _number(header[108:116]), _number(header[116:124])
-    entry.size, entry.mtime = _number(header[124:136]), _number(header[136:148]) * 10**9
-    if kind in b"34":
-        entry.major, entry.minor = _number(header[329:337]), _number(header[337:345])
-    if records:
-        _apply_records(entry, records)
-    if entry.type == REGULAR and entry.name.endswith(b"/"):
-        entry.type = DIRECTORY  # before ustar there was no type for it
-    if entry.type != REGULAR:
-        entry.size = 0  # some archivers write the size of what a link points to, and no content
-    _check(entry)
-    return entry
-
-
-def _apply_records(entry: Entry, records: dict[bytes, bytes]) -> None:
+def _apply(records: dict[bytes, bytes], entry: Entry) -> None:
     """What pax records say wins over the header's fields, unless they say nothing."""
     for key, data in records.items():
         if key.startswith(b"GNU.sparse"):
@@ -161,6 +159,10 @@ def _apply_records(entry: Entry, records: dict[bytes, bytes]) -> None:
 
 def _check(entry: Entry) -> None:
     """What no honest archive says, and what the kernel would misunderstand: an owner 2**32-1 is "do not change it"."""
+    if entry.type in b"07\0":
+        entry.type = DIRECTORY if entry.name.endswith(b"/") else REGULAR  # before ustar there was no type for it
+    if entry.type != REGULAR:
+        entry.size = 0  # some archivers write the size of what a link points to, and no content
     if entry.type not in b"0123456":
         sparse = "; if it is a sparse file: make the archive without tar --sparse" if entry.type == b"S" else ""
         raise BadTar(f"{entry.name!r}: entries of type {entry.type!r} are not part of the layer format{sparse}")
@@ -175,30 +177,24 @@ def _check(entry: Entry) -> None:
 
 def write(entry: Entry) -> bytes:
     """The header of an entry, after its pax records where fields are too small. The same entry gives the same bytes."""
-    records, fields = {}, {"mode": entry.mode}
+    records = {}
     for key, value in sorted(entry.xattrs.items()):
         records[XATTR + key.replace(b"%", b"%25").replace(b"=", b"%3D")] = value
-    for text, record in ((entry.name, b"path"), (entry.link, b"linkpath")):
+    for record, text in ((b"path", entry.name), (b"linkpath", entry.link)):
         if len(text) > 100:
             records[record] = text
     for field, limit in (("size", 8**11), ("uid", 8**7), ("gid", 8**7)):
-        fields[field] = number = getattr(entry, field)
-        if number >= limit:
-            records[field.encode()], fields[field] = b"%d" % number, 0
-    seconds, nanoseconds = divmod(entry.mtime, 10**9)
-    fields["mtime"] = seconds if 0 <= seconds < 8**11 else 0
-    if nanoseconds or seconds != fields["mtime"]:
-        seconds, nanoseconds = divmod(abs(entry.mtime), 10**9)
-        records[b"mtime"] = b"-" * (entry.mtime < 0) + (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0").rstrip(b".")
-    header = _header(entry.name, entry.type, entry.link, (entry.major, entry.minor), **fields)
+        if getattr(entry, field) >= limit:
+            records[field.encode()] = b"%d" % getattr(entry, field)
+    seconds, nanoseconds = divmod(abs(entry.mtime), 10**9)
+    if nanoseconds or not 0 <= entry.mtime < 8**11 * 10**9:
+        sign = b"-" if entry.mtime < 0 else b""
+        records[b"mtime"] = sign + (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0").rstrip(b".")
     data = b"".join(_record(*record) for record in records.items())
     if len(data) > MAX_RECORDS:
         raise BadTar(f"{entry.name!r}: more than {MAX_RECORDS} bytes of extended attributes")
-    return (
-        _header(b"PaxHeaders/" + entry.name[:80], b"x", mode=0o644, size=len(data)) + fill(data) + header
-        if data
-        else header
-    )
+    before = _header(Entry(b"PaxHeaders/" + entry.name[:80], b"x", size=len(data))) + fill(data) if data else b""
+    return before + _header(entry)
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -208,9 +204,11 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
-def _header(name: bytes, kind: bytes, link: bytes = b"", device: tuple[int, int] = (0, 0), **fields: int) -> bytes:
-    """512 bytes. No user and group names: those are the writing machine's, and the numbers are what counts."""
-    numbers = tuple(fields.get(field, 0) for field in ("mode", "uid", "gid", "size", "mtime"))
-    start = name[:100].ljust(100, b"\0") + b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
-    end = kind + link[:100].ljust(100, b"\0") + b"ustar\x0000" + bytes(64) + b"%07o\0%07o\0" % device + bytes(167)
-    return start + b"%06o\0 " % (sum(start) + 8 * 32 + sum(end)) + end
+def _header(entry: Entry) -> bytes:
+    """512 bytes, with 0 for a number that does not fit. No user and group names: those are the writing machine's."""
+    numbers = ((entry.mode, 7), (entry.uid, 7), (entry.gid, 7), (entry.size, 11), (entry.mtime // 10**9, 11))
+    octal = [b"%0*o" % (digits, number if 0 <= number < 8**digits else 0) for number, digits in numbers]
+    device = b"%07o" % entry.major, b"%07o" % entry.minor
+    fields = [entry.name, *octal, b" " * 8, entry.type, entry.link, b"ustar\x0000", *device, b""]
+    fields[6] = b"%06o\0 " % sum(HEADER.pack(*fields))
+    return HEADER.pack(*fields)

@@ -13,8 +13,7 @@ import stat
 
 from minidocker.images import tar
 from minidocker.images.build.copy import BELOW, DIRECTORY, NOTHING, Source
-from minidocker.images.layer.compressed import opened
-from minidocker.images.layer.unpack import WALLS, Nowhere, unpack_from
+from minidocker.images.layer.unpack import WALLS, Nowhere, opened, unpack_from
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run
@@ -55,5 +54,5 @@ def is_archive(file: int) -> bool:
 
 def first() -> None:
     """Read the first header of descriptor 0. Runs as nobody, in an empty root."""
-    with opened(open(0, "rb", closefd=False)) as stream:
-        next(tar.read(stream))
+    with opened(0) as stream:
+        next(tar.read(stream.read))

@@ -7,5 +7,4 @@ attribute of the directory. Source: the OCI image specification, layer.md.
 
 WHITEOUT, OPAQUE = b".wh.", b".wh..wh..opq"
 AUFS_PRIVATE = b".wh..wh."  # AUFS's own bookkeeping (.wh..wh.plnk, .wh..wh.aufs): not part of the content
-DIRECTING = (b"trusted.overlay.", b"user.overlay.")  # attributes that OverlayFS obeys; in a user namespace, user's
 CHUNK = 1 << 20

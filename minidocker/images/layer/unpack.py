@@ -3,41 +3,53 @@
     unpack("blobs/sha256/…", target, "sha256:…")
 
 Two containers and a pipe between them. In an empty root, as a user without rights, one that decompresses; in a root
-that is the target, and nothing else, one that makes the files and takes the digest.
+that is the target, and nothing else, one that makes the files and takes the digest. That root is why a symlink to /etc
+means the layer's own /etc. What no wall can notice is checked by `Layer`: paths that climb, links to nothing, sizes
+that lie, entries without end.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
+import lzma
 import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import cast
+from typing import Any
 
-from minidocker.images.layer import CHUNK
-from minidocker.images.layer.compressed import opened
-from minidocker.images.layer.extract import Layer
-from minidocker.isolator import Isolator
+from backports import zstd  # Python 3.14 has it as compression.zstd
+from isal import igzip  # zlib's format, at twice its speed
+
+from minidocker.files import OVERLAY_MARKS
+from minidocker.images import tar
+from minidocker.images.layer import AUFS_PRIVATE, CHUNK, OPAQUE, WHITEOUT
+from minidocker.images.tar import BadTar, Entry
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run, start
 from minidocker.rootfs import PivotRoot, make_mounts_private
-from minidocker.syscalls import CLONE_NEWNS, MNT_DETACH, MS_RDONLY, mount, pivot_root, umount
+from minidocker.syscalls import MS_RDONLY, mount
 
 NOBODY = 65534
 WALLS = "pid ipc net uts"
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, BinaryIO
+GZIP, ZSTD, SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # zstd may begin with frames without content
+OPENERS = {GZIP: igzip.open, ZSTD: zstd.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+MAX_ENTRIES = 2_000_000
+MAX_HELD = 256 << 20  # bytes of what has to be remembered to the end: a bomb of directories is one of memory
+MAX_TAIL = 1 << 20  # bytes after the end mark; archivers fill up to a record, at most some kilobytes
+ZEROS = bytes(CHUNK)
+IS_OPAQUE = "trusted.overlay.opaque", b"y"
+NOT_HELD = (errno.ENOTSUP, errno.EPERM)  # attributes that this file system does not have, of a Mac for example
 
 
 def unpack(blob: str, target: str, diff_id: str | None) -> None:
-    """Unpack the layer in the file `blob` into the directory `target`; `diff_id` is the digest of the uncompressed tar,
-    None if nobody has promised one.
+    """Unpack the layer in the file `blob` into a directory; `diff_id` is what the digest of its tar is to be, or None.
 
     Needs root. Raises `ContainerError` for everything that is wrong with the layer; the target is then worthless.
     """
@@ -57,7 +69,7 @@ def unpack_from(source: int, target: str, diff_id: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def decompressed(source: int) -> Iterator[BinaryIO]:
+def decompressed(source: int) -> Iterator[io.FileIO]:
     """The content of a file or a pipe, from a process that can do nothing else. If that fails, it fails at the end."""
     output, data = os.pipe()
     fcntl.fcntl(data, fcntl.F_SETPIPE_SZ, CHUNK)
@@ -69,7 +81,7 @@ def decompressed(source: int) -> Iterator[BinaryIO]:
     ):
         writer.close()
         try:
-            yield cast("BinaryIO", reader)
+            yield reader
         except ContainerError as wrong:
             refused = wrong
         reader.close()  # now the other side learns that nobody reads any more
@@ -79,21 +91,19 @@ def decompressed(source: int) -> Iterator[BinaryIO]:
         raise refused
 
 
-class Nowhere(Isolator):
+class Nowhere(PivotRoot):
     """An empty root, and a user without any rights. Decompressors are large programs in C: one that was taken over can
     do nothing but read its input and write its output.
     """
 
-    clone_flags = CLONE_NEWNS
+    def __init__(self) -> None:
+        super().__init__("/proc", proc=False)
 
     def inside(self) -> None:
         """The root is a file system in memory, mounted over any directory. Groups go while root may still do that."""
         make_mounts_private()
-        mount("tmpfs", "/proc", "tmpfs", MS_RDONLY, "mode=700,size=4k")
-        os.chdir("/proc")
-        pivot_root(".", ".")
-        umount(".", MNT_DETACH)
-        os.chdir("/")
+        mount("tmpfs", self.root, "tmpfs", MS_RDONLY, "mode=700,size=4k")
+        super().inside()
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -102,7 +112,7 @@ class Nowhere(Isolator):
 def decompress() -> None:
     """From descriptor 0, a file, to descriptor 1, a pipe. Runs as nobody, in an empty root."""
     try:
-        with opened(open(0, "rb", closefd=False)) as stream:
+        with opened(0) as stream:
             while data := stream.read(CHUNK):
                 while data:
                     data = data[os.write(1, data) :]
@@ -112,34 +122,201 @@ def decompress() -> None:
         raise ContainerError(f"the blob cannot be decompressed: {failed}") from None
 
 
+def opened(descriptor: int) -> Any:
+    """The content of a file or a pipe, however it is compressed: the first bytes say so."""
+    source = io.BufferedReader(io.FileIO(descriptor, closefd=False), CHUNK)
+    magic = source.peek(6)[:6]
+    for mark, opener in OPENERS.items():
+        if magic.startswith(mark) or (mark == ZSTD and magic[1:4] == SKIPPABLE):
+            return opener(source)  # type: ignore[operator]
+    return source
+
+
 def untar(diff_id: str | None) -> None:
     """Make the layer's files in the current directory, which is the root of the jail, of the tar on descriptor 0."""
     os.umask(0)
-    layer, source = Layer(), Digested()
-    with io.BufferedReader(source, CHUNK) as stream:
-        layer.fill(stream)
-    if diff_id not in (source.digest, None):
-        raise ContainerError(f"its content has the digest {source.digest}, not {diff_id}")
-    layer.finish()
+    source, sha256 = open(0, "rb", CHUNK, closefd=False), hashlib.sha256()
+
+    def read(size: int) -> bytes:
+        data = source.read(size)
+        sha256.update(data)  # by who uses the data: the other end could lie
+        return data
+
+    layer = Layer(read)
+    each(layer.add, tar.read(read))
+    if len(read(MAX_TAIL + 1)) > MAX_TAIL:  # to the end, which the digest includes
+        raise BadTar("more data after the end mark of the archive")
+    digest = f"sha256:{sha256.hexdigest()}"
+    if diff_id not in (digest, None):
+        raise ContainerError(f"its content has the digest {digest}, not {diff_id}")
+    each(attributes, layer.directories.values())
 
 
-class Digested(io.RawIOBase):
-    """Descriptor 0, and the digest of what was read of it: taken by who uses it, or the other end could lie."""
+def each(work: Callable[[Entry], None], entries: Iterable[Entry]) -> None:
+    """What goes wrong begins with the name of the entry."""
+    for entry in entries:
+        try:
+            work(entry)
+        except (OSError, BadTar) as bad:
+            raise BadTar(f"{text(entry.name)}: {getattr(bad, 'strerror', None) or bad}") from None
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
 
-    def readable(self) -> bool:
-        """For io.BufferedReader."""
+class Layer:
+    """The directory that a layer becomes: the current one, which is also the root of a jail."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self.read, status, space = read, os.stat("."), os.statvfs(".")
+        # What directories are to look like comes last, or making files in them would change it
+        self.directories = {b".": Entry(b".", tar.DIRECTORY, stat.S_IMODE(status.st_mode))}
+        self.directories[b"."].mtime = status.st_mtime_ns
+        os.chmod(".", 0o700)  # until the end it lets nobody else in
+        self.room, self.held = space.f_bavail * space.f_frsize, MAX_HELD
+        self.entries = min(space.f_favail or MAX_ENTRIES, MAX_ENTRIES)
+
+    def add(self, entry: Entry) -> None:
+        """One entry: a whiteout by its name, whatever it is else; anything else as what it is."""
+        entry.name = clean(entry.name)
+        self.room -= entry.size
+        self.entries -= 1
+        if self.entries < 0 or self.room < 0:
+            what = "more entries" if self.entries < 0 else "a larger content"
+            raise BadTar(f"the layer has {what} than there is room for")
+        path = b"/" + entry.name
+        if b"/" + WHITEOUT not in path:
+            self._place(entry)
+            return
+        if b"/" + AUFS_PRIVATE not in path.removesuffix(b"/" + OPAQUE):
+            self._whiteout(entry.name)
+        for _ in range(0, entry.size, tar.BLOCK):
+            tar.content(self.read, tar.BLOCK)
+
+    def _whiteout(self, name: bytes) -> None:
+        """What the layers below have under this name is gone; or, if opaque, all that they have in this directory."""
+        directory, base = os.path.split(name)
+        if b"/" + WHITEOUT in b"/" + directory:
+            raise BadTar("a path through a whiteout")
+        if base[len(WHITEOUT) :] in (b"", b".", b".."):
+            raise BadTar("a whiteout of nothing, or of a parent")
+        self._parents(name)
+        hidden = directory or b"." if base == OPAQUE else os.path.join(directory, base[len(WHITEOUT) :])
+        if not os.path.lexists(hidden):
+            os.mknod(hidden, stat.S_IFCHR, 0)
+        elif stat.S_ISDIR(os.lstat(hidden).st_mode):  # if the layer has it as well, it stays, without what is below
+            os.setxattr(hidden, *IS_OPAQUE)
+        elif base == OPAQUE:
+            raise BadTar("to be opaque, it must be a directory")
+
+    def _place(self, entry: Entry) -> None:
+        """Make it, after its parents if those are missing; a whiteout of that name has come too early, and goes."""
+        check(entry)
+        if entry.type == tar.DIRECTORY:  # to the end; and one entry can name a thousand of them
+            self.directories[entry.name] = entry
+            self.held -= 512 + len(entry.name) + sum(map(len, entry.xattrs.values()))
+            if self.held < 0:
+                raise BadTar("the layer has more to remember than there is room for")
+        try:
+            make(entry, self.read)
+        except (FileNotFoundError, NotADirectoryError):
+            self._parents(entry.name)
+            make(entry, self.read)
+        except FileExistsError:
+            if missing(entry.name):
+                os.unlink(entry.name)
+                make(entry, self.read)
+                if entry.type == tar.DIRECTORY:
+                    os.setxattr(entry.name, *IS_OPAQUE)
+            elif entry.type != tar.DIRECTORY or not stat.S_ISDIR(os.lstat(entry.name).st_mode):
+                raise BadTar("the layer has it twice") from None
+
+    def _parents(self, name: bytes) -> None:
+        """Make the directories that the archive took for granted; one in a whiteout's place hides what was below."""
+        path = b""
+        for part in name.split(b"/")[:-1]:
+            path = os.path.join(path, part)
+            if missing(path):
+                self._place(Entry(path, tar.DIRECTORY, 0o755))
+
+
+def clean(name: bytes) -> bytes:
+    """A path below the current directory, whatever it began with; one that leads above it is a lie in any case."""
+    path = os.path.normpath(name.lstrip(b"/"))
+    if path.split(b"/")[0] == b"..":
+        raise BadTar("a path that climbs")
+    return path
+
+
+def check(entry: Entry) -> None:
+    """What the kernel would take, and no layer may have."""
+    if entry.name == b"." and entry.type != tar.DIRECTORY:
+        raise BadTar("the root of the layer is not a directory")
+    if entry.type in (tar.HARDLINK, tar.SYMLINK) and not entry.link:
+        raise BadTar("a link to nothing")
+    if entry.type == tar.CHARACTER and entry.major == entry.minor == 0:
+        raise BadTar("a device 0/0, which would be a whiteout of OverlayFS")
+    for key in map(text, entry.xattrs):
+        if key.startswith(OVERLAY_MARKS):
+            raise BadTar(f"an attribute {key}, which would direct OverlayFS")
+
+
+def make(entry: Entry, read: Callable[[int], bytes]) -> None:
+    """One file, exactly. Nothing is read if the name is taken."""
+    name = entry.name
+    if entry.type == tar.REGULAR:
+        return regular(entry, read)
+    if entry.type == tar.DIRECTORY:
+        return os.mkdir(name, 0o700)  # what it is to look like comes last
+    if entry.type == tar.HARDLINK:  # a second name, also for a symlink; of this layer, and not of something removed
+        first = clean(entry.link)
+        if missing(first):
+            raise BadTar(f"a hard link to {text(first)}, which is not in the layer")
+        return os.link(first, name, follow_symlinks=False)
+    if entry.type == tar.SYMLINK:
+        os.symlink(entry.link, name)
+    else:
+        os.mknod(name, tar.KINDS[int(entry.type)], os.makedev(entry.major, entry.minor))
+    return attributes(entry)
+
+
+def regular(entry: Entry, read: Callable[[int], bytes]) -> None:
+    """The content in pieces, with holes where there are long runs of zeros; then what it is to look like."""
+    file = os.open(entry.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, entry.mode & 0o777)
+    try:
+        for start in range(0, entry.size, CHUNK):
+            data = tar.content(read, min(CHUNK, entry.size - start))
+            if data == ZEROS:
+                os.ftruncate(file, os.lseek(file, CHUNK, os.SEEK_CUR))
+                continue
+            while data:
+                data = data[os.write(file, data) :]
+        attributes(entry, file)
+    finally:
+        os.close(file)
+
+
+def attributes(entry: Entry, file: int | None = None) -> None:
+    """Owner first: its change takes setuid and capabilities away. A symlink has no mode, a file was made with it."""
+    place, follow = (entry.name, False) if file is None else (file, True)
+    os.chown(place, entry.uid, entry.gid, follow_symlinks=follow)
+    if entry.type != tar.SYMLINK and (file is None or entry.mode & 0o7000):
+        os.chmod(place, entry.mode)
+    for key, value in entry.xattrs.items():
+        try:
+            os.setxattr(place, key, value, follow_symlinks=follow)
+        except OSError as refused:
+            if refused.errno not in NOT_HELD:
+                raise
+    os.utime(place, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
+
+
+def missing(path: bytes) -> bool:
+    """Whether nothing has this name, or OverlayFS's mark for that: the character device 0/0."""
+    try:
+        status = os.lstat(path)
+    except OSError:
         return True
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
-    def readinto(self, buffer: Any) -> int:
-        """As io.RawIOBase has it: fill the buffer as far as there is data; 0 at the end."""
-        size = os.readv(0, [buffer])
-        self._sha256.update(buffer[:size])
-        return size
 
-    @property
-    def digest(self) -> str:
-        """Of all that was read so far."""
-        return f"sha256:{self._sha256.hexdigest()}"
+def text(name: bytes) -> str:
+    """A name for an error message; nobody reads more of it."""
+    return (name[:300] + b"..." * (len(name) > 300)).decode(errors="backslashreplace")
