@@ -20,7 +20,7 @@ from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.archive import export, import_, load, save
 from minidocker.images.image import find
-from minidocker.images.layer import extract
+from minidocker.images.layer import unpack
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from tests.helpers import REPO
@@ -96,7 +96,7 @@ def refused(function, *arguments):
 def files_of(data):
     """{name: content} of an archive."""
     stream, files = io.BytesIO(data), {}
-    for item in tar.read(stream):
+    for item in tar.read(stream.read):
         files[item.name.decode()] = stream.read(tar.padded(item.size))[: item.size]
     return files
 
@@ -277,7 +277,7 @@ TAMPERED = {
 
 @pytest.mark.parametrize("how", TAMPERED)
 def test_an_archive_that_was_tampered_with(here, there, app, how, monkeypatch):
-    monkeypatch.setattr(extract, "MAX_ENTRIES", 200)
+    monkeypatch.setattr(unpack, "MAX_ENTRIES", 200)
     change, problem = TAMPERED[how]
     data = change(files_of(saved(here, "app:1")), app)
     assert problem in refused(load, there, stored(data))

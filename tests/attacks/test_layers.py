@@ -18,7 +18,6 @@ from backports import zstd
 from minidocker import files
 from minidocker.images import manifest as media
 from minidocker.images import tar
-from minidocker.images.layer import extract
 from minidocker.images.layer import unpack as jail
 from minidocker.images.layer.pack import write_layer
 from minidocker.images.layer.unpack import unpack
@@ -319,11 +318,11 @@ def test_a_bomb_of_directories_is_refused_before_it_fills_the_memory(tmp_path):
 
 def test_directories_that_an_archive_takes_for_granted_count_as_well(tmp_path, monkeypatch):
     """A name of four kilobytes makes two thousand of them: without an end, that would fill the memory, and the disk."""
-    monkeypatch.setattr(extract, "MAX_HELD", 1 << 20)
+    monkeypatch.setattr(jail, "MAX_HELD", 1 << 20)
     layer = archive(*(entry(b"%d/" % number + b"d/" * 100 + b"f") for number in range(50)))
     with pytest.raises(ContainerError, match="more to remember than there is room for"):
         unpacked(layer, tmp_path / "out")
-    monkeypatch.setattr(extract, "MAX_HELD", 10 << 20)
+    monkeypatch.setattr(jail, "MAX_HELD", 10 << 20)
     unpacked(layer, tmp_path / "again")
 
 

@@ -15,7 +15,7 @@ MODULES = {
     2: "minidocker.namespaces",
     3: "minidocker.cgroups",
     4: "minidocker.union",
-    5: "minidocker.images.layer.extract",
+    5: "minidocker.images.layer.unpack",
     6: "minidocker.volumes",
     7: "minidocker.network",
     8: "bench.memory",
