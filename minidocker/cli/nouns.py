@@ -7,7 +7,6 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from minidocker import cgroups, network, state
 from minidocker.cli import VERBS, _called, _function, complain
@@ -23,22 +22,19 @@ from minidocker.volumes import store as volume
 SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
 DAY = 86400
 UNITS = {"year": 365 * DAY, "month": 30 * DAY, "week": 7 * DAY, "day": DAY, "hour": 3600, "minute": 60, "second": 1}
-NOUNS: dict[str, tuple[Callable[[], list[str]], Callable[[str], Any], Callable[[str], None], dict[str, str]]] = {
-    # noun -> all names, what is known of one, how to remove one; the titles of a list and the keys of what is known
-    "volume": (volume.names, volume.inspect, volume.remove, {"DRIVER": "Driver", "VOLUME NAME": "Name"}),
-    "network": (
-        network.listed,
-        network.inspect,
-        network.remove,
-        {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"},
-    ),
+NOUNS = {  # noun -> all names, what is known of one, how to remove one
+    "volume": (volume.names, volume.inspect, volume.remove),
+    "network": (network.listed, network.inspect, network.remove),
+}
+COLUMNS = {  # noun -> title -> key of what is known
+    "volume": {"DRIVER": "Driver", "VOLUME NAME": "Name"},
+    "network": {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"},
 }
 
 
 def help_(words: list[str]) -> int:
     """`help`, alone or with a verb; a noun alone; and what is no verb at all."""
-    asked = words[:1] in ([], ["help"], ["-h"], ["--help"])
-    words = words[1:] if asked else [word for word in words if word not in ("-h", "--help")]
+    words = [word for word in words if word not in ("help", "-h", "--help")]
     verb = " ".join(words[:2])
     if verb in VERBS:
         return _called(verb, ["--help"])
@@ -190,12 +186,12 @@ def _ls(noun: str, options: Options) -> None:
 
     -q, --quiet  only their names
     """
-    names, known, _, columns = NOUNS[noun]
+    listed, known, _ = NOUNS[noun]
     if options.quiet:
-        for name in names():
+        for name in listed():
             print(name)
     else:
-        _table([[*columns], *([str(known(name)[key]) for key in columns.values()] for name in names())])
+        _table([[*COLUMNS[noun]], *([str(known(name)[key]) for key in COLUMNS[noun].values()] for name in listed())])
 
 
 def _inspect(noun: str, _: Options, *names: str) -> None:

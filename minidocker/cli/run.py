@@ -70,8 +70,10 @@ def run(options: Options, name: str, *command: str) -> int:
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     image, called = _image(name, options.pull), options.name or os.urandom(6).hex()
+    paths = image["config"].get("Volumes") or {}
+    mounted = paths or options.volume or options.mount or options.tmpfs
     # Without forwarding, which is the host owner's affair, a bridge leads nowhere: it is for those who ask for it
-    networked = options.network not in ("", "none") or bool(options.publish)
+    networked = options.network not in ("", "none") or options.publish
     files = {"/etc/hostname": f"{host or called}\n"}
     if not networked:  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
@@ -84,15 +86,22 @@ def run(options: Options, name: str, *command: str) -> int:
         cwd=options.workdir,
         user=options.user,
         hostname=host,
-        network=(lambda root: _network(options, root)) if networked else "none",
+        network=(lambda root: _asked().network(options, root)) if networked else "none",
         limits=_limits(options),
         init=options.init,
-        mounts=lambda root: _mounts(options, image, root),
+        mounts=lambda root: _asked().volumes(options, paths, root) if mounted else [],
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
         files=files,
     )
     return _attached(argv, isolators, settings, options, called)
+
+
+def _asked() -> Any:
+    """What most containers do not need, and need not import."""
+    from minidocker.cli import asked
+
+    return asked
 
 
 def _image(name: str, pull: str) -> dict[str, Any]:
@@ -107,9 +116,7 @@ def _image(name: str, pull: str) -> dict[str, Any]:
 
         if pull == "never" or not isinstance(absent, NoSuchImage):
             raise
-    from minidocker.cli.transfer import fetch
-
-    fetch(name)
+    _asked().fetch(name)
     return ready(name)
 
 
@@ -119,37 +126,6 @@ def _environment(settings: list[str]) -> list[str]:
         if word[:1] in ("", "="):
             raise ContainerError(f"-e {word}: a variable needs a name before its =")
     return [f"{word}={os.environ[word]}" if word in os.environ else word for word in settings]
-
-
-def _mounts(options: Options, image: dict[str, Any], root: str) -> list[Any]:
-    """Volumes, if there are any: most containers have none, and need not import what makes them."""
-    paths = image["config"].get("Volumes") or {}
-    if not (paths or options.volume or options.mount or options.tmpfs):
-        return []
-    from minidocker.volumes import Named, ordered
-    from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
-
-    asked = [from_v(text, root) for text in options.volume]
-    asked += [from_mount(text, root) for text in options.mount] + [from_tmpfs(text, root) for text in options.tmpfs]
-    named = [Named("", f"/{path}", root) for path in paths]  # some images write `data` and mean /data
-    taken = {volume.target for volume in asked}
-    return list(ordered([*asked, *(volume for volume in named if volume.target not in taken)]))
-
-
-def _network(options: Options, root: str) -> Any:
-    """The container's network. Where none is named and a port is to be published, that is the bridge."""
-    from minidocker.network import Network
-
-    return Network(
-        options.network or "bridge",
-        ports=options.publish,
-        root=root,
-        aliases=[*options.network_alias, *([options.hostname] if options.hostname else [])],
-        dns=options.dns,
-        hosts=options.add_host,
-        egress=options.egress or None,
-        ingress=options.ingress or None,
-    )
 
 
 def _limits(options: Options) -> dict[str, Any]:

@@ -35,7 +35,13 @@ def build(options: Options, directory: str) -> None:
 
     if not os.path.isdir(directory):
         raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
-    text, ignore = _files(directory, options.file)
+    path = options.file or os.path.join(directory, "Dockerfile")
+    text = _text(path)
+    rules = next(filter(os.path.isfile, (f"{path}.dockerignore", f"{directory}/.dockerignore")), os.devnull)
+    try:
+        ignore = Ignore(_text(rules))
+    except ValueError as wrong:
+        raise ContainerError(f"{rules}: {wrong}", exit_code=1) from None
     end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     image = make(
         Store(),
@@ -57,19 +63,12 @@ def build(options: Options, directory: str) -> None:
         print(f"Successfully tagged {tag}", file=sys.stderr)
 
 
-def _files(directory: str, name: str) -> tuple[str, Ignore]:
-    """The text of the Dockerfile, and the rules of FILE.dockerignore, or else of DIRECTORY/.dockerignore."""
-    path = name or os.path.join(directory, "Dockerfile")
-    rules = [one for one in (f"{path}.dockerignore", f"{directory}/.dockerignore") if os.path.isfile(one)]
+def _text(path: str) -> str:
     try:
         with open(0 if path == "-" else path, encoding="utf-8", newline="") as file:
-            text = file.read()
-        with open([*rules, os.devnull][0], encoding="utf-8", newline="") as file:
-            return text, Ignore(file.read())
+            return file.read()
     except UnicodeDecodeError as wrong:
         raise ContainerError(f"{path}: it is not text in UTF-8: {wrong.reason}", exit_code=1) from None
-    except ValueError as wrong:
-        raise ContainerError(f"{rules[0]}: {wrong}", exit_code=1) from None
 
 
 def pull(options: Options, name: str) -> None:
@@ -87,14 +86,6 @@ def pull(options: Options, name: str) -> None:
     if show:
         print(f"Digest: {image.descriptor['digest']}")
     print(full)
-
-
-def fetch(name: str) -> None:
-    """Pull what `run` does not find. Nothing of it on standard output, which is the container's."""
-    from minidocker.images import transfer
-
-    print(f"{name}: Pulling from {parse_name(name).registry}", file=sys.stderr)
-    transfer.pull(Store(), name, show=True)
 
 
 def push(options: Options, name: str) -> None:

@@ -1,0 +1,49 @@
+"""What `minidocker run` imports only if it is asked for: volumes, a network, an image that is not here."""
+
+from __future__ import annotations
+
+import sys
+
+from minidocker.cli.options import Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def volumes(options: Options, paths: dict[str, Any], root: str) -> list[Any]:
+    """Those of -v, --mount and --tmpfs, and one without a name on each other path that the image wants one for."""
+    from minidocker.volumes import Named, ordered
+    from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
+
+    asked = [from_v(text, root) for text in options.volume]
+    asked += [from_mount(text, root) for text in options.mount] + [from_tmpfs(text, root) for text in options.tmpfs]
+    named = [Named("", f"/{path}", root) for path in paths]  # some images write `data` and mean /data
+    taken = {volume.target for volume in asked}
+    return [*ordered([*asked, *(volume for volume in named if volume.target not in taken)])]
+
+
+def network(options: Options, root: str) -> Any:
+    """The container's network. Where none is named and a port is to be published, that is the bridge."""
+    from minidocker.network import Network
+
+    return Network(
+        options.network or "bridge",
+        ports=options.publish,
+        root=root,
+        aliases=[*options.network_alias, *filter(None, [options.hostname])],
+        dns=options.dns,
+        hosts=options.add_host,
+        egress=options.egress or None,
+        ingress=options.ingress or None,
+    )
+
+
+def fetch(name: str) -> None:
+    """Pull what is not here. Nothing of it on standard output, which is the container's."""
+    from minidocker.images.manifest import parse
+    from minidocker.images.store import Store
+    from minidocker.images.transfer import pull
+
+    print(f"{name}: Pulling from {parse(name).registry}", file=sys.stderr)
+    pull(Store(), name, show=True)
