@@ -79,20 +79,19 @@ class Layers(Isolator):
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.paths, self._locks = paths, list[int]()
+        self.paths = paths
 
     def __enter__(self) -> Isolator:
-        for path in self.paths:
-            lock = state.hold(path, exclusive=False, wait=True)
-            if lock is None:
-                self.__exit__()
-                raise ContainerError("a part of the image has just been removed: pull or build it again")
-            self._locks.append(lock)
+        self._locks = [state.hold(path, exclusive=False, wait=True) for path in self.paths]
+        if None in self._locks:
+            self.__exit__()
+            raise ContainerError("a part of the image has just been removed: pull or build it again")
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._locks:
-            os.close(self._locks.pop())
+        for lock in self._locks:
+            if lock is not None:
+                os.close(lock)
 
 
 def container(

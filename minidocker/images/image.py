@@ -19,6 +19,7 @@ from minidocker.outcome import ContainerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from minidocker.images.manifest import Descriptor
@@ -103,10 +104,10 @@ def find(store: Store, word: str) -> Image:
     return begins[0]
 
 
-def images(store: Store) -> list[Image]:
-    """All images of the index, each once. Those that only the build cache has, and what is none, are left out."""
+def images(store: Store, entries: Mapping[str, Descriptor] | None = None) -> list[Image]:
+    """All images of the index, each once, or those of other entries. What is none, or is damaged, is left out."""
     found = []
-    for entry in {entry["digest"]: entry for entry in store.entries(steps=False)}.values():
+    for entry in (store.manifests() if entries is None else entries).values():
         with contextlib.suppress(ContainerError):
             found.append(Image(store, entry))
     return found
@@ -149,7 +150,7 @@ def prune(store: Store, everything: bool = False) -> int:
     """Remove the images without a name, or all, that no container runs on; return how many bytes that freed."""
     kept = {image.descriptor["digest"] for image in images(store) if image.in_use()}
     kept |= set() if everything else {entry["digest"] for entry in store.tags().values()}
-    store.forget(*({entry["digest"] for entry in store.entries(steps=False)} - kept))
+    store.forget(*(store.manifests().keys() - kept))
     return store.collect()
 
 
@@ -157,9 +158,8 @@ def _steps_to(store: Store, image: Image) -> list[str]:
     """The images of the build cache that led to this one, and to none that stays."""
     stay = [other.diff_ids for other in images(store) if other.descriptor["digest"] != image.descriptor["digest"]]
     found = []
-    for entry in store.steps().values():
-        with contextlib.suppress(ContainerError):
-            made = Image(store, entry).diff_ids
-            if made == image.diff_ids[: len(made)] and not any(made == other[: len(made)] for other in stay):
-                found.append(entry["digest"])
+    for step in images(store, store.steps()):
+        led_to = [ids for ids in (image.diff_ids, *stay) if ids[: len(step.diff_ids)] == step.diff_ids]
+        if led_to == [image.diff_ids]:
+            found.append(step.descriptor["digest"])
     return found

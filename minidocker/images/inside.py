@@ -30,10 +30,8 @@ LINKS = {
     "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }  # fmt: skip
-SYSCTLS = {  # of the network namespace; Docker's: no port is special, and every group may ping
-    "/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
-    "/proc/sys/net/ipv4/ping_group_range": "0 2147483647",
-}
+# sysctls of the network namespace, below net.ipv4; Docker's: no port is special, and every group may ping
+SYSCTLS = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"}
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")  # the machine's; as in Docker
 MASKED = (  # they tell about the machine, or about other containers; as in Docker
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi",
@@ -88,31 +86,23 @@ class Filesystems(Isolator):
             os.chmod(f"{self.root}/dev/{name}", 0o666)
         for name, target in LINKS.items():
             os.symlink(target, f"{self.root}/dev/{name}")
-        for path, value in SYSCTLS.items() if os.stat("/proc/self/ns/net").st_ino != self.host else ():
+        for name, value in SYSCTLS.items() if os.stat("/proc/self/ns/net").st_ino != self.host else ():
             try:
-                with open(self.root + path, "wb", 0) as file:
+                with open(f"{self.root}/proc/sys/net/ipv4/{name}", "wb", 0) as file:
                     file.write(value.encode())
             except OSError:
                 pass  # this kernel does not have it; a user namespace knows fewer groups than the range names
-        if not self.privileged:
-            self._fence()
-
-    def _fence(self) -> None:
-        """What this kernel has of it. Read-only takes two calls: a bind mount begins with the flags of its source."""
-        for path in filter(os.path.exists, [self.root + path for path in READ_ONLY]):
+        for path in () if self.privileged else filter(os.path.exists, [self.root + path for path in READ_ONLY]):
             mount(path, path, flags=MS_BIND)
-            mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | NO_SURPRISES)
-        for path in filter(os.path.exists, [self.root + path for path in MASKED]):
+            mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | NO_SURPRISES)  # not a flag of the first call
+        for path in () if self.privileged else filter(os.path.exists, [self.root + path for path in MASKED]):
             if os.path.isdir(path):
                 mount("tmpfs", path, "tmpfs", MS_RDONLY, "size=4k")
             else:
                 mount(f"{self.root}/dev/null", path, flags=MS_BIND)
 
     def _cover(self, memory: str) -> None:
-        """Mount files in memory over the image's. A link of the image is followed below the root.
-
-        Where the image has no place for one, it goes without.
-        """
+        """Mount files in memory over the image's, whose links are followed below the root."""
         root = os.open(self.root, os.O_PATH | os.O_CLOEXEC)
         for path, text in self.files.items():
             parent, name = os.path.split(path)
@@ -127,14 +117,11 @@ class Filesystems(Isolator):
                 target = openat2(root, path, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
                 mount(file.name, f"/proc/self/fd/{target}", None, MS_BIND)
             except OSError:
-                pass
+                pass  # the image has no place for it, and goes without
 
 
 def _directory(path: str) -> None:
-    """A directory to mount on, made if it is missing.
-
-    What is none is refused: behind a symlink, an image's own files could look like the kernel's (CVE-2019-16884).
-    """
+    """A directory to mount on. Behind a symlink, the image's files could look like the kernel's (CVE-2019-16884)."""
     try:
         os.mkdir(path, 0o755)
     except FileExistsError:
@@ -186,10 +173,7 @@ def _number(text: str, user: str, file: str) -> int:
 
 
 def records(path: str) -> list[list[str]]:
-    """The lines of a file like passwd(5); an image without the file has nobody in it.
-
-    It is the image's: it may be a FIFO, whose other end nobody opens, or a device, or have no end.
-    """
+    """The lines of a file like passwd(5). It is the image's: perhaps not there, a FIFO, a device, or without an end."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
             text = file.read(LARGEST) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""

@@ -3,14 +3,13 @@
     images/oci-layout, index.json, blobs/sha256/…    the layout: everything by its digest, and names for it
     layers/sha256/…                                  each layer's files, by the digest of its tar (its diff ID)
     ready/…                                          what a start needs to know of an image, see `container.ready`
-    tmp/…                                            what is being made; a rename moves it into place, else it is litter
-    trash/…                                          what is being removed
+    tmp/…, trash/…                                   what is being made, or removed; a rename moves it here or there
 
 A name in index.json (annotation org.opencontainers.image.ref.name) points to a manifest, that to a config and layers.
-The build cache is there as well, under names of another kind: what a step depends on -> the image that it made.
-Whatever changes a name holds the layout's lock for a moment. Who makes blobs holds `writing` as long as nothing names
-them yet, and `collect`, which removes what nothing names, waits for all of those. A process that is killed leaves
-litter and no lock. Source: the OCI image specification, image-layout.md and descriptor.md.
+So does, in the build cache, what a step depends on: to the image that it made. Who changes the index holds the layout's
+lock for a moment. Who makes blobs holds `writing` as long as nothing names them yet, and `collect`, which removes what
+nothing names, waits for all of those. A process that is killed leaves litter and no lock. Source: the OCI image
+specification, image-layout.md and descriptor.md.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ REF_NAME, STEP = "org.opencontainers.image.ref.name", "minidocker.build.step"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any, BinaryIO
 
     from minidocker.images.manifest import Descriptor
 
-    Index = list[Descriptor]
+    Index = dict[tuple[str, str], Descriptor]  # (annotation, its value) -> entry; ("", digest) of what has no name
 
 
 class Store:
@@ -54,7 +53,7 @@ class Store:
             os.chmod(directory, 0o700)
         if not os.path.exists(self.index):
             state.replace(f"{self.layout}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-            self._change(lambda entries: entries)
+            self.forget()
 
     def blob(self, digest: str) -> str:
         """The path of a blob, whether it is there or not."""
@@ -136,8 +135,8 @@ class Store:
             self.keep(file, digest)
         return {"mediaType": media.LAYER_GZIP, "digest": digest, "size": size}, diff_id
 
-    def entries(self, steps: bool = True) -> Index:
-        """The descriptors of index.json: manifests with a name, dangling ones that had one, and steps of builds."""
+    def entries(self) -> Index:
+        """What index.json lists: manifests with a name, dangling ones that had one, and steps of builds."""
         try:
             with open(self.index, "rb") as file:
                 found = media.parsed(file.read()).get("manifests")
@@ -146,46 +145,55 @@ class Store:
         if not isinstance(found, list):
             raise ContainerError(f"{self.index}: no list of manifests: it is no index of an OCI image layout")
         good = [entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("digest"), str)]
-        return [entry for entry in good if steps or not _note(entry, STEP)]
+        return {_key(entry): entry for entry in good}
 
     def tags(self) -> dict[str, Descriptor]:
         """Full name -> descriptor of the manifest. What other tools call `app` is docker.io/library/app:latest."""
-        return {name: entry for entry in self.entries() if (name := _name(entry))}
+        return {name: entry for (kind, name), entry in self.entries().items() if kind == REF_NAME}
 
     def steps(self) -> dict[str, Descriptor]:
         """The build cache: what a step depends on, in hexadecimal -> the image that it made."""
-        return {step: entry for entry in self.entries() if (step := _note(entry, STEP))}
+        return {step: entry for (kind, step), entry in self.entries().items() if kind == STEP}
+
+    def manifests(self) -> dict[str, Descriptor]:
+        """Digest -> descriptor of each manifest, named or dangling; without those that only the build cache has."""
+        return {entry["digest"]: entry for (kind, _), entry in self.entries().items() if kind != STEP}
 
     def tag(self, name: str, descriptor: Descriptor) -> None:
         """Let the name ("": none, only its ID) point to this manifest. What it pointed to before stays, dangling."""
-        full, familiar = (str(media.parse(name)), media.parse(name).familiar) if name else ("", "")
-
-        def change(entries: Index) -> Index:
-            others = [_entry(entry) if full and _name(entry) == full else entry for entry in entries]
-            return [*others, _entry(descriptor, REF_NAME, familiar)]
-
-        self._change(change)
-
-    def remember(self, step: str, descriptor: Descriptor) -> None:
-        """Note the image that this step made. A cache that cannot be written is none."""
-        with contextlib.suppress(OSError):
-            self._change(lambda entries: [*entries, _entry(descriptor, STEP, step)])
+        wanted = media.parse(name) if name else None
+        with self._changing() as entries:
+            if before := entries.pop((REF_NAME, str(wanted)), None):
+                entries["", before["digest"]] = _entry(before)
+            entry = _entry(descriptor, REF_NAME, wanted.familiar) if wanted else _entry(descriptor)
+            entries[_key(entry)] = entry
 
     def untag(self, name: str) -> bool:
         """Remove a name, and its manifest from the index if that had no other; whether there was such a name."""
         full = str(media.parse(name))
-        return self._change(lambda entries: [entry for entry in entries if _name(entry) != full])
+        with self._changing() as entries:
+            return entries.pop((REF_NAME, full), None) is not None
 
-    def forget(self, *digests: str) -> None:
-        """Remove manifests from the index, whatever their names."""
-        self._change(lambda entries: [entry for entry in entries if entry["digest"] not in digests])
+    def remember(self, step: str, descriptor: Descriptor) -> None:
+        """Note the image that this step made. A cache that cannot be written is none."""
+        with contextlib.suppress(OSError), self._changing() as entries:
+            entries[STEP, step] = _entry(descriptor, STEP, step)
 
     def forget_steps(self) -> None:
         """Empty the build cache."""
-        self._change(lambda entries: [entry for entry in entries if not _note(entry, STEP)])
+        with self._changing() as entries:
+            for step in self.steps():
+                del entries[STEP, step]
 
-    def _change(self, change: Callable[[Index], Index]) -> bool:
-        """Read the index, change it, and write it, alone; whether it is another one now.
+    def forget(self, *digests: str) -> None:
+        """Remove manifests from the index, whatever their names."""
+        with self._changing() as entries:
+            for key in [key for key, entry in entries.items() if entry["digest"] in digests]:
+                del entries[key]
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Index]:
+        """Read the index, let the caller change it, and write it, alone.
 
         A manifest is dangling only if no other entry names it. An index that is shorter needs no room: on a full disk
         it is written over the old one, which is how one gets room again.
@@ -194,12 +202,10 @@ class Store:
             for name in os.listdir(self.layout):
                 if name.endswith(".new"):  # of one who was killed here: everybody else waits
                     files.remove(f"{self.layout}/{name}")
-            before = self.entries()
-            changed, after = change(before), []
-            named = {entry["digest"] for entry in changed if _note(entry, REF_NAME)}
-            for entry in changed:
-                if ("annotations" in entry or entry["digest"] not in named) and entry not in after:
-                    after.append(entry)
+            entries = self.entries()
+            yield entries
+            named = {entry["digest"] for (kind, _), entry in entries.items() if kind == REF_NAME}
+            after = [entry for (kind, digest), entry in entries.items() if kind or digest not in named]
             index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": after}
             data = json.dumps(index, indent=1).encode()
             try:
@@ -209,7 +215,6 @@ class Store:
                     raise
                 with open(self.index, "r+b") as file:
                     file.write(data.ljust(os.path.getsize(self.index)))
-            return after != before
 
     def writing(self) -> contextlib.AbstractContextManager[bool]:
         """Hold this while there are blobs that nothing names yet: `collect` waits for it."""
@@ -226,8 +231,7 @@ class Store:
 
     @contextlib.contextmanager
     def bringing(self, what: str, kept: type[Exception] = PermissionError) -> Iterator[None]:
-        """Around everything that brings an image here: what fails half-way leaves nothing, but for errors that are
-        `kept`."""
+        """Around all that brings an image here: what fails leaves nothing behind, but for errors of the kind `kept`."""
         try:
             with self.writing():
                 yield
@@ -237,8 +241,7 @@ class Store:
             self.collect(wait=False)
             if isinstance(failure, ContainerError):
                 raise
-            remedy = "see minidocker system df"
-            raise ContainerError(f"{what}: cannot store it: {failure.strerror}: {remedy}") from None
+            raise ContainerError(f"{what}: cannot store it: {failure.strerror}: see minidocker system df") from None
 
     def collect(self, wait: bool = True) -> int:
         """Remove what the index does not lead to, and litter; return how many bytes that freed: mark and sweep.
@@ -264,7 +267,7 @@ class Store:
 
     def _needed(self) -> set[str]:
         """The digests of all blobs and all unpacked layers that the index leads to."""
-        needed, waiting = set[str](), self.entries()
+        needed, waiting = set[str](), [*self.entries().values()]
         while waiting:
             descriptor = waiting.pop()
             needed.add(descriptor["digest"])
@@ -280,19 +283,16 @@ class Store:
         return needed
 
 
-def _note(entry: Descriptor, key: str) -> str:
+def _key(entry: Descriptor) -> tuple[str, str]:
+    """(annotation, value) by which an entry of the index is found: its full name, or what a step depends on."""
     notes = entry.get("annotations")
-    value = notes.get(key) if isinstance(notes, dict) else None
-    return value if isinstance(value, str) else ""
-
-
-def _name(entry: Descriptor) -> str:
-    """The full name of an entry of the index; nothing if it has none, or one that no image can have."""
+    step, name = (notes.get(key) if isinstance(notes, dict) else None for key in (STEP, REF_NAME))
+    if isinstance(step, str):
+        return STEP, step
     try:
-        name = _note(entry, REF_NAME)
-        return str(media.parse(name)) if name else ""
-    except ContainerError:
-        return ""
+        return REF_NAME, str(media.parse(name or ""))
+    except (ContainerError, TypeError):  # without a name, or with one that no image can have
+        return "", entry["digest"]
 
 
 def _entry(descriptor: Descriptor, key: str = "", value: str = "") -> Descriptor:
