@@ -134,7 +134,7 @@ def test_our_documents_are_what_the_schemas_say(store, tmp_path):
     layout = Path(store.layout)
     validator("image-layout-schema.json").validate(json.loads((layout / "oci-layout").read_text()))
     validator("image-index-schema.json").validate(json.loads((layout / "index.json").read_text()))
-    for entry in store.entries():
+    for entry in store.entries().values():
         manifest = store.get_json(entry)
         validator("image-manifest-schema.json").validate(manifest)
         validator("config-schema.json").validate(store.get_json(manifest["config"]))
