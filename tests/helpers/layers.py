@@ -194,6 +194,11 @@ def unpacked(data, target, blob=None, diff_id=None):
     os.unlink(path)
 
 
+def filled(data):
+    """A content, filled up to whole blocks."""
+    return data.ljust(tar.padded(len(data)), b"\0")
+
+
 def archive(*entries, end=tar.END):
     """A tar of `Entry` objects, (Entry, content) pairs and raw bytes."""
     parts = []
@@ -203,7 +208,7 @@ def archive(*entries, end=tar.END):
             continue
         entry, content = entry if isinstance(entry, tuple) else (entry, b"")
         entry.size = entry.size or len(content)
-        parts.append(tar.write(entry) + tar.fill(content))
+        parts.append(tar.write(entry) + filled(content))
     return b"".join(parts) + end
 
 
@@ -239,7 +244,7 @@ def header(entry, **fields):
 def pax(*records, kind=b"x"):
     """An extra header with these bytes as its records."""
     data = b"".join(records)
-    return header(entry(b"PaxHeaders/x", kind, size=len(data))) + tar.fill(data)
+    return header(entry(b"PaxHeaders/x", kind, size=len(data))) + filled(data)
 
 
 def compressed(data):
