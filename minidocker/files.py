@@ -256,11 +256,11 @@ def place(directory: int | None, name: Name) -> bytes:
     return os.path.join(b"" if directory is None else b"/proc/self/fd/%d" % directory, os.fsencode(name))
 
 
-def xattrs(entry: int | Name) -> dict[str, bytes]:
-    """Extended attributes, xattr(7), of a descriptor or a path (not followed), less the marks of OverlayFS."""
+def xattrs(entry: int | Name, less: tuple[str, ...] = OVERLAY_MARKS) -> dict[str, bytes]:
+    """Extended attributes, xattr(7), of a descriptor or a path (not followed), less those that begin so."""
     follow = isinstance(entry, int)
     try:
-        names = [name for name in os.listxattr(entry, follow_symlinks=follow) if not name.startswith(OVERLAY_MARKS)]
+        names = [name for name in os.listxattr(entry, follow_symlinks=follow) if not name.startswith(less)]
         return {name: os.getxattr(entry, name, follow_symlinks=follow) for name in names}
     except OSError as refused:
         if refused.errno not in (errno.ENOTSUP, errno.ENOENT):  # a file system without them; a jail without /proc

@@ -4,8 +4,7 @@ A tar archive is a list of entries: a header of 512 bytes with the fields as oct
 the next 512. What does not fit into a field (long names, large numbers, extended attributes, parts of a second)
 comes in an entry before it: pax records (type x), or GNU's long names (types L and K). Two blocks of zeros are the end.
 
-Ours, since tarfile takes three times as long for each entry, and drops setuid bits or refuses honest layers: pax(1),
-tar(5).
+Ours, since tarfile takes three times as long, and drops setuid bits or refuses honest layers. See pax(1) and tar(5).
 """
 
 from __future__ import annotations
@@ -87,11 +86,6 @@ def content(read: Callable[[int], bytes], size: int, what: str = "a file") -> by
 def padded(size: int) -> int:
     """The length of a content in the archive: filled up to whole blocks."""
     return -(-size // BLOCK) * BLOCK
-
-
-def fill(data: bytes) -> bytes:
-    """The content, filled up to whole blocks."""
-    return data.ljust(padded(len(data)), b"\0")
 
 
 def _entry(header: bytes) -> Entry:
@@ -193,8 +187,10 @@ def write(entry: Entry) -> bytes:
     data = b"".join(_record(*record) for record in records.items())
     if len(data) > MAX_RECORDS:
         raise BadTar(f"{entry.name!r}: more than {MAX_RECORDS} bytes of extended attributes")
-    before = _header(Entry(b"PaxHeaders/" + entry.name[:80], b"x", size=len(data))) + fill(data) if data else b""
-    return before + _header(entry)
+    if not data:
+        return _header(entry)
+    before = _header(Entry(b"PaxHeaders/" + entry.name[:80], b"x", size=len(data)))
+    return before + data.ljust(padded(len(data)), b"\0") + _header(entry)
 
 
 def _record(key: bytes, value: bytes) -> bytes:

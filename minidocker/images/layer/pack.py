@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from isal import isal_zlib  # the same format as zlib's: much faster, and a little larger
 
-from minidocker.files import OVERLAY_MARKS, READ, place, walk
+from minidocker.files import OVERLAY_MARKS, READ, place, walk, xattrs
 from minidocker.images import tar
 from minidocker.images.layer import CHUNK, OPAQUE, WHITEOUT
 from minidocker.images.tar import BadTar, Entry
@@ -128,17 +128,11 @@ class Layer:
 
 def attributes(path: bytes) -> tuple[dict[bytes, bytes], bool]:
     """The extended attributes that are the file's own; and whether one says that it is an opaque directory."""
-    found = {}
-    try:
-        for key in os.listxattr(path, follow_symlinks=False):
-            found[key] = os.getxattr(path, key, follow_symlinks=False)
-    except OSError as refused:
-        if refused.errno != errno.ENOTSUP:  # a file system without them has none
-            raise
+    found = xattrs(path, less=HOST)
     marks = {key.rpartition(".")[2]: value for key, value in found.items() if key.startswith(OVERLAY_MARKS)}
     if "redirect" in marks or "metacopy" in marks:
         raise BadTar("its content is in a layer below: mount OverlayFS with redirect_dir=off,metacopy=off")
-    own = {os.fsencode(key): value for key, value in found.items() if not key.startswith((*OVERLAY_MARKS, *HOST))}
+    own = {os.fsencode(key): value for key, value in found.items() if not key.startswith(OVERLAY_MARKS)}
     return own, marks.get("opaque") == b"y"
 
 

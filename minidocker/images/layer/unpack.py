@@ -18,6 +18,7 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -112,10 +113,8 @@ class Nowhere(PivotRoot):
 def decompress() -> None:
     """From descriptor 0, a file, to descriptor 1, a pipe. Runs as nobody, in an empty root."""
     try:
-        with opened(0) as stream:
-            while data := stream.read(CHUNK):
-                while data:
-                    data = data[os.write(1, data) :]
+        with opened(0) as stream, open(1, "wb", closefd=False) as pipe:
+            shutil.copyfileobj(stream, pipe, CHUNK)
     except BrokenPipeError:
         pass  # the reader has given up, and says why
     except Exception as failed:  # decompressors have many ways to fail
