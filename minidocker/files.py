@@ -194,9 +194,9 @@ def copy_entry(
     owner: Owner = None,
     mode: int | None = None,
 ) -> None:
-    """A file, a link, a FIFO, a socket or a device, from one open directory into another. Without `content`, empty.
+    """A file, a link, a device, and of a directory an empty one, from one open directory into another.
 
-    `owner`, (uid, gid), and `mode` are in place of its own.
+    Without `content` a file is empty, too. `owner`, (uid, gid), and `mode` are in place of its own.
     """
     status, writing = os.lstat(name, dir_fd=source), os.O_WRONLY | os.O_CREAT | os.O_EXCL
     if stat.S_ISREG(status.st_mode):
@@ -210,6 +210,8 @@ def copy_entry(
         return
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(os.fsencode(name), dir_fd=source), new, dir_fd=target)
+    elif stat.S_ISDIR(status.st_mode):
+        os.mkdir(new, 0o700, dir_fd=target)
     else:
         kind, own = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
         os.mknod(new, kind | (own if mode is None else mode), status.st_rdev, dir_fd=target)

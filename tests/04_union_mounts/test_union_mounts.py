@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aufs import DRIVERS, Aufs
-from aufs.changes import Writable
+from aufs.branches import Writable
 from minidocker import files as trees
 from minidocker import state
 from minidocker.files import NotRemoved, copy, remove, usage, walk

@@ -18,23 +18,21 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
-import signal
 import sys
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 
 from minidocker import state
-from minidocker.outcome import ContainerError
 from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import mount
 from minidocker.union import Copy, Union
 
-# The server's program, and its descriptors: an end of the pipe that tells it of the mount, one to say it is ready, FUSE
-BOOT = "import sys; sys.path[:0] = {paths!r}; from aufs.server import main; main(sys.argv[1])"
-MOUNTED, READY, FUSE = 0, 1, 3
+BOOT = "import sys; sys.path[:0] = {paths!r}; from aufs.server import main; main(sys.argv[1])"  # the server's program
+
+_servers: dict[int, Popen[bytes]] = {}  # by their numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Sequence
 
 
 class Aufs(Union):
@@ -44,45 +42,29 @@ class Aufs(Union):
     """
 
     needs_root = True
-    fuse = mounted = server = -1
+    server = -1
 
-    def __init__(self, *arguments: Any, trace: str | None = None, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, lowers: Sequence[str], upper: str | None = None, trace: str | None = None) -> None:
+        super().__init__(lowers, upper)
         self.trace = os.path.abspath(trace) if trace else None
 
     def prepare(self) -> None:
-        """Start the server and wait until it could answer."""
-        self.fuse = os.open("/dev/fuse", os.O_RDWR)
-        mounted, self.mounted = os.pipe()
-        ready, theirs = os.pipe()
-        with open(ready, encoding="utf-8", errors="replace") as answer:
-            try:
-                self.server = self._start({MOUNTED: mounted, READY: theirs, FUSE: self.fuse})
-            finally:
-                os.close(mounted)
-                os.close(theirs)
-            text = answer.read()
+        """Start the server, and wait until it could answer: then it closes its output."""
+        fuse, (mounted, tell) = os.open("/dev/fuse", os.O_RDWR), os.pipe()
+        self.descriptors = (fuse, tell)
+        paths = [os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in (__file__, state.__file__)]
+        order = json.dumps({"fuse": fuse, "upper": self.upper, "lowers": self.lowers, "trace": self.trace})
+        argv = [_python(), "-I", "-c", BOOT.format(paths=paths), order]
+        with open(mounted):  # a session of its own: Ctrl-C is for the container
+            server = Popen(argv, stdin=mounted, stdout=PIPE, stderr=STDOUT, pass_fds=[fuse], start_new_session=True)
+        self.server = server.pid
+        _servers[server.pid] = server
+        assert server.stdout
+        with server.stdout as answer:
+            text = answer.read().decode(errors="replace")
         if text != "ready":
             why = text.strip().split("\n")[-1] or "it says nothing"  # the last line of a traceback says what it was
-            raise ContainerError(
-                f"Aufs: the server did not start: {why}; set-up brings what it needs: make run", isolator="Aufs"
-            )
-        self.descriptors = (self.fuse, self.mounted)
-
-    def _start(self, descriptors: dict[int, int]) -> int:
-        """posix_spawn is safe among threads. A session of its own: Ctrl-C is for the container."""
-        paths = [os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in (__file__, state.__file__)]
-        order = json.dumps({"upper": self.upper, "lowers": self.lowers, "trace": self.trace})
-        argv = [_python(), "-I", "-c", BOOT.format(paths=paths), order]
-        free = max(descriptors.values()) + 1  # above all: none is overwritten before it is copied
-        actions: list[tuple[int, ...]] = []
-        for offset, number in enumerate(descriptors.values()):
-            actions.append((os.POSIX_SPAWN_DUP2, number, free + offset))
-        for offset, number in enumerate(descriptors):
-            actions.append((os.POSIX_SPAWN_DUP2, free + offset, number))
-        actions += [(os.POSIX_SPAWN_DUP2, READY, 2)]
-        actions += [(os.POSIX_SPAWN_CLOSE, free + offset) for offset in range(len(descriptors))]
-        return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
+            raise self._error(f"the server did not start: {why}; set-up brings what it needs: make run")
 
     def attach(self, pid: int) -> None:
         """The process has its copies; if ours stayed open, the connection would outlive a server that was killed."""
@@ -90,40 +72,39 @@ class Aufs(Union):
 
     def inside(self) -> None:
         """mount(2) with the server's descriptor. The kernel judges permissions by the modes it is told: fuse(4)."""
+        fuse, tell = self.descriptors
         make_mounts_private()
-        options = f"fd={self.fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+        options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
         try:
             mount("aufs", self.root, "fuse.aufs", data=options)
         except OSError as refused:
             if refused.errno == errno.EINVAL:
                 refused.strerror = "/dev/fuse was opened in another user namespace: use OverlayFS there"
             raise
-        os.write(self.mounted, b"x")
+        os.write(tell, b"x")
 
     def _close(self) -> None:
-        for descriptor in {self.fuse, self.mounted} - {-1}:
+        for descriptor in self.descriptors:
             os.close(descriptor)
-        self.fuse = self.mounted = -1
+        self.descriptors = ()
 
     def __exit__(self, *_: object) -> None:
         """The mount is gone, so the server ends; if something that the container left running holds it, end it here."""
         self._close()
-        if self.server > 0:
-            pidfd = os.pidfd_open(self.server)
-            ended = select.poll()
-            ended.register(pidfd, select.POLLIN)
-            if not ended.poll(2000):
-                os.kill(self.server, signal.SIGKILL)
-            os.close(pidfd)
-            os.waitpid(self.server, 0)
+        if self.server in _servers:
+            server = _servers.pop(self.server)
+            try:
+                server.wait(2)
+            except TimeoutExpired:
+                server.kill()
+                server.wait()
             self.server = -1
         super().__exit__()
 
 
 def _python() -> str:
     """The interpreter of set-up's environment, where mfusepy is; the command minidocker runs without it."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    ours = os.path.join(state.home(), f"venv-{version}", "bin", "python")
+    ours = os.path.join(state.home(), f"venv-{sys.version_info.major}.{sys.version_info.minor}", "bin", "python")
     return ours if os.path.exists(ours) else sys.executable
 
 

@@ -1,13 +1,16 @@
-"""Chapter 4: how several directories look like one: lookup order, whiteouts, opaque directories, in AUFS's format.
+"""Chapter 4: how several directories look like one, and where a change goes: AUFS's format, on plain directories.
 
     union = Branches(["/layer2", "/layer1"])       # the first is the top one
     union.find("/etc/motd")                        # where it really is: in the first branch from the top that has it
     union.names("/etc")                            # the names that the union shows there
+    union = Writable("/upper", ["/layer2", "/layer1"], trace=print)
+    union.copy_up("/etc/motd")                     # before the first change: a copy in the writable branch
+    union.unlink("/etc/motd")                      # /upper/etc/.wh.motd: a whiteout, which hides the name below
 
 Names that begin with .wh. belong to the format, aufs(5): `.wh.NAME` hides NAME in the branches below,
 `.wh..wh..opq` in a directory hides all that is below it, and other names that begin with `.wh..wh.` are private. In
 lower branches OverlayFS's marks are understood as well: the character device 0/0, and an attribute of the directory.
-No mount is needed to watch this. Reading is here; what a change does is in the module `changes`.
+What the kernel checks before it asks a file system, is not checked here: whether a name is free, or a directory's.
 """
 
 from __future__ import annotations
@@ -15,16 +18,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from itertools import takewhile
+
+from minidocker.files import copy_entry, remove
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 ORPHAN = ".wh..wh.orphan"
 ORPHANS = ".fuse_hidden"  # what libfuse calls a file that was deleted while it is open
+TEMPORARY = ".wh..wh.copy-up"  # a copy that is not whole yet
 OVERLAY_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
 
 def refuse(number: int, path: str) -> OSError:
@@ -80,44 +88,36 @@ class Branches:
         self.branches = [*branches]
         self._stacks: dict[str, list[str]] = {}  # a directory of the union -> the directories that it is made of
         self._numbers: dict[tuple[int, int], int] = {}  # (device, inode) of what was copied up -> its number before
-        self._devices: dict[
-            int, int
-        ] = {}  # each file system counts its inodes for itself: the bits that tell them apart
+        self._devices: dict[int, int] = {}  # each file system counts its inodes for itself: the bits to tell them apart
+
+    def _entries(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        """What the branches have of this name, from the top: down to an opaque directory, or a whiteout."""
+        if path == "/":
+            yield self.branches[0], os.lstat(self.branches[0])
+            return
+        parent, name = split(path, errno.ENOENT)
+        for real, status in filter(None, (look(directory, name) for directory in self.stack(parent))):
+            if status is None:
+                return
+            yield real, status
+            if stat.S_ISDIR(status.st_mode) and (_is_opaque(real) or os.path.lexists(whiteout(real))):
+                return
 
     def stack(self, path: str) -> list[str]:
-        """The directories of the branches that make up this one, from the top; down to an opaque one, or a whiteout."""
+        """The directories of the branches that make up this one. A file in between covers what is below it."""
         if path == "/":
             return self.branches
         if path not in self._stacks:
-            parent, name = split(path, errno.ENOENT)
-            found: list[str] = []
-            for directory in self.stack(parent):
-                entry = look(directory, name)
-                if entry is None:
-                    continue
-                if entry[1] is None or not stat.S_ISDIR(entry[1].st_mode):
-                    if not found and entry[1] is not None:
-                        raise refuse(errno.ENOTDIR, path)
-                    break
-                found.append(entry[0])
-                if _is_opaque(entry[0]) or os.path.lexists(whiteout(entry[0])):
-                    break
-            if not found:
-                raise refuse(errno.ENOENT, path)
-            self._stacks[path] = found
+            if not stat.S_ISDIR(self.find(path)[1].st_mode):
+                raise refuse(errno.ENOTDIR, path)
+            directories = takewhile(lambda entry: stat.S_ISDIR(entry[1].st_mode), self._entries(path))
+            self._stacks[path] = [real for real, _ in directories]
         return self._stacks[path]
 
     def find(self, path: str) -> tuple[str, os.stat_result]:
         """Where the entry really is, and its status. `FileNotFoundError` if no branch has it, or one hides it."""
-        if path == "/":
-            return self.branches[0], os.lstat(self.branches[0])
-        parent, name = split(path, errno.ENOENT)
-        for directory in self.stack(parent):
-            entry = look(directory, name)
-            if entry is not None and entry[1] is not None:
-                return entry[0], entry[1]
-            if entry is not None:
-                break
+        for entry in self._entries(path):
+            return entry
         raise refuse(errno.ENOENT, path)
 
     def exists(self, path: str) -> bool:
@@ -129,19 +129,16 @@ class Branches:
 
     def names(self, path: str) -> dict[str, str]:
         """The names in a directory, each with where it really is: all branches' names, less what is hidden."""
-        shown: dict[str, str] = {}
-        hidden: set[str] = set()
+        shown, hidden = dict[str, str](), set[str]()
         for directory in self.stack(path):
             covered = set()
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.name.startswith(WHITEOUT):
-                        covered.add(entry.name.removeprefix(WHITEOUT))
-                    elif entry.name not in hidden and entry.name not in shown:
-                        if _is_overlay_whiteout(entry.stat(follow_symlinks=False)):
-                            covered.add(entry.name)
-                        else:
-                            shown[entry.name] = entry.path
+            for entry in os.scandir(directory):
+                if entry.name.startswith(WHITEOUT):
+                    covered.add(entry.name.removeprefix(WHITEOUT))
+                elif _is_overlay_whiteout(entry.stat(follow_symlinks=False)):
+                    covered.add(entry.name)
+                elif entry.name not in hidden:
+                    shown.setdefault(entry.name, entry.path)
             hidden |= covered
         return shown
 
@@ -152,7 +149,130 @@ class Branches:
 
     def branch(self, real: str) -> str:
         """The name of the branch that an entry is in, for people: upper, lower 1 (the top one), lower 2, ..."""
-        index = max(
-            i for i, top in enumerate(self.branches) if os.path.join(real, "").startswith(os.path.join(top, ""))
-        )
+        tops = [os.path.join(top, "") for top in self.branches]
+        index = max(number for number, top in enumerate(tops) if os.path.join(real, "").startswith(top))
         return "upper" if self.upper and index == 0 else f"lower {index + (not self.upper)}"
+
+
+class Writable(Branches):
+    """Branches of which the first, `upper`, is written to. `trace` gets a line for each copy-up and whiteout.
+
+    Everything that changed is there, and nothing that changed is anywhere else. Chapter 5 makes a layer of it; so a
+    hard link does not outlive a copy-up, and a directory that is partly below cannot be renamed (EXDEV).
+    """
+
+    upper: str
+
+    def __init__(self, upper: str, lowers: Sequence[str], trace: Callable[[str], object] | None = None) -> None:
+        super().__init__([upper, *lowers])
+        self.upper = upper
+        self.trace = trace or (lambda line: None)
+        self.copied: Callable[[str, str], object] = lambda path, target: None  # who holds the lower file open may care
+
+    def copy_up(self, path: str, content: bool = True) -> str:
+        """Make sure that the entry is in the writable branch, with the directories on the way; return where it is.
+
+        Only a whole copy gets the name: killed half-way, it leaves a private file, and the union is as it was.
+        """
+        real, status = self.find(path)
+        if path == "/" or self.is_upper(real):
+            return real
+        target = self._place(path)
+        parent = os.path.dirname(target)
+        temporary, before = os.path.join(parent, TEMPORARY), os.stat(parent)
+        remove(temporary)  # of a copy that was killed
+        try:
+            copy_entry(None, real, None, temporary, content)
+        except OSError:
+            remove(temporary)  # the disk is full, perhaps
+            raise
+        copied = os.lstat(temporary)
+        self._numbers.pop((copied.st_dev, copied.st_ino), None)  # of a deleted file that had this number on the disk
+        if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):  # a name of several becomes a file of its own
+            self._numbers[copied.st_dev, copied.st_ino] = self.number(status)
+        os.rename(temporary, target)
+        os.utime(parent, ns=(before.st_atime_ns, before.st_mtime_ns))  # nobody changed what is in this directory
+        self._stacks.clear()
+        self.copied(path, target)
+        what = "directory" if stat.S_ISDIR(copied.st_mode) else f"{copied.st_size} bytes"
+        self.trace(f"copy-up   {path}: {what} from {self.branch(real)}")
+        return target
+
+    def make(self, path: str, maker: Callable[[str], Any]) -> Any:
+        """Let `maker(real)` make a new entry in the writable branch, and take the whiteout away that hid the name."""
+        real = self._place(path)
+        made = maker(real)
+        if stat.S_ISDIR(os.lstat(real).st_mode) and os.path.lexists(whiteout(real)):
+            self._mark("opaque", path, os.path.join(real, OPAQUE))
+        remove(whiteout(real))
+        return made
+
+    def unlink(self, path: str) -> None:
+        """The whiteout comes first: killed in between, the name still shows its file, and no older one."""
+        real = self.find(path)[0]
+        self._hide(path)
+        if self.is_upper(real):
+            os.unlink(real)
+
+    def rmdir(self, path: str) -> None:
+        """A directory is empty if the union shows nothing in it, whatever whiteouts there are, and what they hide."""
+        if self.names(path):
+            raise refuse(errno.ENOTEMPTY, path)
+        self._hide(path)
+        real = self._place(path)
+        if os.path.isdir(real):
+            remove(real)  # it holds nothing but names of the format
+        self._stacks.clear()
+
+    def rename(self, old: str, new: str) -> None:
+        """A file is copied up and moved; a directory is moved if the writable branch has all of it, else EXDEV.
+
+        Programs such as mv(1) answer EXDEV by copying: they meet it wherever two file systems meet.
+        """
+        real, status = self.find(old)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if is_directory and (len(self.stack(old)) > 1 or not self.is_upper(real)):
+            raise refuse(errno.EXDEV, old)
+        if is_directory and self.exists(new):
+            self.rmdir(new)
+        source, target = self.copy_up(old), self._place(new)
+        if os.path.lexists(target) and os.path.samestat(os.lstat(source), os.lstat(target)):
+            return  # two names of one file: rename(2) does nothing
+        if is_directory and self._is_below(new):
+            self._mark("opaque", new, os.path.join(source, OPAQUE))
+        self._hide(old)
+        os.rename(source, target)
+        remove(whiteout(target))
+        self._stacks.clear()
+
+    def link(self, old: str, new: str) -> None:
+        """A hard link cannot reach into another branch: copy up, then link(2) there."""
+        source = self.copy_up(old)
+        self.make(new, lambda real: os.link(source, real, follow_symlinks=False))
+
+    def _place(self, path: str) -> str:
+        """Where an entry of this path belongs in the writable branch; its directory is copied up."""
+        parent, name = split(path, errno.EPERM)
+        return os.path.join(self.copy_up(parent), name)
+
+    def is_upper(self, real: str) -> bool:
+        """Whether this path of a branch is in the writable one."""
+        return real.startswith(self.upper + "/")
+
+    def _is_below(self, path: str) -> bool:
+        """Whether a branch below the writable one would show something here."""
+        parent, name = split(path, errno.ENOENT)
+        below = [directory for directory in self.stack(parent) if not self.is_upper(directory + "/")]
+        entries = filter(None, (look(directory, name) for directory in below))
+        return next(entries, (path, None))[1] is not None
+
+    def _hide(self, path: str) -> None:
+        """Make a whiteout, if there is something below to hide."""
+        if self._is_below(path):
+            self._mark("whiteout", path, whiteout(self._place(path)))
+
+    def _mark(self, what: str, path: str, mark: str) -> None:
+        """Make an empty file of the format. An opaque directory is a new one: what is below belongs to another."""
+        os.close(os.open(mark, os.O_CREAT | os.O_WRONLY, 0o444))
+        self._stacks.clear()
+        self.trace(f"{what:<10}{path}")

@@ -1,6 +1,6 @@
 """Chapter 4: the server behind the driver `aufs`: what the kernel asks through FUSE, answered by `Writable`.
 
-    main('{"upper": "/upper", "lowers": ["/lower"], "trace": null}')     # with the descriptors that `aufs` gives it
+    main('{"fuse": 3, "upper": "/upper", "lowers": ["/lower"], "trace": null}')     # as `aufs` starts it
 
 A process of its own, on the host, as root. libfuse and mfusepy take the messages apart and call the methods of
 `Operations` by name, one after the other. Each does to the branches what is asked for, or raises the `OSError` that
@@ -15,16 +15,13 @@ import os
 import stat
 import sys
 
-from aufs.branches import refuse
-from aufs.changes import Writable
+from aufs.branches import Writable, refuse
 from minidocker.files import OVERLAY_MARKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
-
-    from aufs.changes import Made
 
 FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
 
@@ -37,6 +34,33 @@ def _where_it_is(call: Callable[..., Any]) -> Callable[..., Any]:
 def _in_a_copy(call: Callable[..., Any]) -> Callable[..., Any]:
     """The operation that does `call` to the file in the writable branch, after a copy-up."""
     return lambda self, path, *arguments: call(self.branches.copy_up(path), *arguments)
+
+
+def _opened(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation that does `call` to an open file; FUSE names its handle last."""
+    return lambda self, path, *arguments: call(arguments[-1], *arguments[:-1])
+
+
+def _new(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation that makes an entry, as root, and gives it to the caller. Its first argument is the mode.
+
+    The mode comes last, since chown(2) clears setuid. In a directory with setgid the group is the directory's, and a
+    new directory has the bit, too: inode(7).
+    """
+
+    def operation(self: Operations, path: str, mode: int, *arguments: Any) -> Any:
+        def made(real: str) -> Any:
+            answer = make(real, mode, *arguments)
+            (uid, gid), status = self.caller(), os.lstat(real)
+            inherited = os.lstat(os.path.dirname(real)).st_mode & stat.S_ISGID
+            os.chown(real, uid, -1 if inherited else gid, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                os.chmod(real, stat.S_IMODE(mode) | (inherited if stat.S_ISDIR(status.st_mode) else 0))
+            return answer
+
+        return self.branches.make(path, made)
+
+    return operation
 
 
 class Operations:
@@ -52,27 +76,24 @@ class Operations:
         # Of a file that is open, libfuse makes a rename to .fuse_hidden..., and the unlink at its close
         self.unlink, self.rmdir, self.rename = branches.unlink, branches.rmdir, branches.rename
 
-    # --- looking ---
-
     readlink = _where_it_is(os.readlink)
     getxattr = _where_it_is(lambda real, name: os.getxattr(real, name, follow_symlinks=False))
     listxattr = _where_it_is(lambda real: os.listxattr(real, follow_symlinks=False))
 
     def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
         """lookup and stat(2). A directory's link count cannot be told without reading all branches: 1 means that."""
-        status = os.fstat(handle) if handle is not None else self._look_up(path)
+        if handle is not None:
+            status = os.fstat(handle)
+        else:
+            real, status = self.branches.find(path)
+            branch = self.branches.branch(real)
+            if self._seen.get(path) != branch:
+                self._seen[path] = branch
+                self.branches.trace(f"lookup    {path}: {branch}")
         answer = {field: int(getattr(status, field)) for field in FIELDS}
         answer |= {time: getattr(status, f"{time}_ns") for time in ("st_atime", "st_mtime", "st_ctime")}
         one = {"st_nlink": 1} if stat.S_ISDIR(status.st_mode) else {}
         return answer | one | {"st_ino": self.branches.number(status)}
-
-    def _look_up(self, path: str) -> os.stat_result:
-        real, status = self.branches.find(path)
-        branch = self.branches.branch(real)
-        if self._seen.get(path) != branch:
-            self._seen[path] = branch
-            self.branches.trace(f"lookup    {path}: {branch}")
-        return status
 
     def readdir(self, path: str, _: int) -> Iterator[tuple[str, dict[str, int], int]]:
         """The merged names, with inode number and kind, as readdir(3) gives them."""
@@ -86,15 +107,13 @@ class Operations:
         status = os.statvfs(self.branches.branches[0])
         return {name: int(getattr(status, name)) for name in dir(status) if name.startswith("f_")}
 
-    # --- a file and its content ---
-
     def open(self, path: str, flags: int) -> int:
         """For reading where it is, for writing after a copy-up, whether or not anything is written then."""
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
         else:
             real = self.branches.find(path)[0]
-        handle = os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW)
         if not self.branches.is_upper(real):
             self._readers[handle] = path
         return handle
@@ -102,68 +121,37 @@ class Operations:
     def _follow(self, path: str, target: str) -> None:
         """After a copy-up: whoever has the lower file open must read the copy from now on, under the same number."""
         for handle in [handle for handle, known in self._readers.items() if known == path]:
-            copy = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            copy = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
             os.dup2(copy, handle, inheritable=False)
             os.close(copy)
             del self._readers[handle]
 
-    def read(self, _: str, size: int, offset: int, handle: int) -> bytes:
-        return os.pread(handle, size, offset)
-
-    def write(self, _: str, data: bytes, offset: int, handle: int) -> int:
-        return os.pwrite(handle, data, offset)  # a handle with O_APPEND appends whatever the offset
+    read = _opened(os.pread)
+    write = _opened(os.pwrite)  # a handle with O_APPEND appends whatever the offset
+    fsync = _opened(lambda handle, _: os.fsync(handle))
 
     def truncate(self, path: str, length: int, handle: int | None = None) -> None:
         os.truncate(self.branches.copy_up(path) if handle is None else handle, length)
-
-    def fsync(self, _: str, __: int, handle: int) -> None:
-        os.fsync(handle)
 
     def release(self, _: str, handle: int) -> None:
         self._readers.pop(handle, None)
         os.close(handle)
 
-    # --- names ---
+    create = _new(lambda real, _, flags: os.open(real, flags & ~os.O_DIRECT | os.O_CREAT | os.O_EXCL, 0o600))
+    mkdir = _new(lambda real, _: os.mkdir(real, 0o700))
+    symlink = _new(lambda real, text: os.symlink(text, real))
 
-    def create(self, path: str, mode: int, flags: int) -> int:
-        flags = flags & ~os.O_DIRECT | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return self._make(path, mode, lambda real: os.open(real, flags, 0o600))
-
-    def mknod(self, path: str, mode: int, device: int) -> None:
+    @_new
+    def mknod(real: str, mode: int, device: int) -> None:
         """A FIFO, a socket, a device; also an ordinary file. OverlayFS refuses its whiteout, and so do we."""
         if stat.S_ISCHR(mode) and device == 0:
-            raise refuse(errno.EPERM, path)
-        self._make(path, mode, lambda real: os.mknod(real, mode, device))
-
-    def mkdir(self, path: str, mode: int) -> None:
-        self._make(path, mode, lambda real: os.mkdir(real, 0o700))
-
-    def symlink(self, path: str, text: str) -> None:
-        self._make(path, None, lambda real: os.symlink(text, real))
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        os.mknod(real, mode, device)
 
     def link(self, new: str, old: str) -> None:
         self.branches.link(old, new)
 
-    def _make(self, path: str, mode: int | None, maker: Callable[[str], Made]) -> Made:
-        """Make it, as root, and give it to the caller: mode last, since chown(2) clears setuid.
-
-        In a directory with setgid the group is the directory's, and a new directory has the bit, too: inode(7).
-        """
-
-        def make(real: str) -> Made:
-            made = maker(real)
-            uid, gid = self.caller()
-            inherited = os.lstat(os.path.dirname(real)).st_mode & stat.S_ISGID
-            os.chown(real, uid, -1 if inherited else gid, follow_symlinks=False)
-            if mode is not None:
-                directory = stat.S_ISDIR(os.lstat(real).st_mode)
-                os.chmod(real, stat.S_IMODE(mode) | (inherited if directory else 0))
-            return made
-
-        return self.branches.make(path, make)
-
-    # --- attributes; the kernel has checked that the caller may ---
-
+    # The kernel has checked that the caller may
     chmod = _in_a_copy(lambda real, mode: os.chmod(real, stat.S_IMODE(mode)))
     chown = _in_a_copy(lambda real, uid, gid: os.chown(real, uid, gid, follow_symlinks=False))
     utimens = _in_a_copy(lambda real, times: os.utime(real, ns=times, follow_symlinks=False))
@@ -199,10 +187,9 @@ def main(order: str) -> None:
     os.umask(0)
     os.chdir("/")
     os.write(1, b"ready")
-    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     if os.read(0, 1):  # nothing, if the owner died or gave up
         operations = Operations(branches, lambda: mfusepy.fuse_get_context()[:2])
-        Server(
-            operations, "/dev/fd/3", foreground=True, nothreads=True, use_ino=True, attr_timeout=0, entry_timeout=3600
-        )
+        options = {"foreground": True, "nothreads": True, "use_ino": True, "attr_timeout": 0, "entry_timeout": 3600}
+        Server(operations, f"/dev/fd/{settings['fuse']}", **options)
