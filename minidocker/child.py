@@ -65,7 +65,7 @@ class Forked:
 
         The process is under watch before the gate can open, so that it never outlives its owner.
         """
-        self.pid, (self.channel, theirs) = 0, pair()
+        self.pid, self.pidfd, (self.channel, theirs) = 0, -1, pair()
         try:
             self.pid = _fork(birth, theirs, read_order)
             self.pidfd = os.pidfd_open(self.pid)
@@ -74,6 +74,8 @@ class Forked:
             os.close(self.channel)  # so it ends at its gate
             if self.pid:
                 self.collect()
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
             raise
         finally:
             os.close(theirs)

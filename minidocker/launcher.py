@@ -28,9 +28,6 @@ from minidocker.syscalls import in_memory, pair, polled, receive, send, signal
 BOOT = "import sys; sys.path.insert(0, {path!r}); from minidocker.launcher import serve; serve({caller}, 3)"
 
 
-# The caller's side
-
-
 class Launched:
     """A new process whose parent is the launcher: `pid`, `pidfd`, and `channel`, our end of the socket between us."""
 
@@ -135,11 +132,8 @@ def _start() -> int:
     return ours
 
 
-# The launcher itself
-
-
 def serve(caller: int, orders: int) -> None:
-    """Its whole life: wait for orders, for ends, and for the caller's own end, whichever way it comes."""
+    """The launcher's whole life: wait for orders, for ends, and for the caller's own end, whichever way it comes."""
     syscalls.close_range(orders + 1)
     caller = os.pidfd_open(caller)
     running: dict[int, tuple[child.Forked, int]] = {}  # pidfd -> its process, and the socket for its status
