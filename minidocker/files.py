@@ -102,12 +102,14 @@ def _move(here: int, name: bytes, resolve: int = 0, above: os.stat_result | None
         os.close(there)
 
 
-def walk(top: int, skips: Callable[[bytes], bool] | None = None) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
-    """(path below the top, open directory, name in it, status); a directory before its content, names in order.
+def walk(
+    top: int, entry: Name = ".", skips: Callable[[bytes], bool] | None = None
+) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
+    """(path below the entry of `top`, open directory, name in it, status); a directory before its content, by name.
 
     `skips` is told the path of each directory, and says whether to leave out what is in it.
     """
-    for way, directory, name, status, after in _steps(".", top, skips=skips):
+    for way, directory, name, status, after in _steps(entry, top, skips=skips):
         if not after:
             yield b"/".join(way[1:]), directory, name, status
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from minidocker.cli import end_in_order
 from minidocker.cli.options import Options
-from minidocker.images.build.patterns import Ignore
+from minidocker.images.build.copy import Ignore
 from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name
 from minidocker.images.store import Store
@@ -29,9 +29,9 @@ def build(options: Options, directory: str) -> None:
         --network NAME           for RUN: none (the default), or host
     -q, --quiet                  say nothing but the image's ID
     """
-    from minidocker.images.build.config import from_words
     from minidocker.images.build.dockerfile import parse as read
     from minidocker.images.build.executor import build as make
+    from minidocker.images.build.executor import from_words
 
     if not os.path.isdir(directory):
         raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)

@@ -215,7 +215,7 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
 
     The tar is checked as any layer is, by unpacking it in the jail. Needs root. Raises `ContainerError`.
     """
-    from minidocker.images.build.config import configured
+    from minidocker.images.build.dockerfile import configured
 
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     history = [{"created": created, "comment": comment}]

@@ -108,7 +108,7 @@ class Filesystems(Isolator):
             parent, name = os.path.split(path)
             with open(f"{memory}/{name}", "x") as file:
                 file.write(text)
-                os.fchmod(file.fileno(), 0o644)
+                os.fchmod(file.fileno(), 0o755 if text.startswith("#!") else 0o644)
             try:
                 _directory(self.root + parent)
                 directory = openat2(root, parent, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)

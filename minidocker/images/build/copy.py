@@ -3,7 +3,7 @@
     copy = Copy("/srv/", owner="web")
     copy.take(context, "src/*.py", Ignore("*.log"))         # `context`: an open directory
     copy.digest()                                           # for the key of the build cache
-    copy.into(Layers(lowers), union, PivotRoot(union.root, proc=False))
+    copy.into(lowers, upper)
 
 Two trees may be hostile: the one that files are taken from, which is the build context or the root of another image,
 and the image that gets them. So sources are looked up by openat2(2) as if that open directory were the root of
@@ -15,50 +15,100 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from minidocker import files
-from minidocker.images.build.dockerfile import DOCUMENT, Instruction
-from minidocker.images.build.patterns import MAGIC, Ignore, clean, component
+from minidocker.images.build.dockerfile import DOCUMENT, Instruction, expand
+from minidocker.images.container import Layers
 from minidocker.images.inside import records, resolve
+from minidocker.images.store import Store
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.process import run
-from minidocker.syscalls import openat2
+from minidocker.process import run, start
+from minidocker.rootfs import PivotRoot
+from minidocker.syscalls import openat2, signal
+from minidocker.union import Union
 
 BELOW = 0x10 | 0x02  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS of <linux/openat2.h>
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 URL = re.compile(r"(https?|ftp|git|ssh)://|git@", re.I)
 HOST = ("security.selinux", "security.ima", "security.evm")  # attributes that say something about this machine
+MAGIC = frozenset("*?[\\")
+CLASS = r"\[(?P<not>\^?)(?P<class>(?:\\.|[^\]\\])+)\]"
+GLOB = re.compile(rf"(?P<star>\*+)|(?P<any>\?)|{CLASS}|(?P<open>\[)|\\?(?P<letter>.)", re.S)
+END = r"(?=/|\Z)"
+
+Entry = tuple[str, int, bytes, os.stat_result]
+
+
+def component(pattern: str) -> re.Pattern[str]:
+    """One part of a path, by Go's filepath.Match. Raises ValueError for a bad pattern.
+
+    What stands between two stars is looked for once, and stays where it is first found, (?>…): if the rest does not fit
+    behind that, it fits behind no later place. So no pattern takes longer than its length times that of the path.
+    """
+    try:
+        return re.compile(f"(?>{GLOB.sub(_piece, pattern)}{END})", re.S)
+    except (ValueError, re.error) as wrong:
+        raise ValueError(f"{pattern!r}: {wrong}") from None
+
+
+def _piece(found: re.Match[str]) -> str:
+    if found["open"]:
+        raise ValueError("a class [...] is not closed, or empty")
+    if found["class"]:
+        body = re.sub(r"\\(.)|([\[&~|])", lambda special: re.escape(special[1] or special[2]), found["class"])
+        return f"[{'^/' if found['not'] else ''}{body}]"
+    if found["star"]:
+        return ")(?>[^/]*?"
+    return "[^/]" if found["any"] else re.escape(found["letter"])
+
+
+def clean(path: str) -> str:
+    """The path from the root, without "." and empty parts; ".." goes no higher than the root."""
+    return posixpath.normpath("/" + path).lstrip("/")
+
+
+class Ignore:
+    """The rules of a .dockerignore; the last one that matches a path, or a directory above it, decides."""
+
+    def __init__(self, text: str = "") -> None:
+        self.rules: list[tuple[bool, re.Pattern[str]]] = []  # (whether it ignores, what), the last one first
+        for line in text.removeprefix("\ufeff").split("\n"):
+            word = "" if line.startswith("#") else line.strip()
+            if pattern := clean(word.removeprefix("!").strip()):
+                self.rules.insert(0, (not word.startswith("!"), _regex(pattern)))
+        self.exceptions = not all(ignoring for ignoring, _ in self.rules)
+
+    def ignores(self, path: str) -> bool:
+        """Whether the path, relative to the context, is left out."""
+        return next((ignoring for ignoring, matching in self.rules if matching.match(f"/{path}")), False)
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """For the beginning of a path, /a/b, up to the end of a part."""
+    pattern = re.sub(r"(?<![^/])\*\*(?=[^/*])", "**/*", pattern)  # **.go is meant for all directories, too
+    first, *others = (
+        "".join(f"/{component(part).pattern}" for part in group.split("/")[1:])
+        for group in re.split(rf"(?:/\*\*)+{END}", f"/{pattern}")
+    )
+    middle = "".join(f"(?>(?:/[^/]*+)*?{group})" for group in others if group)
+    return re.compile(first + middle + ("/" if others and not others[-1] else ""), re.S)
+
+
 NOTHING = Ignore()
 
 
-def planned(instruction: Instruction, variables: Mapping[str, str], directory: str) -> tuple[Copy, list[str], str]:
-    """(what a COPY or ADD does, the patterns to `take`, what the history says). `directory`: WORKDIR."""
-    *words, path = [instruction.expand(word, variables) for word in instruction.words()]
-    patterns = [word for word in words if instruction.json is not None or not DOCUMENT.fullmatch(word)]
-    flags = {name: instruction.expand(value, variables) for name, value in instruction.flags.items()}
-    slash = "/" if posixpath.basename(path) in ("", ".", "..") else ""
-    target, mode = f"/{clean(posixpath.join(directory, path))}".rstrip("/") + slash, flags.get("chmod", "")
-    wrong = ""
-    if not path or not all(patterns):
-        wrong = "a path is empty"
-    elif len(words) > 1 and not slash:
-        wrong = f"for more than one source, the target must end with a slash: {path}/"
-    elif any(map(URL.match, patterns)):
-        wrong = "--network=host lets RUN download, with the program of your choice; this does not"
-    elif not re.fullmatch("([0-7]{3,4})?", mode):
-        wrong = f"--chmod={mode}: three or four octal digits are expected, such as 755"
-    if wrong:
-        raise instruction.error(f"{instruction.keyword}: {wrong}")
-    copy = Copy(target, flags.get("chown", ""), int(mode, 8) if mode else None)
-    copy.documents = [(each.name, (instruction.expand(each.text, variables, True) if each.expand else each.text).encode()) for each in instruction.documents]
-    spelled = [f"--{name}={value}" for name, value in flags.items()]
-    return copy, patterns, " ".join([instruction.keyword, *spelled, *words, target])
+def entered(path: str, stack: contextlib.ExitStack) -> int:
+    """A directory, open until the stack is closed."""
+    root = os.open(path, DIRECTORY)
+    stack.callback(os.close, root)
+    return root
 
 
 @contextlib.contextmanager
@@ -78,13 +128,12 @@ def find(root: int, pattern: str) -> list[str]:
         if MAGIC.isdisjoint(part):
             found = [posixpath.join(base, part) for base in found]
         else:
-            fits = re.compile(component(part), re.S).fullmatch
-            found = [posixpath.join(base, name) for base in found for name in listed(root, base) if fits(name)]
+            fits = component(part).fullmatch
+            found = [posixpath.join(base, name) for base in found for name in _listed(root, base) if fits(name)]
     return found
 
 
-def listed(root: int, path: str) -> list[str]:
-    """What is in a directory below the root; nothing, if it is none."""
+def _listed(root: int, path: str) -> list[str]:
     with contextlib.suppress(OSError), opened(root, path) as directory:
         return sorted(os.listdir(directory))
     return []
@@ -100,34 +149,43 @@ def real(root: int, path: str, ignore: Ignore) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def standing(layers: Sequence[str]) -> Iterator[int]:
+    """The root made of layers as an open directory, for as long as a process waits in it: proc(5), /proc/PID/root."""
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(start(signal.pause, *_jail(layers)))
+        yield entered(f"/proc/{process.pid}/root", stack)
+
+
+def _jail(lowers: Sequence[str], upper: str | None = None) -> list[Isolator]:
+    """A root made of layers, in which our own code reads or writes: nothing is mounted there, and nothing executed."""
+    union = Union(lowers, upper)
+    return [Layers(lowers), union, PivotRoot(union.root, proc=False)]
+
+
 class Source:
     """One file, or a directory whose content is meant: `path` below the open directory `root`, with no link in it.
 
     `name`: what it was called. `owners`: whether they are kept; those of a context say nothing, and become root.
     """
 
-    def __init__(self, root: int, path: str, name: str, ignore: Ignore, owners: bool) -> None:
+    def __init__(self, root: int, path: str, name: str, ignore: Ignore = NOTHING, owners: bool = True) -> None:
         self.root, self.path, self.name, self.ignore, self.owners = root, path, name, ignore, owners
 
-    def entries(self) -> Iterator[tuple[str, int, bytes, os.stat_result]]:
+    def entries(self) -> Iterator[Entry]:
         """(path below, open directory, name in it, status) of the source, and of all in it that is not left out.
 
         A directory comes before what is in it. One that is left out can hold something that is not: then it comes, too.
         """
+        held = dict[str, Entry]()
         parent, base = posixpath.split(self.path)
         with opened(self.root, parent) as above:
-            status = os.lstat(base or ".", dir_fd=above)
-            if not stat.S_ISDIR(status.st_mode):
-                yield "", above, os.fsencode(base), status
-                return
-        held = dict[str, tuple[str, int, bytes, os.stat_result]]()
-        with opened(self.root, self.path) as top:
-            for way, directory, name, status in files.walk(top, self._skips):
+            for way, directory, name, status in files.walk(above, base or ".", self._skips):
                 path = os.fsdecode(way)
                 if self._left_out(path):
                     held[path] = path, directory, name, status
-                elif not stat.S_ISSOCK(status.st_mode):
-                    yield from [held.pop(above) for above in [*held] if path.startswith(f"{above}/")]
+                elif not path or not stat.S_ISSOCK(status.st_mode):
+                    yield from [held.pop(over) for over in [*held] if path.startswith(f"{over}/")]
                     yield path, directory, name, status
 
     def _left_out(self, path: str) -> bool:
@@ -141,31 +199,30 @@ class Copy:
     """What one COPY or ADD does. `target`: a path of the image; it ends with a slash if it must be a directory.
 
     `owner`: "user:group", names or numbers, in place of root; `mode` in place of the modes that the files have.
-    `documents`: (name, content) of files that the Dockerfile holds. Without any source, the target is made.
+    Without any source, the target is made.
     """
 
     def __init__(self, target: str, owner: str = "", mode: int | None = None) -> None:
         self.target, self.owner, self.mode = target, owner, mode
-        self.documents: list[tuple[str, bytes]] = []
         self.sources: list[Source] = []
 
     def take(self, root: int, pattern: str, ignore: Ignore = NOTHING, owners: bool = False) -> None:
         """Add what the pattern matches below the open directory."""
         found = {path: way for path in find(root, pattern) if (way := real(root, path, ignore)) is not None}
         if not found:
-            raise FileNotFoundError(errno.ENOENT, "there is no such file, or .dockerignore leaves it out", pattern)
+            raise ValueError(f"{pattern}: there is no such file, or .dockerignore leaves it out")
         if len(found) > 1 and not self.target.endswith("/"):
             raise ValueError(f"{pattern} is {len(found)} files: the target must end with a slash")
         self.sources += [Source(root, way, posixpath.basename(path), ignore, owners) for path, way in found.items()]
 
     def digest(self) -> str:
         """Names, kinds, modes, owners and contents; not the times, which another checkout of the same files changes."""
-        taken = hashlib.sha256(repr(self.documents).encode())
+        taken = hashlib.sha256()
         for source in self.sources:
             links = dict[tuple[int, int], str]()
             for path, directory, name, status in source.entries():
                 kind = stat.S_IFMT(status.st_mode)
-                if not path and kind == stat.S_IFSOCK:
+                if kind == stat.S_IFSOCK:
                     raise ValueError(f"/{source.path}: a socket: there is no way to pack one")
                 first = links.setdefault((status.st_dev, status.st_ino), path)
                 found = files.xattrs(files.place(directory, name))
@@ -180,22 +237,21 @@ class Copy:
                         taken.update(hashlib.file_digest(file, "sha256").digest())
         return taken.hexdigest()
 
-    def into(self, *jail: Isolator) -> None:
-        """Put all into place; the jail's root is the image, or becomes it. Needs root."""
+    def into(self, lowers: Sequence[str], upper: str) -> None:
+        """Put all into place, in the image that these layers are; what changes is in `upper`. Needs root."""
         carry = Isolator()
         carry.descriptors = tuple({source.root for source in self.sources})
-        run(self.write, *jail, carry)
+        run(self.write, *_jail(lowers, upper), carry)
 
     def write(self) -> None:
-        """Runs in the jail, as root."""
+        """Runs in the jail, as root. An owner that is a number alone is that of the user and of the group."""
         os.umask(0)
-        self.numbers = numbers(self.owner)
+        name = f"{self.owner}:{self.owner}" if self.owner.isdecimal() else self.owner
+        self.numbers = resolve(name, records("/etc/passwd"), records("/etc/group"))[:2] if name else None
         try:
             if self.target.endswith("/"):
                 self._directory(self.target)
             inside = os.path.isdir(self.target)
-            for name, content in self.documents:
-                self._document(posixpath.join(self.target, name) if inside else self.target, content)
             for source in self.sources:
                 self._source(source, inside)
         except OSError as refused:
@@ -206,7 +262,6 @@ class Copy:
         links, times = dict[tuple[int, int], str](), dict[str, os.stat_result]()
         owner = self.numbers or (None if source.owners else (0, 0))
         for path, directory, name, status in source.entries():
-            below = path or (source.name if inside else "")
             if stat.S_ISDIR(status.st_mode):
                 new = self._directory(posixpath.join(self.target, path))
                 if path:  # it looks like that of the source, also if it was there before
@@ -214,8 +269,13 @@ class Copy:
                         files.attributes(status, files.xattrs(like), new, owner, self.mode)
                     times[new] = status
                 continue
+            below = path or (source.name if inside else "")
             new = posixpath.join(self.target, below) if below else self.target
-            self._make_room(new)
+            if os.path.isdir(new) and not os.path.islink(new):  # it may be full
+                raise IsADirectoryError(errno.EISDIR, "a directory is there, and a file does not replace it", new)
+            self._directory(posixpath.dirname(new))
+            if os.path.lexists(new):
+                os.unlink(new)
             if (first := links.setdefault((status.st_dev, status.st_ino), new)) != new:
                 os.link(first, new, follow_symlinks=False)
             else:
@@ -223,43 +283,59 @@ class Copy:
         for new, status in times.items():
             os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
-    def _document(self, new: str, content: bytes) -> None:
-        self._make_room(new)
-        with open(new, "xb") as file:
-            file.write(content)
-        os.chown(new, *(self.numbers or (0, 0)))
-        os.chmod(new, 0o644 if self.mode is None else self.mode)
-        os.utime(new, (0, 0))
-
-    def _make_room(self, new: str) -> None:
-        """For a file. It replaces a file, and never a directory, which may be full."""
-        if os.path.isdir(new) and not os.path.islink(new):
-            raise IsADirectoryError(errno.EISDIR, "a directory is there, and a file does not replace it", new)
-        self._directory(posixpath.dirname(new))
-        if os.path.lexists(new):
-            os.unlink(new)
-
     def _directory(self, path: str) -> str:
         """Make a directory with those that are missing on the way, for the new owner; return it without links.
 
         A link on the way is followed, also where it leads to is what is missing.
         """
-        whole = path = os.path.realpath(path)
-        missing = list[str]()
-        while not os.path.isdir(path):
+        path = os.path.realpath(path)
+        if not os.path.isdir(path):
             if os.path.lexists(path):
                 raise NotADirectoryError(errno.ENOTDIR, "it is in the way: not a directory", path)
-            missing.append(path)
-            path = os.path.dirname(path)
-        for path in reversed(missing):
+            self._directory(posixpath.dirname(path))
             os.mkdir(path, 0o755)
             os.chown(path, *(self.numbers or (0, 0)))
-        return whole
+        return path
 
 
-def numbers(owner: str) -> tuple[int, int] | None:
-    """(uid, gid) of an owner, by the image's own files. A number alone is that of the user and of the group."""
-    if not owner:
-        return None
-    name = f"{owner}:{owner}" if owner.isdecimal() else owner
-    return resolve(name, records("/etc/passwd"), records("/etc/group"))[:2]
+def planned(instruction: Instruction, variables: Mapping[str, str], directory: str) -> tuple[Copy, list[str], str]:
+    """(what a COPY or ADD does, the patterns to `take`, what the history says). `directory`: WORKDIR."""
+    *words, path = [expand(word, variables) for word in instruction.words]
+    patterns = [word for word in words if instruction.json is not None or not DOCUMENT.fullmatch(word)]
+    flags = {name: expand(value, variables) for name, value in instruction.flags.items()}
+    slash = "/" if posixpath.basename(path) in ("", ".", "..") else ""
+    target, mode = f"/{clean(posixpath.join(directory, path))}".rstrip("/") + slash, flags.get("chmod", "")
+    if not path or not all(patterns):
+        raise ValueError("a path is empty")
+    if len(words) > 1 and not slash:
+        raise ValueError(f"for more than one source, the target must end with a slash: {path}/")
+    if any(map(URL.match, patterns)):
+        raise ValueError("--network=host lets RUN download, with the program of your choice; this does not")
+    if not re.fullmatch("([0-7]{3,4})?", mode):
+        raise ValueError(f"--chmod={mode}: three or four octal digits are expected, such as 755")
+    copy = Copy(target, flags.get("chown", ""), int(mode, 8) if mode else None)
+    spelled = [f"--{name}={value}" for name, value in flags.items()]
+    return copy, patterns, " ".join([instruction.keyword, *spelled, *words, target])
+
+
+def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Source:
+    """The source; or, if that is an archive, what is in it, with the owners that it says, until the stack is closed."""
+    from minidocker.images.layer.unpack import decompressed, unpack_from  # decompressors are dear to import
+
+    file = openat2(source.root, source.path or ".", files.READ, BELOW)
+    stack.callback(os.close, file)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        return source
+    header = b""
+    with contextlib.suppress(ContainerError), decompressed(file) as stream:
+        header = io.BufferedReader(stream).read(512)  # type: ignore[type-var]  # a raw stream: it reads it
+    os.lseek(file, 0, os.SEEK_SET)
+    checksum = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", header[148:156])
+    if not checksum or int(checksum[1], 8) != sum(header[:148]) + sum(b" " * 8) + sum(header[156:]):
+        return source  # no tar(5)
+    place = stack.enter_context(store.place())
+    try:
+        unpack_from(file, place)
+    except ContainerError as refused:
+        raise ContainerError(f"{source.name}: {refused}") from None
+    return Source(entered(place, stack), "", "")

@@ -1,42 +1,60 @@
-"""Chapter 5: a Dockerfile, read. Text in, a list of stages with their instructions out; nothing is executed here.
+"""Chapter 5: a Dockerfile, read: instructions, and what they say about the image's config. Nothing is executed here.
 
-    for instruction in parse(text).stages[0].instructions:
-        print(instruction.line, instruction.keyword, instruction.flags, instruction.text)
+    arguments, stages = parse(text)          # the ARGs before the first FROM; the stages, which begin with FROM
+    change(stages[0][1], config, {"PATH": "/bin"})
 
     COPY --chown=web index.html /srv/        words
     CMD ["nginx", "-g", "daemon off;"]       the exec form: a JSON list, in which nothing is split and no shell runs
     RUN <<EOF                                a here-document: its lines follow, up to one that is EOF
 
-A line that ends in a backslash goes on in the next; comments and empty lines between the two are left out.
-What is not understood is an error with its line. Sources: Docker's Dockerfile reference, and what its builder does.
+A line that ends in a backslash goes on in the next; comments and empty lines between the two are left out. What is not
+understood is an error with its line. Sources: Docker's Dockerfile reference, and what its builder does; the OCI image
+specification, config.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import posixpath
 import re
+import signal
 from collections.abc import Iterator, Mapping
 
 from minidocker.outcome import ContainerError
 
+LEFT_OUT = {  # what is known, and does nothing
+    **dict.fromkeys(("HEALTHCHECK", "ONBUILD"), "an image of the OCI's format has no place for it"),
+    "MAINTAINER": "LABEL org.opencontainers.image.authors says it",
+}
 FLAGS: dict[str, tuple[str, ...]] = {  # all instructions, and the flags that each takes
-    **dict.fromkeys(("ARG", "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "MAINTAINER", "ONBUILD"), ()),
-    **dict.fromkeys(("SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"), ()),
+    **dict.fromkeys(("ARG", "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL"), ()),
+    **dict.fromkeys(("SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR", *LEFT_OUT), ()),
     **{"ADD": ("chown", "chmod"), "COPY": ("from", "chown", "chmod"), "FROM": ("platform",), "RUN": ("network",)},
-    "HEALTHCHECK": ("interval", "timeout", "start-period", "start-interval", "retries"),
 }
 JSON_FORM = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")
-ESCAPE = re.compile(r"(?:#\s*(?:check|syntax)\s*=.*\n)*#\s*escape\s*=\s*[^\\\s]", re.I)  # of Windows: ` in place of \
-DOCUMENT = re.compile(r"\d*<<(-?)([^<]+)")  # the word that announces a here-document
-STAGE = re.compile(r"(\S+)(?:\s+AS\s+([a-z][a-z0-9_.-]*))?", re.I)
-LEFT_OUT = re.compile(r"\s*(#|$)")  # comments and empty lines
-BLANK = " \t\v\f\r\n"
 MAX_SIZE = 1 << 20  # characters: a Dockerfile is text that somebody wrote
-WORD = re.compile(rf"""(?:\\.|"(?:\\.|[^"\\])*"?|'[^']*'?|[^{BLANK}"'\\]|\\$)+""", re.S)
+SHELL = ["/bin/sh", "-c"]
+ESCAPE = re.compile(r"(?:#\s*(?:check|syntax)\s*=.*\n)*#\s*escape\s*=\s*[^\\\s]", re.I)  # of Windows: ` in place of \
+DOCUMENT = re.compile(r"\d*<<(-?)(\\?(['\"]?))([^<]*?[^<'\"])\3")  # the word that announces a here-document
+STAGE = re.compile(r"(\S+)(?:\s+AS\s+([a-z][a-z0-9_.-]*))?", re.I)
+COMMENT = re.compile(r"\s*(#|$)")
+PORT = re.compile(r"(?:[\w.:\[\]-]*:)?(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.I | re.A)
+SIGNAL = re.compile(r"SIG([1-9]|[1-5]\d|6[0-4]|RTM(IN|AX)([+-]\d{1,2})?)", re.A)
+BLANK = " \t\v\f\r\n"
+WORD = re.compile(f"[^{BLANK}]+")
+QUOTED = re.compile(rf"""(?:\\.|"(?:\\.|[^"\\])*"?|'[^']*'?|[^{BLANK}"'\\]|\\$)+""", re.S)  # an open quote: to the end
 NAME = r"\d+|\w+|[@*#?$!-]"  # the last are a shell's own; none of them has a value here
 PART = re.compile(
-    rf"\\(?P<escaped>.?)|\$(?P<name>{NAME})|\$\{{(?P<braced>{NAME})(?P<sign>\}}|:?[-+?])|(?P<bad>\$\{{\w*:?.?)|.", re.S
+    rf"\\(?P<escaped>.?)|\$(\{{)?(?P<name>{NAME})(?(2)(?P<sign>\}}|:?[-+?]))|(?P<bad>\$\{{\w*:?.?)|.", re.S
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    Config = dict[str, Any]
 
 
 class DockerfileError(ContainerError):
@@ -47,78 +65,71 @@ class DockerfileError(ContainerError):
         self.line = line
 
 
-class Document:
-    """A here-document: `name` is its delimiter; `expand`: whether variables are replaced in `text`."""
-
-    def __init__(self, name: str, text: str, expand: bool) -> None:
-        self.name, self.text, self.expand = name, text, expand
-
-
 class Instruction:
-    """`keyword` in capitals, `line` (from 1), `flags` by name, `text` behind them, `documents` below.
+    """`keyword` in capitals, `line` (from 1), `flags` by name, `text` behind them, `words` of it, with their quotes.
 
-    `source` is the whole as one line, for people and for an image's history.
-    `json`: the list, if the text is a JSON list of strings where one is allowed (the exec form), else None.
+    `source` is the whole as one line, for people. `json`: the words of the exec form, else None. `documents`: the name,
+    the text, and whether variables are replaced in it. FROM has a `base`, as it is written, and a `name`, or "".
     """
 
     def __init__(self, line: int, source: str) -> None:
-        word, _, rest = re.sub(f"[{BLANK}]+", " ", source, count=1).partition(" ")
-        self.line, self.source, self.keyword = line, source, word.upper()
+        self.line, self.source = line, source
         self.flags: dict[str, str] = {}
-        self.documents: list[Document] = []
         self.json: list[str] | None = None
+        self.documents: list[tuple[str, str, bool]] = []
+        word, _, self.text = re.sub(f"[{BLANK}]+", " ", source, count=1).partition(" ")
+        self.keyword = word.upper()
         if self.keyword not in FLAGS:
             raise self.error(f"unknown instruction {word}")
-        self.text = self._after_flags(rest)
+        while self.text.startswith("--") and self.keyword not in LEFT_OUT:
+            flag, self.text = [*self.text.split(None, 1), ""][:2]
+            self._flag(*flag[2:].partition("=")[::2])
         if not self.text:
             raise self.error(f"{self.keyword} needs an argument")
         if self.keyword in JSON_FORM and self.text.startswith("["):
-            self.json = self._json()
+            with contextlib.suppress(ValueError, RecursionError):  # what is no JSON is the shell form: [ is a program
+                self.json = json.loads(self.text)
+        pattern = QUOTED if self.keyword in ("ARG", "ENV", "LABEL", "RUN") else WORD
+        self.words: list[str] = pattern.findall(self.text) if self.json is None else self.json
+        if not all(isinstance(word, str) for word in self.words):
+            raise self.error(f"{self.keyword}: only strings may be in the JSON list")
         if self.keyword == "SHELL" and not self.json:
             raise self.error('SHELL takes a JSON list, such as ["/bin/sh", "-c"]')
+        if self.keyword in ("ADD", "COPY") and len(self.words) < 2:
+            raise self.error(f"{self.keyword} takes one source or more, and where to put them")
         if self.keyword in ("ENV", "LABEL"):
             self.pairs()
-        if self.keyword in ("ADD", "COPY") and len(self.words()) < 2:
-            raise self.error(f"{self.keyword} takes one source or more, and where to put them")
+        if self.keyword == "FROM":
+            if not (found := STAGE.fullmatch(self.text)):
+                raise self.error("FROM takes IMAGE, or IMAGE AS NAME, of a letter, then letters, digits, - _ and .")
+            self.base, self.name = found[1], (found[2] or "").lower()
+
+    def _flag(self, name: str, value: str) -> None:
+        if name not in FLAGS[self.keyword]:
+            known = " ".join(f"--{flag}" for flag in FLAGS[self.keyword]) or "none"
+            raise self.error(f"{self.keyword} has no flag --{name} here; there are: {known}")
+        if not value or name in self.flags:
+            raise self.error(f"{self.keyword}: --{name} wants one value, --{name}=VALUE, and once")
+        self.flags[name] = value
 
     def error(self, problem: object) -> DockerfileError:
         """What is wrong here, to raise."""
         return DockerfileError(self.line, str(problem))
 
-    def _after_flags(self, rest: str) -> str:
-        """Take --name=value, before the first word without dashes; return what stands behind."""
-        while rest.startswith("--"):
-            word, rest = [*rest.split(None, 1), ""][:2]
-            name, _, value = word[2:].partition("=")
-            if name not in FLAGS[self.keyword]:
-                known = " ".join(f"--{flag}" for flag in FLAGS[self.keyword]) or "none"
-                raise self.error(f"{self.keyword} has no flag --{name} here; there are: {known}")
-            if not value or name in self.flags:
-                raise self.error(f"{self.keyword}: --{name} wants one value, --{name}=VALUE, and once")
-            self.flags[name] = value
-        return rest
-
-    def _json(self) -> list[str] | None:
-        """The exec form. What is no JSON is the shell form, also if it begins with [, which is a program."""
+    @contextlib.contextmanager
+    def errors(self, place: str = "") -> Iterator[None]:
+        """What goes wrong meanwhile is an error with the line; a full disk, which names no file, is one of `place`."""
         try:
-            value: list[str] = json.loads(self.text)
-        except (ValueError, RecursionError):
-            return None
-        if not all(isinstance(item, str) for item in value):
-            raise self.error(f"{self.keyword}: only strings may be in the JSON list")
-        return value
-
-    def words(self) -> list[str]:
-        """The exec form's strings, or what stands between the blanks."""
-        return re.findall(f"[^{BLANK}]+", self.text) if self.json is None else self.json
-
-    def quoted_words(self) -> list[str]:
-        """What stands between the blanks outside of quotes, with quotes and escapes; an open quote lasts to the end."""
-        return WORD.findall(self.text)
+            yield
+        except DockerfileError:
+            raise
+        except (ContainerError, OSError, ValueError) as wrong:
+            what = f"{wrong.filename or place}: {wrong.strerror}" if isinstance(wrong, OSError) else wrong
+            raise self.error(f"{self.keyword}: {what}") from wrong
 
     def pairs(self) -> list[tuple[str, str]]:
         """NAME=VALUE … of ENV and LABEL, not expanded yet; "ENV NAME all the rest" is the form of old days."""
-        words = self.quoted_words()
+        words = self.words
         if "=" not in words[0] and len(words) > 1:
             words = [f"{words[0]}={self.text.removeprefix(words[0]).lstrip(BLANK)}"]
         for word in words:
@@ -126,98 +137,66 @@ class Instruction:
                 raise self.error(f"{self.keyword}: {word!r} is not of the form NAME=VALUE")
         return [(name, value) for name, _, value in (word.partition("=") for word in words)]
 
-    def script(self) -> str:
-        """The command of a RUN in shell form: a here-document that is all of it, or the text with its documents."""
-        if DOCUMENT.fullmatch(self.text) and len(self.quoted_words()) == len(self.documents) == 1:
-            return self.documents[0].text
-        return "\n".join([self.text, *(document.text + document.name for document in self.documents)])
+    def argv(self, config: Config) -> list[str]:
+        """The words to execute: the exec form as it is, the shell form behind the shell.
 
-    def expand(self, text: str, variables: Mapping[str, str], document: bool = False) -> str:
-        """See `expand`; what is wrong is an error with the line."""
-        try:
-            return expand(text, variables, document)
-        except ValueError as wrong:
-            raise self.error(wrong) from None
-
-
-class Stage:
-    """What begins with FROM: `base` as it is written, `name` behind AS or "", `instructions`, `start`, its FROM."""
-
-    def __init__(self, start: Instruction) -> None:
-        found = STAGE.fullmatch(start.text)
-        if not found:
-            raise start.error("FROM takes IMAGE, or IMAGE AS NAME, of a letter, then letters, digits, - _ and .")
-        self.base, self.name, self.start = found[1], (found[2] or "").lower(), start
-        self.instructions: list[Instruction] = []
+        A here-document that is all of it is the command; else the shell gets the text with its documents.
+        """
+        if self.json is not None:
+            return self.json
+        script = "\n".join([self.text, *(text + name for name, text, _ in self.documents)])
+        if len(self.words) == len(self.documents) == 1:
+            script = self.documents[0][1]
+        return [*(config.get("Shell") or SHELL), script]
 
 
-class Dockerfile:
-    """`arguments`: the ARG instructions before the first FROM; `stages`."""
-
-    def __init__(self) -> None:
-        self.arguments: list[Instruction] = []
-        self.stages: list[Stage] = []
-
-    def stage(self, name: str, before: int) -> int:
-        """The index of the stage of this name, or number, among the first `before` ones; -1 if it is none of them."""
-        names = [stage.name for stage in self.stages[:before]]
-        named = [index for index, known in enumerate(names) if name and name.lower() in (known, str(index))]
-        return named[-1] if named else -1
-
-
-def parse(text: str) -> Dockerfile:
+def parse(text: str) -> tuple[list[Instruction], list[list[Instruction]]]:
     """Read a Dockerfile. Raises `DockerfileError` for whatever is wrong with it."""
     if len(text) > MAX_SIZE:
         raise ContainerError(f"a Dockerfile of {len(text)} characters: more than {MAX_SIZE} are refused", exit_code=1)
-    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
-    dockerfile, rest = Dockerfile(), enumerate(lines, 1)
-    if ESCAPE.match(text.removeprefix("\ufeff")):
+    text = text.removeprefix("\ufeff")
+    if ESCAPE.match(text):
         raise DockerfileError(1, "# escape=: a line goes on behind a backslash, and behind nothing else")
-    for number, line in rest:
-        if not (source := _joined(line, rest)):
+    lines = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
+    stages: list[list[Instruction]] = [[]]
+    for number, line in lines:
+        if not (source := _joined(line, lines)):
             continue
         instruction = Instruction(number, source)
-        instruction.documents = [*_documents(instruction, rest)]
+        instruction.documents = [*_documents(instruction, lines)]
         if instruction.keyword == "FROM":
-            dockerfile.stages.append(Stage(instruction))
-        elif dockerfile.stages:
-            dockerfile.stages[-1].instructions.append(instruction)
-        elif instruction.keyword == "ARG":
-            dockerfile.arguments.append(instruction)
-        else:
+            stages.append([])
+        elif len(stages) == 1 and instruction.keyword != "ARG":
             raise instruction.error(f"{instruction.keyword} before the first FROM; only ARG may stand there")
-    if not dockerfile.stages:
-        raise DockerfileError(len(lines), "there is no FROM: an image begins with another one, or with scratch")
-    return dockerfile
+        stages[-1].append(instruction)
+    if len(stages) == 1:
+        raise DockerfileError(number, "there is no FROM: an image begins with another one, or with scratch")
+    return stages[0], stages[1:]
 
 
-def _joined(line: str, rest: Iterator[tuple[int, str]]) -> str:
+def _joined(line: str, lines: Iterator[tuple[int, str]]) -> str:
     """One line made of those that belong together; for a comment, or nothing, an empty one."""
-    if LEFT_OUT.match(line):
-        return ""
-    whole = ""
+    whole, line = "", "" if COMMENT.match(line) else line
     while (end := line.rstrip(" \t")).endswith("\\") and not end.endswith("\\\\"):  # two are one, escaped
         whole += end.removesuffix("\\")
-        line = next((line for _, line in rest if not LEFT_OUT.match(line)), "")
+        line = next((line for _, line in lines if not COMMENT.match(line)), "")
     return (whole + line).strip(BLANK)
 
 
-def _documents(instruction: Instruction, rest: Iterator[tuple[int, str]]) -> Iterator[Document]:
+def _documents(instruction: Instruction, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[str, str, bool]]:
     """The here-documents that the instruction's words announce, each up to a line that is its delimiter."""
-    if instruction.keyword not in ("ADD", "COPY", "ONBUILD", "RUN") or instruction.json is not None:
-        return
-    for word in instruction.quoted_words():
-        if not (found := DOCUMENT.fullmatch(word)) or not (name := instruction.expand(found[2], {})):
-            continue
-        text = []
-        for _, line in rest:
-            line = line.lstrip("\t") if found[1] else line
+    takes = instruction.keyword in ("ADD", "COPY", "ONBUILD", "RUN") and instruction.json is None
+    for found in filter(None, map(DOCUMENT.fullmatch, instruction.words if takes else [])):
+        dash, quoted, _, name = found.groups()
+        text = ""
+        for _, line in lines:
+            line = line.lstrip("\t") if dash else line
             if line == name:
                 break
-            text.append(f"{line}\n")
+            text += f"{line}\n"
         else:
             raise instruction.error(f"the here-document has no end: there is no line {name}")
-        yield Document(name, "".join(text), name == found[2])
+        yield name, text, not quoted
 
 
 def expand(text: str, variables: Mapping[str, str], document: bool = False) -> str:
@@ -227,53 +206,112 @@ def expand(text: str, variables: Mapping[str, str], document: bool = False) -> s
     as Docker follows them. Raises ValueError for bad syntax.
     """
     try:
-        return _Text(text, variables).read("", "$\\" if document else "")
+        return _read(PART.finditer(text), variables, "", "$\\" if document else "")
+    except ValueError as wrong:
+        raise ValueError(f"{text[:80]!r}: {wrong}") from None
     except RecursionError:
         raise ValueError(f"{text[:40]!r}...: too many ${{x:-${{x:-... in each other") from None
 
 
-class _Text:
-    """A text, and how far it is read."""
+def _read(parts: Iterator[re.Match[str]], variables: Mapping[str, str], stop: str, special: str = "") -> str:
+    """Up to `stop`, or to the end. In quotes an escape protects only what is `special`, and quotes mean nothing."""
+    out = ""
+    for part in parts:
+        if part[0] == stop:
+            return out
+        if part["bad"]:
+            raise ValueError(f"cannot substitute {part['bad']}")
+        if part["escaped"] is not None:
+            out += part[0] if special and part["escaped"] not in special else part["escaped"]
+        elif part["name"]:
+            word = _read(parts, variables, "}") if part["sign"] not in (None, "}") else ""
+            out += _value(part["name"], part["sign"] or "}", word, variables)
+        elif part[0] == '"' and not special:
+            out += _read(parts, variables, '"', '"$\\')
+        elif part[0] == "'" and not special:
+            for raw in parts:  # in which a backslash is a letter like any other
+                out += raw[0]
+                if raw[0].endswith("'"):
+                    break
+            else:
+                raise ValueError("' is missing")
+            out = out[:-1]
+        else:
+            out += part[0]
+    if stop:
+        raise ValueError(f"{stop} is missing")
+    return out
 
-    def __init__(self, text: str, variables: Mapping[str, str]) -> None:
-        self.text, self.variables, self.at = text, variables, 0
 
-    def read(self, stop: str, special: str) -> str:
-        """Up to `stop`, or to the end. In quotes an escape protects only what is `special`, and quotes mean nothing."""
-        out = []
-        while (found := PART.match(self.text, self.at)) and found[0] != stop:
-            self.at = found.end()
-            out.append(self.value(found, special))
-        if stop and not found:
-            raise ValueError(f"{self.text!r}: {stop} is missing")
-        self.at += len(stop)
-        return "".join(out)
+def _value(name: str, sign: str, word: str, variables: Mapping[str, str]) -> str:
+    """${name}, or with a word behind a sign; with a colon in that, an empty value counts as none."""
+    value = variables.get(name)
+    present = value if sign[0] == ":" else value is not None
+    if sign[-1] == "+":
+        return word if present else ""
+    if sign[-1] == "?" and not present:
+        raise ValueError(f"{name}: {word or 'is not allowed to be ' + ('unset' if value is None else 'empty')}")
+    return word if sign[-1] == "-" and not present else value or ""
 
-    def value(self, found: re.Match[str], special: str) -> str:
-        """What a part of the text stands for."""
-        if found["bad"]:
-            raise ValueError(f"{self.text!r}: cannot substitute {found['bad']}")
-        if found["escaped"] is not None:
-            return found[0] if special and found["escaped"] not in [*special] else found["escaped"]
-        if found["sign"]:
-            return self.default(found["braced"], found["sign"])
-        if found[0] == '"' and not special:
-            return self.read('"', '"$\\')
-        if found[0] == "'" and not special:
-            word, end, _ = self.text[self.at :].partition("'")
-            if not end:
-                raise ValueError(f"{self.text!r}: ' is missing")
-            self.at += len(word) + 1
-            return word
-        return self.variables.get(found["name"], "") if found["name"] else found[0]
 
-    def default(self, name: str, sign: str) -> str:
-        """${name}, or with a word, in which there may be anything; with the colon, an empty value counts as none."""
-        word = "" if sign == "}" else self.read("}", "")
-        value = self.variables.get(name)
-        present = value if sign[0] == ":" else value is not None
-        if sign[-1] == "+":
-            return word if present else ""
-        if sign[-1] == "?" and not present:
-            raise ValueError(f"{name}: {word or 'is not allowed to be ' + ('unset' if value is None else 'empty')}")
-        return word if sign[-1] == "-" and not present else value or ""
+def change(instruction: Instruction, config: Config, variables: Mapping[str, str]) -> str:
+    """Change the inner `config` of an image as the instruction says; return what its history is to say."""
+    said: str | list[str]
+    match instruction.keyword:
+        case "CMD" | "ENTRYPOINT" | "SHELL" as keyword:
+            said = config[keyword.capitalize()] = instruction.argv(config)
+        case "ENV" | "LABEL" as keyword:  # all values of one line are made with the variables from before it
+            new = {expand(name, variables): expand(value, variables) for name, value in instruction.pairs()}
+            said = " ".join(f"{name}={value}" for name, value in new.items())
+            if keyword == "LABEL":
+                config["Labels"] = (config.get("Labels") or {}) | new
+            else:
+                config["Env"] = [f"{name}={value}" for name, value in (environment(config) | new).items()]
+        case "EXPOSE":
+            said = expand(instruction.text, variables)
+            config["ExposedPorts"] = (config.get("ExposedPorts") or {}) | dict.fromkeys(_ports(said), {})
+        case "VOLUME":
+            said = [posixpath.join("/", expand(word, variables)) for word in instruction.words]
+            if not said or "/" in said:
+                raise ValueError("a path is missing, or empty")
+            config["Volumes"] = (config.get("Volumes") or {}) | dict.fromkeys(said, {})
+        case "USER":
+            said = config["User"] = expand(instruction.text, variables)
+        case "STOPSIGNAL":
+            said = config["StopSignal"] = expand(instruction.text, variables)
+            name = f"SIG{said.upper().removeprefix('SIG')}"
+            if name not in signal.Signals.__members__ and not SIGNAL.fullmatch(name):
+                raise ValueError(f"there is no signal {said}")
+        case "WORKDIR":
+            if not (path := expand(instruction.text, variables)):
+                raise ValueError("the path is empty")
+            said = posixpath.normpath(posixpath.join("/", config.get("WorkingDir") or "/", path))
+            config["WorkingDir"] = said
+        case _:
+            raise ValueError("only what sets a part of the config can be here")
+    return f"{instruction.keyword} {said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)}"
+
+
+def configured(changes: Sequence[str]) -> Config:
+    """The config that instructions make out of nothing: `import --change`."""
+    config: Config = {}
+    for number, text in enumerate(changes, 1):
+        instruction = Instruction(number, text)
+        with instruction.errors():
+            change(instruction, config, environment(config))
+    return config
+
+
+def environment(config: Config) -> dict[str, str]:
+    """The Env of a config."""
+    return dict(setting.partition("=")[::2] for setting in config.get("Env") or [])
+
+
+def _ports(text: str) -> Iterator[str]:
+    """ "80", "53/udp", "8000-8003"; of "8080:80" only what is inside counts. A note: chapter 7 publishes ports."""
+    for word in text.split():
+        found = PORT.fullmatch(word)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not found or not 0 < first <= last < 65536:
+            raise ValueError(f"{word!r} is no port, such as 80, 53/udp or 8000-8003")
+        yield from (f"{port}/{(found[3] or 'tcp').lower()}" for port in range(first, last + 1))

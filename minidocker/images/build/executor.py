@@ -4,8 +4,8 @@
 
 RUN starts a container and keeps what it changes, as a layer; COPY does so with our own code in the container's place;
 the others change the config. What has been made from the same image by the same instruction, with the same files and
-arguments, is not made again: the build cache knows it by a digest of all these. So what changes often comes last in a
-Dockerfile. A build that is killed leaves no container and no half layer, and the steps it finished are in the cache.
+arguments, is not made again: the build cache knows it by a digest of all these. A build that is killed leaves no
+container and no half layer, and the steps it finished are in the cache.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import time
 
 from minidocker.child import DEFAULT_PATH
 from minidocker.images import manifest
-from minidocker.images.build.config import LEFT_OUT, change, command, environment, platform
-from minidocker.images.build.copy import DIRECTORY, NOTHING, Copy, planned
-from minidocker.images.build.dockerfile import DockerfileError
-from minidocker.images.build.run import execute, jail_of, standing, upper_of
+from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, entered, planned, standing, unpacked
+from minidocker.images.build.dockerfile import LEFT_OUT, Instruction, change, environment, expand
+from minidocker.images.container import container
 from minidocker.images.image import Image, NoSuchImage, find, make
 from minidocker.outcome import ContainerError
+from minidocker.process import start
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")  # they need no ARG, in capitals or not
 OCI_LAYERS = {manifest.DOCKER_LAYER: manifest.LAYER_GZIP, manifest.DOCKER_LAYER_TAR: manifest.LAYER}
+RESOLVER = ("/etc/resolv.conf", "/etc/hosts")  # what a program needs to reach others by name
+SCRIPT = "/dev/script"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from minidocker.images.build.dockerfile import Dockerfile, Instruction, Stage
-    from minidocker.images.build.patterns import Ignore
     from minidocker.images.store import Store
 
-    Config = dict[str, Any]
+    Dockerfile = tuple[list[Instruction], list[list[Instruction]]]
     Work = Callable[[list[str], str], object]  # (directories below, the one for the changes)
 
 
@@ -49,111 +49,87 @@ def build(
 
     `options` are those of `Build`. Needs root. Raises `DockerfileError`, which has the line.
     """
-    last = len(dockerfile.stages)
-    index = dockerfile.stage(target, last) if target else last - 1
-    if index < 0:
-        raise ContainerError(f"there is no stage {target!r} in the Dockerfile", exit_code=1)
-    root = os.open(context, DIRECTORY)
-    try:
-        with store.writing():
-            image = Build(store, dockerfile, root, **options).up_to(index)
-            for tag in tags or [""]:
-                store.tag(tag, image.descriptor)
-    finally:
-        os.close(root)
+    with contextlib.ExitStack() as stack, store.writing():
+        image = Build(store, dockerfile, entered(context, stack), **options).up_to(target)
+        for tag in tags or [""]:
+            store.tag(tag, image.descriptor)
     return image
 
 
 class Build:
-    """One build, and where it is: `image` is the one so far, None for scratch; `arguments` the ARGs of the stage.
+    """One build, and where it is: `image` is the one so far, `document` its config, to change, `config` the inner one.
 
-    `context`: an open directory. `given`: values for ARG. `network`: "none" or "host", for RUN. `cached`: whether the
-    cache is asked. `output`: a descriptor to write to, each step, and what RUN writes. `done`: image and ARGs of
-    stages, by number.
+    `context`: an open directory. `values`: the ARGs of the stage. `done`: image and ARGs of stages, by number.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        dockerfile: Dockerfile,
-        context: int,
-        *,
-        ignore: Ignore = NOTHING,
-        arguments: Mapping[str, str] | None = None,
-        network: str = "none",
-        cached: bool = True,
-        output: int = 2,
-    ) -> None:
-        self.store, self.dockerfile, self.context, self.ignore = store, dockerfile, context, ignore
-        self.given, self.network, self.output = arguments or {}, network, output
-        self.steps = store.steps() if cached else {}
-        self.done: dict[int, tuple[Image | None, dict[str, str]]] = {}
-        self.current = self.count = self.total = 0
-        self.image: Image | None = None
-        self.known: dict[str, str] = {}
-        self.arguments = platform()
-        for instruction in dockerfile.arguments:
-            self.argument(instruction)
-        self.known = self.arguments  # to an ARG without a value
+    ignore: Ignore = NOTHING  # what of the context is left out
+    arguments: Mapping[str, str] = {}  # values for ARG
+    network = "none"  # for RUN; or "host"
+    cached = True  # whether the cache is asked
+    output = 2  # a descriptor to write to: each step, and what RUN writes
 
-    def up_to(self, last: int) -> Image:
+    def __init__(self, store: Store, dockerfile: Dockerfile, context: int, **options: Any) -> None:
+        vars(self).update(options)
+        self.store, self.context = store, context
+        self.steps = store.steps() if self.cached else {}
+        self.done: dict[int, tuple[Image, dict[str, str]]] = {}
+        self.config: dict[str, Any] = {}
+        self.known: dict[str, str] = {}
+        here = manifest.platform()
+        parts = {"PLATFORM": "/".join(here.values()), "OS": here["os"], "ARCH": here["architecture"], "VARIANT": ""}
+        self.values = {side + name: value for side in ("TARGET", "BUILD") for name, value in parts.items()}
+        before, self.stages = dockerfile
+        for instruction in before:
+            with instruction.errors():
+                self.argument(instruction)
+        self.known = self.values  # to an ARG without a value
+
+    def up_to(self, target: str) -> Image:
         """The image of a stage, and before it those of the stages that it needs, in the order of the file."""
-        stages = {index: self.dockerfile.stages[index] for index in self.needed(last)}
-        self.total = sum(1 + len(stage.instructions) for stage in stages.values())
-        for self.current, stage in stages.items():
-            self.stage(stage)
-            self.done[self.current] = self.image, self.arguments
-        assert self.image
+        last = self.number(target, len(self.stages)) if target else len(self.stages) - 1
+        if last < 0:
+            raise ContainerError(f"there is no stage {target!r} in the Dockerfile", exit_code=1)
+        needed = {last}
+        for index in range(last, -1, -1):
+            if index in needed:
+                names = [item.flags.get("from", "") for item in self.stages[index]]
+                needed |= {self.number(name, index) for name in [*names, self.base(self.stages[index][0])]} - {-1}
+        steps = [(index, instruction) for index in sorted(needed) for instruction in self.stages[index]]
+        for count, (self.current, instruction) in enumerate(steps, 1):
+            self.say(f"Step {count}/{len(steps)} : {instruction.source}")
+            with instruction.errors(self.store.home):
+                if instruction.keyword in LEFT_OUT:
+                    self.say(f" ---> left out: {LEFT_OUT[instruction.keyword]}")
+                else:
+                    getattr(self, f"do_{instruction.keyword.lower()}", self.do_other)(instruction)
+            self.done[self.current] = self.image, self.values
+        if not self.document["history"]:
+            raise self.stages[last][0].error("FROM scratch alone is no image: nothing is put into it")
         return self.image
 
-    def needed(self, last: int) -> list[int]:
-        """The stages that this one begins with or copies from, and those that they need, and itself."""
-        found = {last}
-        for index in range(last, -1, -1):
-            stage = self.dockerfile.stages[index]
-            if index in found:
-                names = [self.base(stage), *(item.flags.get("from", "") for item in stage.instructions)]
-                found |= {self.dockerfile.stage(name, index) for name in names} - {-1}
-        return sorted(found)
+    def number(self, name: str, before: int) -> int:
+        """Of the stage of this name, or number, among the first ones; -1 if it is none of them."""
+        names = {key: index for index, stage in enumerate(self.stages[:before]) for key in (str(index), stage[0].name)}
+        return names.get(name.lower(), -1) if name else -1
 
-    def base(self, stage: Stage) -> str:
+    def base(self, start: Instruction) -> str:
         """What stands behind FROM, with the arguments from before the first one."""
-        wanted = stage.start.expand(stage.start.flags.get("platform", ""), self.known)
-        if wanted not in ("", here := platform()["TARGETPLATFORM"]):
-            raise stage.start.error(f"FROM --platform={wanted}: this machine is {here}")
-        if not (name := stage.start.expand(stage.base, self.known)):
-            raise stage.start.error(f"FROM {stage.base}: that is empty")
+        with start.errors():
+            wanted, here = expand(start.flags.get("platform", ""), self.known), "/".join(manifest.platform().values())
+            if wanted not in ("", here):
+                raise start.error(f"FROM --platform={wanted}: this machine is {here}")
+            if not (name := expand(start.base, self.known)):
+                raise start.error(f"FROM {start.base}: that is empty")
         return name
 
-    def stage(self, stage: Stage) -> None:
-        """All instructions of one stage. One that begins with another stage has the arguments of that."""
-        self.announce(stage.start)
-        name = self.base(stage)
-        self.arguments = dict(self.done.get(self.dockerfile.stage(name, self.current), (None, {}))[1])
-        self.image, self.command_set = self.find(name, stage.start.line), False
-        onbuild = self.image.config["config"].pop("OnBuild", None) if self.image else None
-        for trigger in onbuild if isinstance(onbuild, list) else []:
-            self.say(f" ---> left out: ONBUILD {trigger}: of the base")
-        for instruction in stage.instructions:
-            self.announce(instruction)
-            self.perform(instruction)
-        if self.image is None:
-            raise stage.start.error("FROM scratch alone is no image: nothing is put into it")
-
-    def announce(self, instruction: Instruction) -> None:
-        """Step 2/5 : RUN make"""
-        self.count += 1
-        self.say(f"Step {self.count}/{self.total} : {instruction.source}")
-
-    def say(self, text: str) -> None:
-        """A line of the output."""
-        os.write(self.output, f"{text}\n".encode(errors="backslashreplace"))
-
-    def find(self, name: str, line: int) -> Image | None:
-        """A stage before this one, nothing, or an image of the store; fetched, if it is not there."""
-        index = self.dockerfile.stage(name, self.current)
-        if index in self.done or name == "scratch":
-            return self.done[index][0] if index in self.done else None
+    def find(self, name: str) -> Image:
+        """A stage before this one, an image of the store, fetched if it is not there, or scratch: one without layers."""
+        if (index := self.number(name, self.current)) in self.done:
+            return self.done[index][0]
+        if name == "scratch":
+            inner = {"Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"}
+            empty = {"rootfs": {"type": "layers", "diff_ids": []}, "config": inner, "history": []}
+            return make(self.store, {**manifest.platform(), **empty}, [])
         with contextlib.suppress(NoSuchImage):
             return find(self.store, name)
         try:
@@ -161,112 +137,126 @@ class Build:
 
             return pull(self.store, name)
         except ContainerError as failure:
-            raise DockerfileError(line, f"{name} is not in the store, and cannot be pulled: {failure}") from None
+            raise ContainerError(f"{name} is not in the store, and cannot be pulled: {failure}") from None
 
-    # --- what an instruction starts from -------------------------------------------------------------------------
-
-    def config(self) -> Config:
-        """The image's config, to change."""
-        if self.image is None:
-            inner = {"Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"}
-            return {**manifest.platform(), "config": inner, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
-        config = copy.deepcopy(self.image.config)
-        config["config"]["Env"] = [f"{name}={value}" for name, value in self.environment().items()]
-        for key in ("container", "container_config", "docker_version"):  # Docker's notes on how the base was made
-            config.pop(key, None)
-        return config
-
-    def environment(self) -> dict[str, str]:
-        """The image's Env; with a PATH, which many a base does not set."""
-        found = environment(self.image.config["config"]) if self.image else {}
-        return found if "PATH" in found else {"PATH": DEFAULT_PATH, **found}
+    def say(self, text: str) -> None:
+        """A line of the output."""
+        os.write(self.output, f"{text}\n".encode(errors="backslashreplace"))
 
     def variables(self) -> dict[str, str]:
         """What a word of the next instruction may name; of an ENV and an ARG of the same name, ENV wins."""
-        return {**self.arguments, **self.environment()}
+        return self.values | environment(self.config)
 
     def argument(self, instruction: Instruction) -> None:
         """ARG NAME[=DEFAULT]...: what was given on the command line wins, then the default, then an ARG before FROM."""
-        for word in instruction.quoted_words():
+        for word in instruction.words:
             name, equals, default = word.partition("=")
             if not name:
-                raise instruction.error(f"ARG: {word!r} is not of the form NAME or NAME=VALUE")
-            if name in self.given:
-                self.arguments[name] = self.given[name]
+                raise ValueError(f"{word!r} is not of the form NAME or NAME=VALUE")
+            if name in self.arguments:
+                self.values[name] = self.arguments[name]
             elif equals or name in self.known:
-                self.arguments[name] = instruction.expand(default, self.variables()) if equals else self.known[name]
+                self.values[name] = expand(default, self.variables()) if equals else self.known[name]
 
-    # --- instructions --------------------------------------------------------------------------------------------
-
-    def perform(self, instruction: Instruction) -> None:
-        """One instruction; what goes wrong is an error with its line."""
-        keyword = instruction.keyword
-        try:
-            if keyword in LEFT_OUT:
-                self.say(f" ---> left out: {LEFT_OUT[keyword]}")
-            else:
-                getattr(self, f"do_{keyword.lower()}", self.do_other)(instruction)
-        except DockerfileError:
-            raise
-        except ContainerError as failure:
-            raise instruction.error(f"{keyword}: {failure}") from failure
-        except (OSError, ValueError) as wrong:  # a full disk, a file that is not there
-            path, why = getattr(wrong, "filename", None), getattr(wrong, "strerror", wrong)
-            raise instruction.error(f"{keyword}: {path or self.store.home}: {why}") from wrong
+    def do_from(self, instruction: Instruction) -> None:
+        """One that begins with another stage has the arguments of that. What a base wants to be done is left out."""
+        name = self.base(instruction)
+        self.values = dict(self.done.get(self.number(name, self.current), (None, {}))[1])
+        self.command_set = False
+        self.go_on(self.find(name))
+        onbuild = self.config.pop("OnBuild", None)
+        for trigger in onbuild if isinstance(onbuild, list) else []:
+            self.say(f" ---> left out: ONBUILD {trigger}: of the base")
 
     def do_arg(self, instruction: Instruction) -> None:
         """The history names the default and not the value: who uses the value depends on it, and nobody else."""
         self.argument(instruction)
-        self.advance(self.config(), f"ARG {instruction.text}")
+        self.advance(f"ARG {instruction.text}")
 
     def do_other(self, instruction: Instruction) -> None:
-        """The config, and no file. A new ENTRYPOINT does not want the arguments that the base has for its own."""
-        config = self.config()
-        text = change(instruction, config["config"], self.variables())
+        """The config. The directory of WORKDIR is made if it is missing, and belongs to USER.
+
+        A new ENTRYPOINT does not want the arguments that the base has for its own.
+        """
+        text = change(instruction, self.config, self.variables())
+        work = None
+        if instruction.keyword == "WORKDIR":
+            work = Copy(f"{self.config['WorkingDir']}/", self.config.get("User") or "").into
         self.command_set |= instruction.keyword == "CMD"
         if instruction.keyword == "ENTRYPOINT" and not self.command_set:
-            config["config"].pop("Cmd", None)
-        self.advance(config, text, key=config["config"])  # a="b c=d" and a=b c=d are the same text
-
-    def do_workdir(self, instruction: Instruction) -> None:
-        """The directory is made if it is missing, and belongs to USER."""
-        config = self.config()
-        text = change(instruction, config["config"], self.variables())
-        made = Copy(f"{config['config']['WorkingDir']}/", config["config"].get("User") or "")
-        key = made.target, made.owner
-        self.advance(config, text, lambda lowers, upper: made.into(*jail_of(lowers, upper)), key)
+            self.config.pop("Cmd", None)
+        self.advance(text, work, self.config)  # a="b c=d" and a=b c=d are the same text
 
     def do_run(self, instruction: Instruction) -> None:
         """The key of the cache has the arguments, which the command finds in its environment; and not the proxies."""
-        config, hidden = self.config(), self.environment()
-        arguments = sorted(f"{name}={value}" for name, value in self.arguments.items() if name not in hidden)
-        proxies = [f"{name}={value}" for name, value in self.given.items() if name.upper() in PROXIES]
+        hidden = environment(self.config)
+        arguments = sorted(f"{name}={value}" for name, value in self.values.items() if name not in hidden)
+        proxies = [f"{name}={value}" for name, value in self.arguments.items() if name.upper() in PROXIES]
         network = instruction.flags.get("network", self.network).replace("default", self.network)
         if network not in ("none", "host"):
             raise instruction.error(f"RUN --network={network}: it is none, host or default")
-        argv = command(instruction, config["config"])
+        argv = instruction.argv(self.config)
         script = argv[-1] if instruction.documents and argv[-1].startswith("#!") else ""
 
         def work(lowers: list[str], upper: str) -> None:
-            manifest.check_platform(config)
+            manifest.check_platform(self.document)
             options = {"env": [*proxies, *arguments], "network": network, "upper": upper}
-            image = {"id": "", "layers": lowers, "config": config["config"]}
-            if code := execute(self.store, image, argv, script, self.output, options):
+            if code := self.execute(lowers, argv, script, options):
                 raise instruction.error(f"RUN {argv}: exit code {code}")
 
         spelled = " ".join([f"|{len(arguments)}", *arguments, ""]) if arguments else ""
-        self.advance(config, f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network))
+        self.advance(f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network))
+
+    def execute(self, lowers: list[str], argv: Sequence[str], script: str, options: dict[str, Any]) -> int:
+        """Run a container; return its exit code. A `script`, which begins with #!, is executed in place of `argv`.
+
+        What it writes comes through one pipe, so its lines stay in order; `output` itself may be a terminal, in which a
+        program can type. Mount points that the image lacks are in a directory below all layers, so that they are there
+        for the step, and never in its own layer. `options` are those of `container`.
+        """
+        files = {SCRIPT: script} if script else {}
+        for path in filter(os.path.isfile, RESOLVER if options["network"] == "host" else ()):
+            with open(path, errors="replace") as file:
+                files[path] = file.read(16 << 10)
+        with self.store.place() as skeleton:
+            for name in ("proc", "dev", "sys", "etc"):
+                os.mkdir(f"{skeleton}/{name}", 0o755)
+            for path in RESOLVER:
+                os.close(os.open(skeleton + path, os.O_CREAT | os.O_WRONLY, 0o644))
+            image = {"id": "", "layers": [*lowers, skeleton], "config": self.config}
+            command = [SCRIPT] if script else argv
+            words, walls, settings = container(
+                image, command, entrypoint=[], hostname="build", init=True, files=files, **options
+            )
+            ours, theirs = os.pipe()
+            with (
+                open(ours, "rb", 0) as reader,
+                open(theirs, "wb", 0) as writer,
+                open(self.output, "wb", closefd=False) as output,
+                start(words, *walls, stdout=theirs, stderr=theirs, **settings) as process,
+            ):
+                writer.close()
+                while data := reader.read(65536):
+                    output.write(data)
+                    output.flush()
+                return process.wait().exit_code
 
     def do_copy(self, instruction: Instruction) -> None:
         """The key has the digest of the files, so it does not matter where or how old they are."""
-        config = self.config()
-        copying, patterns, text = planned(instruction, self.variables(), config["config"].get("WorkingDir") or "/")
+        copying, patterns, text = planned(instruction, self.variables(), self.config.get("WorkingDir") or "/")
         with contextlib.ExitStack() as stack:
             root, ignore, owners = self.context, self.ignore, False
             if name := instruction.flags.get("from"):
-                if (image := self.find(name, instruction.line)) is None:
+                if name == "scratch":
                     raise instruction.error("--from=scratch: there is nothing in it")
-                root, ignore, owners = stack.enter_context(standing(image.layers())), NOTHING, True
+                root, ignore, owners = stack.enter_context(standing(self.find(name).layers())), NOTHING, True
+            place = stack.enter_context(self.store.place()) if instruction.documents else ""
+            for number, (name, content, expands) in enumerate(instruction.documents):
+                with open(f"{place}/{number}", "w") as file:
+                    file.write(expand(content, self.variables(), True) if expands else content)
+                    os.fchmod(file.fileno(), 0o644)
+                os.utime(file.name, (0, 0))
+                copying.sources.append(Source(entered(place, stack), str(number), name, owners=False))
             for pattern in patterns:
                 copying.take(root, pattern, ignore, owners)
             digest = copying.digest()
@@ -274,48 +264,66 @@ class Build:
             def work(lowers: list[str], upper: str) -> None:
                 taken = copying.sources
                 if instruction.keyword == "ADD":
-                    from minidocker.images.build.add import unpacked  # decompressors are dear to import
-
                     copying.sources = [unpacked(self.store, source, stack) for source in taken]
-                copying.into(*jail_of(lowers, upper))
+                copying.into(lowers, upper)
                 copying.sources = taken
                 if copying.digest() != digest:
                     raise ContainerError("the files changed while they were read: build again")
 
-            self.advance(config, text, work, (digest, copying.target, copying.owner, copying.mode))
+            self.advance(text, work, (digest, copying.target, copying.owner, copying.mode))
 
     do_add = do_copy
 
-    # --- from one image to the next ------------------------------------------------------------------------------
-
-    def advance(self, config: Config, text: str, work: Work | None = None, key: object = None) -> None:
+    def advance(self, text: str, work: Work | None = None, key: object = None) -> None:
         """The stage's next image: out of the cache, or made now and noted there."""
-        before = self.image.id if self.image else "scratch"
-        name = hashlib.sha256(json.dumps([before, text, key]).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([self.image.id, text, key]).encode()).hexdigest()
         if image := _whole(self.store, self.steps.get(name)):
             self.say(" ---> CACHED")
         else:
-            image = self.made(config, text, work)
+            image = self.made(text, work)
             self.store.remember(name, image.descriptor)
-        self.image = image
+        self.go_on(image)
 
-    def made(self, config: Config, text: str, work: Work | None) -> Image:
+    def made(self, text: str, work: Work | None) -> Image:
         """Do the work, pack what it changed, write config and manifest. Only WORKDIR may come out without a layer."""
-        before = self.image.manifest["layers"] if self.image else []
+        before = self.image.manifest["layers"]
         layers = [{**layer, "mediaType": OCI_LAYERS.get(layer["mediaType"], layer["mediaType"])} for layer in before]
-        config["created"] = _now()
-        event = {"created": config["created"], "created_by": text, "comment": "minidocker", "empty_layer": True}
-        told = config.get("history") or [{"comment": "unknown"}] * len(before)  # others count those that have a layer
-        config["history"] = [*told, event]
+        self.document["created"] = _now()
+        event = {"created": _now(), "created_by": text, "comment": "minidocker", "empty_layer": True}
+        self.document["history"] = [*self.document["history"], event]
         if work:
-            with upper_of(self.store, self.image.layers() if self.image else []) as (lowers, upper):
+            lowers = self.image.layers()
+            with upper_of(self.store, lowers[0]) as upper:
                 work(lowers, upper)
                 if os.listdir(upper) or not text.startswith("WORKDIR"):
                     layer, diff_id = self.store.add_layer(upper)
                     layers.append(layer)
-                    config["rootfs"]["diff_ids"].append(diff_id)
+                    self.document["rootfs"]["diff_ids"].append(diff_id)
                     del event["empty_layer"]
-        return make(self.store, config, layers)
+        return make(self.store, self.document, layers)
+
+    def go_on(self, image: Image) -> None:
+        """With this image; with a PATH, which many a base does not set, and without Docker's notes on its making."""
+        self.image, self.document = image, copy.deepcopy(image.config)
+        for key in ("container", "container_config", "docker_version"):
+            self.document.pop(key, None)
+        layers = image.manifest["layers"]
+        self.document["history"] = image.config.get("history") or [{"comment": "unknown"}] * len(layers)
+        self.config = self.document["config"]
+        if "PATH" not in environment(self.config):
+            self.config["Env"] = [f"PATH={DEFAULT_PATH}", *(self.config.get("Env") or [])]
+
+
+@contextlib.contextmanager
+def upper_of(store: Store, below: str) -> Iterator[str]:
+    """A directory for what changes. It covers the root of what is below, so it looks like that. Gone afterwards."""
+    with store.place() as place:
+        os.chmod(place, 0o700)  # nobody of this machine may look in: there may be setuid files
+        root = os.stat(below)
+        os.mkdir(f"{place}/upper")
+        os.chown(f"{place}/upper", root.st_uid, root.st_gid)
+        os.chmod(f"{place}/upper", root.st_mode & 0o7777)
+        yield f"{place}/upper"
 
 
 def _whole(store: Store, descriptor: manifest.Descriptor | None) -> Image | None:
@@ -331,3 +339,12 @@ def _now() -> str:
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(given) if given.isdecimal() and len(given) < 12 else None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def from_words(settings: list[str]) -> dict[str, str]:
+    """--build-arg NAME=value, or NAME for the value that the variable has here, if it has one."""
+    words = [setting.partition("=") for setting in settings]
+    for name, *rest in words:
+        if not name:
+            raise ContainerError(f"--build-arg {''.join(rest)}: NAME=VALUE is expected", exit_code=125)
+    return {name: value if equals else os.environ[name] for name, equals, value in words if equals or name in os.environ}
