@@ -29,11 +29,9 @@ from hypothesis import strategies as st
 
 from minidocker import cgroups, state
 from minidocker.images import image
-from minidocker.images.build.config import from_words
-from minidocker.images.build.copy import real
+from minidocker.images.build.copy import Ignore, clean, component, real
 from minidocker.images.build.dockerfile import DockerfileError, parse
-from minidocker.images.build.executor import build
-from minidocker.images.build.patterns import Ignore, clean, component
+from minidocker.images.build.executor import build, from_words
 from minidocker.images.container import container, prepare
 from minidocker.images.registry import Registry as Client
 from minidocker.images.store import Store
@@ -1401,7 +1399,7 @@ def test_a_base_that_is_not_here_is_pulled(home, store, context, monkeypatch):
         assert "\nAXStep 5/5" in shown and inside(built, "ls -l /x").startswith("-rwx")
     assert base in store.tags()
     message = refused(store, "FROM 127.0.0.1:1/nosuch\n")
-    assert message.startswith("Dockerfile line 1: 127.0.0.1:1/nosuch is not in the store, and cannot be pulled: ")
+    assert message.startswith("Dockerfile line 1: FROM: 127.0.0.1:1/nosuch is not in the store, and cannot be pulled: ")
 
 
 NAMES = st.sampled_from(["a", "b", "c.txt", "dir", "é", "x y"])

@@ -13,9 +13,14 @@ from minidocker.outcome import ContainerError
 pytestmark = pytest.mark.chapter(5)
 
 
+def stages(text):
+    """Lists of instructions, each with its FROM."""
+    return parse(text)[1]
+
+
 def instructions(text):
     """Those of the only stage."""
-    return parse("FROM scratch\n" + text).stages[0].instructions
+    return stages("FROM scratch\n" + text)[0][1:]
 
 
 def only(text):
@@ -62,20 +67,20 @@ def test_a_line_goes_on_behind_its_escape(text, expected):
 
 def test_line_numbers_are_those_of_the_first_line():
     text = "# one\n\nFROM a\n\nRUN x \\\n  y\n\n# c\nRUN <<EOF\nRUN no\nEOF\nUSER u\n"
-    stage = parse(text).stages[0]
-    assert stage.start.line == 3
-    assert [(item.keyword, item.line) for item in stage.instructions] == [("RUN", 5), ("RUN", 9), ("USER", 12)]
+    start, *others = stages(text)[0]
+    assert start.line == 3
+    assert [(item.keyword, item.line) for item in others] == [("RUN", 5), ("RUN", 9), ("USER", 12)]
 
 
 def test_a_byte_order_mark_is_no_instruction():
-    assert parse("\ufeffFROM a\n").stages[0].base == "a"
+    assert stages("\ufeffFROM a\n")[0][0].base == "a"
 
 
 @pytest.mark.parametrize(
     "head", ["# syntax=docker/dockerfile:1\n", "# a comment\n# escape=`\n", "#escape = \\\n", "\n# escape=`\n"]
 )
 def test_directives_are_comments(head):
-    assert parse(head + "FROM a\n").stages[0].base == "a"
+    assert stages(head + "FROM a\n")[0][0].base == "a"
 
 
 @pytest.mark.parametrize("head", ["# escape=`\n", "# syntax=a/b\n#ESCAPE = `\n", "\ufeff# escape=x\n"])
@@ -89,25 +94,24 @@ def test_another_escape_than_a_backslash_is_refused(head):
 
 def test_a_here_document_alone_is_the_command():
     run, user = instructions("RUN <<EOF\necho $a\n  # no comment\n\necho \\\nb\nEOF\nUSER u")
-    assert run.script() == "echo $a\n  # no comment\n\necho \\\nb\n"
+    assert run.argv({})[-1] == "echo $a\n  # no comment\n\necho \\\nb\n"
     assert user.text == "u"
 
 
 def test_a_here_document_beside_a_command_is_the_shell_s():
     run = only("RUN cat <<EOF > /f && sh -s <<'E2'\none\nEOF\n$two\nE2\n")
-    assert run.script() == "cat <<EOF > /f && sh -s <<'E2'\none\nEOF\n$two\nE2"
+    assert run.argv({})[-1] == "cat <<EOF > /f && sh -s <<'E2'\none\nEOF\n$two\nE2"
 
 
 def test_tabs_are_stripped_behind_a_dash():
     run = only("RUN <<-EOF\n\t\techo a\n\t  b\n\tEOF\n")
-    assert run.script() == "echo a\n  b\n"
-    assert only("RUN cat <<-EOF\n\ta\n\tEOF\n").script() == "cat <<-EOF\na\nEOF"
+    assert run.argv({})[-1] == "echo a\n  b\n"
+    assert only("RUN cat <<-EOF\n\ta\n\tEOF\n").argv({})[-1] == "cat <<-EOF\na\nEOF"
 
 
 def test_several_documents_for_copy():
     copy = only("COPY --chmod=755 <<a.txt <<'b.txt' <<\"c\" /d/\n$x\na.txt\n$y\nb.txt\nc\n")
-    documents = [(document.name, document.text, document.expand) for document in copy.documents]
-    assert documents == [("a.txt", "$x\n", True), ("b.txt", "$y\n", False), ("c", "", False)]
+    assert copy.documents == [("a.txt", "$x\n", True), ("b.txt", "$y\n", False), ("c", "", False)]
     assert copy.flags == {"chmod": "755"}
 
 
@@ -148,7 +152,7 @@ def test_the_exec_form_is_json(text, expected):
 def test_flags_come_before_the_words():
     copy = only("COPY --from=build --chown=a:b --chmod=0644 /x --y /z/")
     assert copy.flags == {"from": "build", "chown": "a:b", "chmod": "0644"}
-    assert copy.words() == ["/x", "--y", "/z/"]
+    assert copy.words == ["/x", "--y", "/z/"]
 
 
 @pytest.mark.parametrize(
@@ -172,22 +176,14 @@ def test_both_spellings_of_env(text, pairs):
 
 
 def test_stages_and_the_arguments_before_them():
-    file = parse("ARG V=1\nARG W\nFROM a:$V AS one\nRUN x\nFROM --platform=linux/amd64 scratch\nfrom ONE as Two\n")
-    assert [argument.text for argument in file.arguments] == ["V=1", "W"]
-    assert [(stage.base, stage.name, stage.start.flags.get("platform", "")) for stage in file.stages] == [
+    arguments, found = parse(
+        "ARG V=1\nARG W\nFROM a:$V AS one\nRUN x\nFROM --platform=linux/amd64 scratch\nfrom ONE as Two\n"
+    )
+    assert [argument.text for argument in arguments] == ["V=1", "W"]
+    assert [(start.base, start.name, start.flags.get("platform", "")) for start, *_ in found] == [
         ("a:$V", "one", ""),
         ("scratch", "", "linux/amd64"),
         ("ONE", "two", ""),
-    ]
-    assert [file.stage(name, 2) for name in ("one", "ONE", "0", "1", "2", "two", "", "a")] == [
-        0,
-        0,
-        0,
-        1,
-        -1,
-        -1,
-        -1,
-        -1,
     ]
 
 
@@ -221,7 +217,7 @@ def test_stages_and_the_arguments_before_them():
         ("FROM a\nENV a\n", "line 2: ENV: 'a' is not of the form NAME=VALUE"),
         ("FROM a\nENV a=b c\n", "line 2: ENV: 'c' is not of the form NAME=VALUE"),
         ("FROM a\nENV =b\n", "line 2: ENV: '=b' is not of the form NAME=VALUE"),
-        ("FROM a\nRUN <<'EOF\nx\nEOF\n", "line 2: \"'EOF\": ' is missing"),
+        ("FROM a\nRUN <<'EOF\nx\nEOF\n", "line 2: the here-document has no end: there is no line 'EOF"),
         ("FROM a\nRUN [" + "[" * 100000, "line 2"),
         ("FROM a\n" + "#" * (1 << 20), "more than 1048576 are refused"),
     ],
@@ -309,7 +305,7 @@ WORD = st.text(st.sampled_from("abé $\"'\\"), min_size=1, max_size=12)
 def test_quoted_words_come_back(words):
     """shlex quotes as a shell does, with single quotes."""
     line = " ".join(map(shlex.quote, words))
-    assert [expand(word, {}) for word in Instruction(1, f"ARG {line}").quoted_words()] == words
+    assert [expand(word, {}) for word in Instruction(1, f"ARG {line}").words] == words
 
 
 @given(st.text(st.sampled_from("ab$x{}:-+?'\"\\ \n#<")))
@@ -331,11 +327,11 @@ def test_any_text_is_read_or_refused(text):
     """One error, with a line that exists; and what was read keeps the lines in order."""
     text = "FROM scratch\n" + text
     try:
-        stages = parse(text).stages
+        found = stages(text)
     except ContainerError as refusal:
         assert 1 <= int(str(refusal).removeprefix("Dockerfile line ").partition(":")[0]) <= text.count("\n") + 1
         return
-    lines = [item.line for stage in stages for item in stage.instructions]
+    lines = [item.line for stage in found for item in stage]
     assert lines == sorted(set(lines))
 
 
@@ -418,26 +414,25 @@ CMD nginx -g 'daemon off;'
 ]
 
 
-@pytest.mark.parametrize(("text", "stages"), REAL)
-def test_files_as_people_write_them(text, stages):
-    read = [(stage.name, [item.keyword for item in stage.instructions]) for stage in parse(text).stages]
-    assert read == stages
-    windows = parse(text.replace("\n", "\r\n"))
-    assert [[item.text for item in stage.instructions] for stage in windows.stages] == [
-        [item.text for item in stage.instructions] for stage in parse(text).stages
+@pytest.mark.parametrize(("text", "expected"), REAL)
+def test_files_as_people_write_them(text, expected):
+    read = [(start.name, [item.keyword for item in others]) for start, *others in stages(text)]
+    assert read == expected
+    windows = stages(text.replace("\n", "\r\n"))
+    assert [[item.text for item in stage] for stage in windows] == [
+        [item.text for item in stage] for stage in stages(text)
     ]
 
 
 def test_the_parts_of_such_a_file():
-    stages = parse(REAL[0][0]).stages
-    (env,), (_, copy, run, *_) = stages[0].instructions, stages[1].instructions
+    (_, env), (_, _, copy, run, *_), _ = stages(REAL[0][0])
     assert env.pairs() == [("PYTHONUNBUFFERED", "1"), ("PIP_NO_CACHE_DIR", "1")]
-    assert copy.words() == ["pyproject.toml", "requirements*.txt", "./"]
+    assert copy.words == ["pyproject.toml", "requirements*.txt", "./"]
     assert run.text.startswith("set -eux;") and "lxml" not in run.text and run.text.endswith("/lists/*")
-    label, run, conf, *_ = parse(REAL[1][0]).stages[0].instructions
+    _, label, run, conf, *_ = stages(REAL[1][0])[0]
     assert expand(label.pairs()[0][1], {}) == 'a "web" server'
-    assert run.script() == "set -e\napt-get update\napt-get install -y nginx\n"
-    assert conf.documents[0].text.startswith("server {\nlisten 80;")
+    assert run.argv({})[-1] == "set -e\napt-get update\napt-get install -y nginx\n"
+    assert conf.documents[0][1].startswith("server {\nlisten 80;")
 
 
 def test_every_instruction_of_docker_is_known():
