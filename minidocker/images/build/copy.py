@@ -328,7 +328,7 @@ def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Sourc
         return source
     header = b""
     with contextlib.suppress(ContainerError), decompressed(file) as stream:
-        header = io.BufferedReader(stream).read(512)  # type: ignore[type-var]  # a raw stream: it reads it
+        header = io.BufferedReader(stream).read(512)
     os.lseek(file, 0, os.SEEK_SET)
     checksum = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", header[148:156])
     if not checksum or int(checksum[1], 8) != sum(header[:148]) + sum(b" " * 8) + sum(header[156:]):

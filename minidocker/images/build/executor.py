@@ -207,7 +207,7 @@ class Build:
         spelled = " ".join([f"|{len(arguments)}", *arguments, ""]) if arguments else ""
         self.advance(f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network))
 
-    def execute(self, lowers: list[str], argv: Sequence[str], script: str, options: dict[str, Any]) -> int:
+    def execute(self, lowers: list[str], argv: list[str], script: str, options: dict[str, Any]) -> int:
         """Run a container; return its exit code. A `script`, which begins with #!, is executed in place of `argv`.
 
         What it writes comes through one pipe, so its lines stay in order; `output` itself may be a terminal, in which a
@@ -224,10 +224,8 @@ class Build:
             for path in RESOLVER:
                 os.close(os.open(skeleton + path, os.O_CREAT | os.O_WRONLY, 0o644))
             image = {"id": "", "layers": [*lowers, skeleton], "config": self.config}
-            command = [SCRIPT] if script else argv
-            words, walls, settings = container(
-                image, command, entrypoint=[], hostname="build", init=True, files=files, **options
-            )
+            options = {"entrypoint": [], "hostname": "build", "init": True, "files": files, **options}
+            words, walls, settings = container(image, [SCRIPT] if script else argv, **options)
             ours, theirs = os.pipe()
             with (
                 open(ours, "rb", 0) as reader,
