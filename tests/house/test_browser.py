@@ -162,6 +162,19 @@ def test_the_links_of_the_notebooks_lead_to_their_chapters(lab):
         assert answer(f"{url}/api/contents/{link}?token={TOKEN}&content=0") == 200, link
 
 
+def test_a_click_on_a_link_opens_the_text(lab, tmp_path):
+    """In each lab, the first link to its chapter; what opens is a page that one reads, not its source."""
+    url, work = lab
+    with page(tmp_path / "profile") as tab:
+        for path in sorted(work.glob("*.ipynb")):
+            tab.goto(f"{url}/lab/tree/work/{path.name}?token={TOKEN}&reset")
+            link = tab.locator(".jp-NotebookPanel .jp-RenderedMarkdown a", has_text="chapter").first
+            link.click(timeout=PATIENCE * 1000)
+            opened = tab.locator(".jp-MarkdownViewer h1").first
+            opened.wait_for(timeout=PATIENCE * 1000)
+            assert f"Chapter {int(path.name[:2])}" in opened.inner_text()
+
+
 def test_without_the_token_there_is_nothing(lab, tmp_path):
     url, _ = lab
     assert answer(f"{url}/api/contents?token={TOKEN}") == 200

@@ -27,8 +27,8 @@ from tools.bench import measure
 
 MARKER = re.compile(r"(<!-- (figure|value) ([^\n]*?) -->)(.*?)(<!-- /\2 -->)", re.S)
 HIDDEN = re.compile(  # what the search for stray numbers leaves out
-    r"<!-- recorded -->.*?<!-- /recorded -->|<!-- (figure|value|given)\b.*?<!-- /\1 -->|```.*?```|`[^`\n]*`|^    .*?$"
-    r"|<!-- source .*?<!-- /source -->|<details>.*?</details>|^\*(?:Teaching|Reading)\b.*?$",
+    r"<!-- recorded -->.*?<!-- /recorded -->|<!-- (figure|value|given|minutes)\b.*?<!-- /\1 -->|```.*?```|`[^`\n]*`"
+    r"|^    .*?$|<!-- source .*?<!-- /source -->|<details>.*?</details>",
     re.S | re.M,
 )
 NUMBER = re.compile(r"\b\d[\d.,]*\s?(?:ms|µs|s|seconds|minutes|kB|MB|GB|KiB|MiB|GiB|times|per cent|CPUs)\b|\d\s?%")

@@ -30,6 +30,7 @@ import sys
 import tomllib
 
 from tools import REPO
+from tools.book import minutes
 from tools.book.map import maps
 
 MARKER = re.compile(
@@ -147,17 +148,21 @@ class Page:
 
         return MARKER.sub(fill, self.text)
 
+    def blocks(self):
+        """(file, number of lines) of each block that is printed."""
+        found = [(file, module, chosen) for kind, file, module, chosen in self.markers if kind == "source" and module]
+        return [(file, len(module.code(chosen).splitlines())) for file, module, chosen in found]
+
+    def words(self):
+        """How many it has outside of code and what is folded."""
+        return len(re.findall(r"\S*\w\S*", NO_PROSE.sub(" ", self.text)))
+
     def too_long(self):
         """What of it is longer than a page or a block may be."""
-        blocks = [
-            (file, len(module.code(chosen).splitlines()))
-            for kind, file, module, chosen in self.markers
-            if kind == "source" and module
-        ]
-        for file, lines in blocks:
+        for file, lines in self.blocks():
             if lines > BLOCK_LINES:
                 yield f"{self.where}: prints {lines} lines of {file} in one block; {BLOCK_LINES} at most"
-        lines, words = sum(lines for _, lines in blocks), len(re.findall(r"\S*\w\S*", NO_PROSE.sub(" ", self.text)))
+        lines, words = sum(lines for _, lines in self.blocks()), self.words()
         if lines > PAGE_LINES:
             yield f"{self.where}: prints {lines} lines of code; {PAGE_LINES} at most"
         if words > PAGE_WORDS:
@@ -237,7 +242,9 @@ def weave(repo=REPO, check=False):
         for _, file, _, chosen in page.markers:
             for leaf in rest.get(file, ()) if chosen is None else ():
                 shown[file, leaf].append(page.where)
-        new = page.filled(rest, wrong)
+        new = minutes.MARK.sub(
+            lambda found, page=page: f"{found[1]}{_minutes(page, modules)}{found[2]}", page.filled(rest, wrong)
+        )
         if new != page.text and check:
             wrong.append(f"{page.where}: stale; run make weave")
         elif new != page.text:
@@ -258,6 +265,16 @@ def weave(repo=REPO, check=False):
     over = tools.get("minidocker", {}).get("pages", {}).get("over", [])
     wrong += [problem for page in pages if page.where not in over for problem in page.too_long()]
     return wrong + [problem for file, module in modules.items() for problem in _unexplained(file, module, shown)]
+
+
+def _minutes(page, modules):
+    """What a chapter says of its own length."""
+    printed = sum(lines for _, lines in page.blocks())
+    chapter = int(page.path.parent.name[:2])
+    inside = f"{page.path.parent.name}/"
+    known = [module for file, module in modules.items() if module.chapter == chapter or inside in file]
+    folded = sum(len(module.lines) for module in known) - printed
+    return minutes.stated(page.path.parent, page.words(), printed, folded)
 
 
 def _unexplained(file, module, shown):
