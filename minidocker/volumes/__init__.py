@@ -44,6 +44,7 @@ class Volume(Isolator):
     """
 
     clone_flags = CLONE_NEWNS
+    source = ""
 
     def __init__(self, target: str, root: Root, readonly: bool = False) -> None:
         if not target.startswith("/"):
@@ -68,8 +69,8 @@ class Volume(Isolator):
             os.close(descriptor)
 
     def tree(self) -> int:
-        """The mount, attached nowhere yet."""
-        return -1
+        """The mount, with what is mounted below it, and attached nowhere yet."""
+        return clone(self.source)
 
     def fill(self, place: int, tree: int) -> None:
         """Before the place is covered: what is there may be wanted in the volume."""
@@ -90,10 +91,6 @@ class Bind(Volume):
             raise ContainerError(f"Bind: {self.source}: no such file or directory on the host: make it first")
         return self
 
-    def tree(self) -> int:
-        """With what is mounted below it."""
-        return clone(self.source)
-
 
 class Named(Volume):
     """The volume `name` of `store`, made at its first use, then with these `options`; "" makes one that goes with the
@@ -104,13 +101,14 @@ class Named(Volume):
         self, name: str, target: str, root: Root, readonly: bool = False, nocopy: bool = False, options: Options = None
     ) -> None:
         super().__init__(target, root, readonly)
-        self.name, self.nocopy, self.options = name, nocopy, dict(options or {})
+        self.name, self.nocopy, self.options = name, nocopy, options or {}
         self.directory = store.directory(name) if name else ""
 
     def __enter__(self) -> Isolator:
         """Hold the volume as long as the container lives; if it comes from elsewhere, see that it is mounted."""
         self._used = self.name if self.name and not self.options else store.create(self.name, self.options)
         self._lock, self.directory = store.use(self._used), store.directory(self._used)
+        self.source = f"{self.directory}/_data"
         try:
             options = store.read(self._used, "opt")
             self.descriptors = (mounted(self._used, self.directory, options),) if options else ()
@@ -122,10 +120,10 @@ class Named(Volume):
     def tree(self) -> int:
         """The volume's data; from the mount namespace of its keeper, if it has one."""
         if not self.descriptors:
-            return clone(f"{self.directory}/_data")
+            return super().tree()
         home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         setns(self.descriptors[0], CLONE_NEWNS)
-        tree = clone(f"{self.directory}/_data")
+        tree = super().tree()
         setns(home, CLONE_NEWNS)
         os.close(home)
         return tree
