@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import _ctypes  # the halves of these two that are written in C: the others take 5 ms to import
 import _socket as socket
-import array
 import marshal
 import os
 import select
@@ -152,7 +151,8 @@ def pair() -> tuple[int, int]:
 
 def send(channel: int, value: Any, *descriptors: int) -> None:
     """One message through a socket: a plain value, with copies of descriptors (SCM_RIGHTS in unix(7))."""
-    end, rights = socket.socket(fileno=channel), array.array("i", descriptors)
+    end = socket.socket(fileno=channel)
+    rights = b"".join(number.to_bytes(4, sys.byteorder) for number in descriptors)  # array imports too much for that
     try:
         end.sendmsg([marshal.dumps(value)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
     finally:
@@ -168,7 +168,7 @@ def receive(channel: int) -> tuple[Any, list[int]]:
         return receive(channel)
     finally:
         end.detach()
-    return marshal.loads(text) if text else None, [*array.array("i", b"".join(data for _, _, data in extra))]
+    return marshal.loads(text) if text else None, [*memoryview(b"".join(data for _, _, data in extra)).cast("i")]
 
 
 def polled(descriptors: Iterable[int], timeout: float | None) -> list[int]:
