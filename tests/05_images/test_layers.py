@@ -497,8 +497,8 @@ def test_the_marks_of_users_leave_as_those_of_root_do(tmp_path):
     assert b"d/.wh..wh..opq" in packed(tmp_path / "user", "overlay")
 
 
-def test_a_large_sparse_file_is_read_where_it_has_data(tmp_path):
-    """Ten gigabytes of hole: the tar has them all, and nobody has them in memory or on the disk."""
+def test_a_large_sparse_file_is_never_in_memory(tmp_path):
+    """Ten gigabytes of hole: the tar has them all, and no more than a mebibyte is in memory at a time."""
 
     class Counter:
         size = digests = largest = 0
