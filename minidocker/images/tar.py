@@ -19,15 +19,7 @@ BLOCK = 512
 # name, mode, owner, group, size, time, checksum, type, link, magic; skips two names; device, and the name's first part
 HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s c 100s 8s 64x 8s 8s 155s 12x")
 REGULAR, HARDLINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
-KINDS = (
-    stat.S_IFREG,
-    0,
-    stat.S_IFLNK,
-    stat.S_IFCHR,
-    stat.S_IFBLK,
-    stat.S_IFDIR,
-    stat.S_IFIFO,
-)  # of the types, in order
+KINDS = stat.S_IFREG, 0, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFDIR, stat.S_IFIFO  # the same for st_mode
 XATTR = b"SCHILY.xattr."  # the prefix of pax records that hold extended attributes; every container tool uses it
 END = bytes(2 * BLOCK)
 MAX_RECORDS = 1 << 20  # bytes of extra headers of one entry: Go's tar, and so every container tool, has this limit too
@@ -65,7 +57,7 @@ def read(read: Callable[[int], bytes]) -> Iterator[Entry]:
             extra, total = extra + entry.size, total + entry.size + BLOCK
             if entry.size < 0 or extra > MAX_RECORDS or total > MAX_EXTRA:
                 raise BadTar(
-                    f"{extra} bytes of extra headers for an entry: {MAX_RECORDS} is the limit, {MAX_EXTRA} for all"
+                    f"{extra} bytes of extra headers: the limit is {MAX_RECORDS} for an entry, {MAX_EXTRA} for all"
                 )
             records.update(_records(entry.type, content(read, entry.size, "an extra header")))
         else:
@@ -180,10 +172,9 @@ def write(entry: Entry) -> bytes:
     for field, limit in (("size", 8**11), ("uid", 8**7), ("gid", 8**7)):
         if getattr(entry, field) >= limit:
             records[field.encode()] = b"%d" % getattr(entry, field)
-    seconds, nanoseconds = divmod(abs(entry.mtime), 10**9)
-    if nanoseconds or not 0 <= entry.mtime < 8**11 * 10**9:
-        sign = b"-" if entry.mtime < 0 else b""
-        records[b"mtime"] = sign + (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0").rstrip(b".")
+    if entry.mtime % 10**9 or not 0 <= entry.mtime < 8**11 * 10**9:
+        time = b"%d.%09d" % divmod(abs(entry.mtime), 10**9)
+        records[b"mtime"] = (b"-" if entry.mtime < 0 else b"") + time.rstrip(b"0").rstrip(b".")
     data = b"".join(_record(*record) for record in records.items())
     if len(data) > MAX_RECORDS:
         raise BadTar(f"{entry.name!r}: more than {MAX_RECORDS} bytes of extended attributes")

@@ -94,8 +94,7 @@ def decompressed(source: int) -> Iterator[io.FileIO]:
 
 class Nowhere(PivotRoot):
     """An empty root, and a user without any rights. Decompressors are large programs in C: one that was taken over can
-    do nothing but read its input and write its output.
-    """
+    do nothing but read its input and write its output."""
 
     def __init__(self) -> None:
         super().__init__("/proc", proc=False)
