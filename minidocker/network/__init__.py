@@ -13,7 +13,6 @@ import os
 
 from minidocker.namespaces import Join
 from minidocker.network import firewall, links, names, networks, ports
-from minidocker.network.leases import Lease, Lock
 from minidocker.network.networks import DEFAULT, Bridge, create, inspect, listed, prune, remove
 from minidocker.network.ports import Port, parse_port
 from minidocker.outcome import ContainerError
@@ -34,11 +33,11 @@ class Network(Isolator):
     "none", "host" (the host's own), "container:NAME_OR_PID" (that of another container).
 
     `ports`: published ports, as after docker run -p; then `published` has them with their numbers. `root`: the
-    directory that will be the root, so that /etc/hosts and /etc/resolv.conf there can be covered with ours. `address`:
-    a wish. `aliases`: more names in the network, besides the container's. `dns`: name servers instead of the host's.
-    `hosts`: lines NAME:ADDRESS for this container only. `egress`, `ingress`: bits per second that it may send and
-    receive, such as "10M". Host side as root; what does not work here is a `ContainerError`, before the command starts.
-    `warnings` says what works less well on this host. In the list before `PivotRoot`, and after the mounts of the root.
+    directory that will be the root, so that /etc/hosts and /etc/resolv.conf there can be covered with ours. `aliases`:
+    more names in the network, besides the container's. `dns`: name servers instead of the host's. `hosts`: lines
+    NAME:ADDRESS for this container only. `egress`, `ingress`: bits per second that it may send and receive, such as
+    "10M". Host side as root; what does not work here is a `ContainerError`, before the command starts. `warnings` says
+    what works less well on this host. In the list before `PivotRoot`, and after the mounts of the root.
     """
 
     def __init__(
@@ -47,39 +46,28 @@ class Network(Isolator):
         *,
         ports: Sequence[str] = (),
         root: str | os.PathLike[str] | None = None,
-        address: str | None = None,
         aliases: Sequence[str] = (),
         dns: Sequence[str] = (),
         hosts: Sequence[str] = (),
         egress: str | int | None = None,
         ingress: str | int | None = None,
     ) -> None:
-        self.network, self.wanted = network, address
-        self.root = os.path.abspath(root) if root is not None else None
+        self.network, self.root = network, os.path.abspath(root) if root is not None else None
         self.published = [port for text in ports for port in parse_port(text)]
         self.aliases, self.dns = names.checked([*aliases]), [*dns]
-        self.extra = [names.extra_host(text) for text in hosts]
-        self.egress = links.parse_rate(egress) if egress is not None else 0
-        self.ingress = links.parse_rate(ingress) if ingress is not None else 0
-        self.warnings: list[str] = []
-        self.bridge: Bridge | None = None
-        self.lease: Lease | None = None
-        self.join: Join | None = None
-        self._held: list[int] = []  # descriptors of the host's ports
-        self._nft: firewall.Pending | None = None  # while it runs
-        self.addresses: list[str] = []  # the container's: IPv4, and IPv6 where there is any
+        self.extra = "".join(names.extra_host(text) for text in hosts)
+        self.egress, self.ingress = (links.parse_rate(rate) if rate is not None else 0 for rate in (egress, ingress))
+        self.warnings, self.addresses = list[str](), list[str]()
         self.files: dict[str, str] = {}  # what it sees -> the host's file
-        self.clone_flags = (CLONE_NEWNS if root is not None else 0) | (0 if self._shared() else CLONE_NEWNET)
-        if self._plain() and (self.published or self.egress or self.ingress or address or aliases):
-            raise ContainerError(f"Network: {network}: ports, addresses, names and limits need a network of our own")
-
-    def _shared(self) -> bool:
-        """Whether the network namespace is somebody else's."""
-        return self.network == "host" or self.network.startswith("container:")
-
-    def _plain(self) -> bool:
-        """Whether there is no bridge."""
-        return self._shared() or self.network == "none"
+        self.bridge: Bridge | None = None
+        self.join: Join | None = None
+        self.number, self.interface, self.lease = 0, "", ""  # its IPv4 address, its port of the bridge, its directory
+        self._held: list[int] = []  # descriptors: of its lease, and of the host's ports
+        shared = network == "host" or network.startswith("container:")
+        self.clone_flags = (CLONE_NEWNS if root is not None else 0) | (0 if shared else CLONE_NEWNET)
+        self._bridged = not shared and network != "none"
+        if not self._bridged and (self.published or self.egress or self.ingress or aliases):
+            raise ContainerError(f"Network: {network}: ports, names and limits need a network of our own")
 
     def __enter__(self) -> Isolator:
         """Everything that can be refused comes first: ports, then an address, names, and the firewall."""
@@ -87,94 +75,94 @@ class Network(Isolator):
             raise ContainerError("Network: it serves a container already: make one for each")
         try:
             if self.network.startswith("container:"):
-                pid, self.files = networks.find(self.network.partition(":")[2])
+                pid, self.lease = networks.find(self.network.partition(":")[2])
                 self.join = Join(pid, "net")
                 self.join.__enter__()
                 self.descriptors = self.join.descriptors
-            elif self.network == "host" and self.root:
+            elif self.network == "host":
                 self.files = {path: path for path in VIEWS if os.path.exists(path)}
-            elif not self._plain():
+            elif self._bridged:
                 self._plug_in()
+            if self.lease:
+                self.files = {path: f"{self.lease}/{os.path.basename(path)}" for path in VIEWS}
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def _plug_in(self) -> None:
-        """Take what the container gets: ports of the host, an address, lines in the hosts file, elements."""
+        """Take what the container gets: ports of the host, an address, lines in hosts files, elements."""
         links.program("nft")
         called, servers = names.checked([self.container, *self.aliases]), names.resolv_conf(self.dns)
-        self.warnings = ports.checked(self.published)
+        self.warnings = ports.unforwarded(self.published)
         for port in self.published:
             self._held += ports.reserve(port)
-        with Lock() as lock:
-            found = networks.survey()
-            self.bridge = networks.opened(self.network, found)
-            self.lease = lease = self.bridge.take(self.wanted)
-            self.addresses, gateway = self.bridge.addresses(lease.number), self.bridge.gateways()[0]
-            lease.names, lease.extra = called, [text.replace("host-gateway", gateway, 1) for text in self.extra]
-            lease.items = self._items(lease.number)
-            lease.note((lease.names, lease.extra, lease.items))
-            self.files = self.bridge.views(lease)
-            names.write(self.files[VIEWS[1]], servers)
-            self.bridge.introduce(lease)
-            items = [item for network in found for item in network.subnets()] + self.bridge.known(lease)
-            self._nft = firewall.begin(items, networks.rules(), lock.descriptor)
+        with networks.Host() as host:
+            if self.network == DEFAULT and DEFAULT not in host.networks:
+                Bridge(host, DEFAULT).make()
+            self.bridge = bridge = host.pick(self.network)
+            bridge.connect()
+            self.number, self.lease, lock = bridge.take()
+            self._held.append(lock)
+            self.interface, self.addresses = links.interface_of(self.number), bridge.addresses(self.number)
+            texts = {
+                "names": "".join(f"{address}\t{' '.join(called)}\n" for address in self.addresses),
+                "extra": self.extra.replace("host-gateway\t", f"{bridge.gateways()[0]}\t"),
+                "resolv.conf": servers,
+                "elements": self._elements(),
+            }
+            for name, text in texts.items():
+                names.write(f"{self.lease}/{name}", text)
+            bridge.introduce()
+            self.warnings += host.tell(texts["elements"])
 
-    def _items(self, number: int) -> list[str]:
+    def _elements(self) -> str:
         """What the firewall is to know of this container besides: its published ports and its limit."""
-        return [
+        lines = [
             firewall.published(host, port.protocol, port.number, guest, port.container)
             for port in self.published
             for host in port.addresses()
             for guest in self.addresses
             if (":" in host) == (":" in guest)
-        ] + (firewall.policed(links.interface_of(number), self.egress) if self.egress else [])
+        ]
+        return "".join(lines) + (firewall.policed(self.interface, self.egress) if self.egress else "")
 
     def attach(self, pid: int) -> None:
-        """Lay the cable, while nft runs; the container's end is switched on when the firewall is as it should be."""
+        """Lay the cable. The firewall is as it should be already; the container's end is switched on last."""
         if self.network == "none":
             links.tool("ip", "link", "set", "lo", "up", pid=pid)
-        if not self.lease or not self.bridge or not self._nft:
+        if not self.bridge:
             return
-        name = links.interface_of(self.lease.number)
-        if links.exists(name):  # of a namespace that is about to end: it is nobody's
+        if links.exists(self.interface):  # of a namespace that is about to end: it is nobody's
             try:
-                links.tool("ip", "link", "del", name)
+                links.tool("ip", "link", "del", self.interface)
             except ContainerError:
                 pass  # and now it has ended
-        links.tool("ip", "-batch", "-", text=links.cable(self.lease.number, self.bridge.interface, pid))
-        pending, self._nft = self._nft, None
-        self.warnings += networks.settled(pending) + ports.forget_udp(self.published)
-        card = links.card(self.bridge.addresses(self.lease.number, prefix=True), self.bridge.gateways())
+        links.tool("ip", "-batch", "-", text=links.cable(self.number, self.bridge.interface, pid))
+        self.warnings += ports.forget_udp(self.published)
+        card = links.card(self.addresses, self.bridge.subnet, self.bridge.gateways())
         links.tool("ip", "-batch", "-", text=card, pid=pid)
         if self.ingress:
-            links.tool("tc", *links.limit(name, self.ingress))
+            links.tool("tc", *links.limit(self.interface, self.ingress))
         if self.egress:
             links.tool("tc", *links.limit(links.CARD, self.egress), pid=pid)
-        self.lease.note(pid)
+        names.write(f"{self.lease}/pid", f"{pid}")
 
     def inside(self) -> None:
         """Enter another's network, and cover the two files."""
         if self.join:
             self.join.inside()
-        if self.files and self.root:
-            for target, source in self.files.items():
+        for target, source in self.files.items():
+            if self.root:
                 names.show(self.root, source, target)
 
     def __exit__(self, *_: object) -> None:
         """Let go of everything. The cable went with the container's namespace, and the lease is now a dead owner's."""
-        try:
-            if self.join:
-                self.join.__exit__()
-            if self._nft:
-                firewall.settle(self._nft)
-            if self.lease:
-                self.lease.let_go()
-            if not self._plain():
-                with Lock():
-                    networks.survey()
-        finally:
-            for descriptor in self._held:
-                os.close(descriptor)
-            self._held, self._nft, self.bridge, self.lease, self.join = [], None, None, None, None
+        for descriptor in self._held:
+            os.close(descriptor)
+        if self.join:
+            self.join.__exit__()
+        self._held, self.bridge, self.join = [], None, None
+        if self._bridged:
+            with networks.Host():
+                pass

@@ -1,17 +1,20 @@
 """Chapter 7: the firewall. Published ports, addresses that are borrowed on the way out, and walls between networks.
 
-    pending = begin(elements, rules, lock)      # nft runs meanwhile
-    settle(pending) or restore(elements, rules) # both tables are as they should be, or nothing has been changed
+    nft(published("0.0.0.0", "tcp", 8080, "10.77.0.2", 80))      # one element more
+    anew(lines)                                                  # both tables, as they should be
 
 Everything is in two tables that are called minidocker, nftables(8): one of the family inet, which sees packets, one of
 the family bridge, which sees frames. Their rules never change; what comes and goes are elements of sets and maps: one
 for each published port, so a thousand of them cost no more than one. Others may change the firewall at any moment, so
-each start looks whether the rules are those that were written, and no set was emptied; if not, all is made anew.
+each start looks whether its `generation` is the one that we left; if not, all is made anew.
 """
 
 from __future__ import annotations
 
-from minidocker.network.links import Tool, eui64_of, interface_of, mac_of, tag, tool
+import _socket as socket
+import struct
+
+from minidocker.network.links import dotted, eui64_of, interface_of, ipv6, mac_of, numbers, tag, tool
 from minidocker.outcome import ContainerError
 
 # md-* are our bridges, mv* their ports: interfaces that nobody else makes. A name as of a wildcard is a comparison of
@@ -22,15 +25,17 @@ WAY_IN = """
 table inet minidocker {
     map published4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; flags interval; }
     map published6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; flags interval; }
-    chain from_outside { type nat hook prerouting priority dstnat;
-        ip daddr 127.0.0.0/8 return
+    chain published {
         fib daddr type local meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @published4
         fib daddr type local meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @published6
     }
+    chain from_outside { type nat hook prerouting priority dstnat;
+        ip daddr 127.0.0.0/8 return
+        jump published
+    }
     chain from_here { type nat hook output priority -100;
         ip6 daddr ::1 return
-        fib daddr type local meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @published4
-        fib daddr type local meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @published6
+        jump published
     }
 }
 """
@@ -63,13 +68,12 @@ table inet minidocker {
 WAY_OUT = """
 table inet minidocker {
     set subnets4 { type ipv4_addr; flags interval; }
-    set subnets6 { type ipv6_addr; flags interval; }
     chain way_out { type nat hook postrouting priority srcnat;
         ip saddr @subnets4 oifname != "md-*" masquerade
-        ip6 saddr @subnets6 oifname != "md-*" masquerade
+        ip6 saddr fd6d::/16 oifname != "md-*" masquerade
         oifname "md-*" ct status dnat ip saddr 127.0.0.0/8 masquerade
         oifname "md-*" ct status dnat ip saddr @subnets4 masquerade
-        oifname "md-*" ct status dnat ip6 saddr @subnets6 masquerade
+        oifname "md-*" ct status dnat ip6 saddr fd6d::/16 masquerade
     }
 }
 """
@@ -94,31 +98,10 @@ table bridge minidocker {
     }
 }
 """
-TABLES = "inet minidocker", "bridge minidocker"
-ANEW = "".join(f"table {table}\ndelete table {table}\n" for table in TABLES)
-CHAINS = {TABLES[0]: ["loopback", "from_outside", "from_here", "through", "to_host", "way_out"], TABLES[1]: ["guard"]}
-# What nobody can be or ask for: who empties a set or a map takes this away, too, and is noticed by it.
-NOBODY = {
-    "inet minidocker same": '"none" . "none"',
-    "inet minidocker subnets4": "240.0.0.1",
-    "inet minidocker subnets6": "2001:db8::",
-    "inet minidocker published4": "240.0.0.1 . tcp . 1 : 240.0.0.1 . 1",
-    "inet minidocker published6": "2001:db8:: . tcp . 1 : 2001:db8:: . 1",
-    "bridge minidocker guests4": '"none" . 00:00:00:00:00:00 . 0.0.0.0',
-    "bridge minidocker guests6": '"none" . 00:00:00:00:00:00 . ::',
-    "bridge minidocker neighbours": '"none" . 0x0',
-    "bridge minidocker egress": '"none" : "none"',
-}
-LOOK = "".join(f"list chain {table} {chain}\n" for table, chains in CHAINS.items() for chain in chains)
-LOOK += "".join(f"get element {table} {{ {item.partition(' : ')[0]} }}\n" for table, item in NOBODY.items())
-RULES = WAY_IN + WALLS + WAY_OUT + GUARD
-RULES += "".join(f"add element {table} {{ {item} }}\n" for table, item in NOBODY.items())
+EMPTY = "".join(f"table {family} minidocker\ndelete table {family} minidocker\n" for family in ("inet", "bridge"))
 MARK = ' comment "minidocker"'  # of our rules in the chains of others
 FAMILIES = "ip ", "ip6 ", "inet ", "bridge "  # of tables that are asked about a packet that is passed on
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    Pending = tuple[Tool, str]
+NETLINK_NETFILTER, NFT_MSG_GETGEN, NLM_F_REQUEST = 12, 10 << 8 | 16, 1  # <linux/netlink.h>, <nf_tables.h>
 
 
 def ours(text: str) -> str:
@@ -131,134 +114,96 @@ def ours(text: str) -> str:
 
 def nft(text: str) -> str:
     """Run nft(8) on a batch, which the kernel takes as a whole or not at all."""
-    return tool("nft", "-t", "-f", "-", text=ours(text))
+    return tool("nft", "-f", "-", text=ours(text))
 
 
-def guest(number: int, addresses: list[str]) -> list[str]:
-    """What the guard knows of a container: what it may say it is, by which port it comes."""
-    card, eui64 = f'"{interface_of(number)}"', eui64_of(number)
-    found = [f"element bridge minidocker guests4 {{ {card} . {mac_of(number)} . {addresses[0]} }}"]
-    for address in addresses[1:]:
-        both = ", ".join(f"{card} . {mac_of(number)} . {text}" for text in (address, f"fe80::{eui64}"))
-        last = "".join(part.rjust(4, "0") for part in eui64.split(":"))
-        found.append(f"element bridge minidocker guests6 {{ {both} }}")
-        found.append(f"element bridge minidocker neighbours {{ {card} . 0x{last} }}")
-    return found
+def generation() -> int:
+    """How many times the rules of this host have been changed, by any program: a message of netlink(7), by hand."""
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    kernel.send(struct.pack("=IHHIIBBH", 20, NFT_MSG_GETGEN, NLM_F_REQUEST, 0, 0, 0, 0, 0))
+    answer = kernel.recv(512)
+    kernel.close()
+    return int.from_bytes(answer[24:28], "big")  # behind the header, and that of the first attribute
 
 
-def subnet(bridge: str, subnet4: str, prefix6: str) -> list[str]:
-    """What the tables know of a network."""
-    found = [f'element inet minidocker same {{ "{bridge}" . "{bridge}" }}']
-    found.append(f"element inet minidocker subnets4 {{ {subnet4} }}")
-    return found + ([f"element inet minidocker subnets6 {{ {prefix6}::/64 }}"] if prefix6 else [])
+def element(name: str, *items: str) -> str:
+    """The line that adds them to a set or a map."""
+    return f"add element {name} {{ {', '.join(items)} }}\n"
+
+
+def network(bridge: str, subnet: str, guests: list[int]) -> str:
+    """What the tables know of a network, and of its guests: what each may say it is, by which port it comes."""
+    lines = [element("inet minidocker same", f'"{bridge}" . "{bridge}"'), element("inet minidocker subnets4", subnet)]
+    for number in guests:
+        port, half = f'"{interface_of(number)}"', eui64_of(number)
+        card, both = f"{port} . {mac_of(number)}", [ipv6(first, half) for first in (numbers(subnet)[0], 0)]
+        lines.append(element("bridge minidocker guests4", f"{card} . {dotted(number)}"))
+        lines.append(element("bridge minidocker guests6", *(f"{card} . {address}" for address in both)))
+        lines.append(element("bridge minidocker neighbours", f"{port} . 0x{half.hex()}"))
+    return "".join(lines)
 
 
 def published(host: str, protocol: str, number: int, guest: str, port: int) -> str:
     """A published port: what a packet is for, and what it will be for. "All addresses" is a net of all addresses."""
     family, host = "6" if ":" in host else "4", {"0.0.0.0": "0.0.0.0/0", "::": "::/0"}.get(host, host)
-    return f"element inet minidocker published{family} {{ {host} . {protocol} . {number} : {guest} . {port} }}"
+    return element(f"inet minidocker published{family}", f"{host} . {protocol} . {number} : {guest} . {port}")
 
 
-def policed(interface: str, rate: int) -> list[str]:
+def policed(port: str, rate: int) -> str:
     """No more than `rate` bits per second and a tenth may come through a port of a bridge; the rest is dropped."""
     speed = f"rate over {rate * 11 // 80} bytes/second burst {max(rate // 40, 1 << 18)} bytes"
-    item = f'"{interface}" : "{interface}"'
-    return [f"limit bridge minidocker {interface} {{ {speed}; }}", f"element bridge minidocker egress {{ {item} }}"]
+    limit = f"add limit bridge minidocker {port} {{ {speed}; }}\n"
+    return limit + element("bridge minidocker egress", f'"{port}" : "{port}"')
 
 
-def _said(items: list[str]) -> str:
-    """Show our rules and everybody's chains, and add these elements: one that is there already is no error. To add a
-    table that is there wakes it, if somebody has made it dormant.
-    """
-    awake = "".join(f"add table {table}\n" for table in TABLES)
-    return LOOK + "list chains\n" + awake + "".join(f"add {item}\n" for item in items)
-
-
-def begin(items: list[str], path: str, lock: int) -> Pending:
-    """Start nft: it shows what there is, and adds these elements. It keeps the lock until it ends: nobody changes the
-    tables meanwhile, and its caller need not wait.
-    """
-    return Tool("nft", "-t", "-f", "-", text=ours(_said(items)), lock=lock), path
-
-
-def settle(pending: Pending) -> str:
-    """What nft has answered after `begin`; "" if something is missing, or the rules are not what `restore` has made."""
-    started, path = pending
+def add(lines: str) -> bool:
+    """Add these to the tables; False if the tables are no more."""
     try:
-        answer = started.result()
-        with open(path) as file:
-            return answer if answer.startswith(file.read()) else ""
-    except (ContainerError, FileNotFoundError):
-        return ""
-
-
-def restore(items: list[str], path: str) -> str:
-    """Make everything anew in one batch, whatever was there, and write down how nft shows it; the same answer.
-
-    Somebody may flush it again before it is shown, so there are some tries.
-    """
-    for attempt in range(5):
-        nft(ANEW + RULES + "".join(f"add {item}\n" for item in items))
-        try:
-            answer = nft(_said(items))
-            break
-        except ContainerError:
-            if attempt == 4:
-                raise
-    with open(path, "w") as file:
-        file.write("\n}\n".join(answer.split("\n}\n", LOOK.count("\n"))[:-1]))
-    return answer
-
-
-def remove(items: list[str]) -> bool:
-    """Remove elements: add and delete is no error where they are gone. False if the tables are no more."""
-    names = [item.partition(" {")[0] if item.startswith("limit ") else item for item in reversed(items)]
-    try:
-        nft("".join(f"add {item}\n" for item in items) + "".join(f"delete {name}\n" for name in names))
-        return True
+        return not lines or nft(lines) == ""
     except ContainerError:
         return False
 
 
+def restore(lines: str) -> list[str]:
+    """Make everything anew in one batch, whatever was there; returns what `open_doors` has to say."""
+    nft(EMPTY + WAY_IN + WALLS + WAY_OUT + GUARD + lines)
+    return open_doors()
+
+
 def uninstall() -> None:
     """Remove the tables, with everything in them, and our rules in the chains of others."""
-    handles = [(chain, handle) for chain, _, found in foreign(nft("list chains\n")) for handle in found]
-    nft(ANEW + "".join(f"delete rule {chain} handle {handle}\n" for chain, handle in handles))
+    doors = [(chain, line.split()[-1]) for chain, lines in foreign().items() for line in lines if ours(MARK) in line]
+    nft(EMPTY + "".join(f"delete rule {chain} handle {handle}\n" for chain, handle in doors))
 
 
-# A packet for a container comes in through one interface of the host and leaves through another, and every firewall on
-# the machine must let it: one table's accept is not the last word, one table's drop is.
-
-
-def foreign(chains: str) -> list[tuple[str, bool, list[str]]]:
-    """The chains of others that are asked whether the host may pass a packet on, from what `list chains` printed: their
-    names, whether they drop what they do not know, by policy or by a last rule, and the handles of our rules in them.
-    """
-    found, table, chain = [], "", ""
-    for line in chains.splitlines():
+def foreign() -> dict[str, list[str]]:
+    """The chains of others that are asked whether the host may pass a packet on, with their lines: hook, then rules."""
+    found, lines, table, chain = dict[str, list[str]](), list[str](), "", ""
+    for line in tool("nft", "-a", "-t", "list", "ruleset").splitlines():
         words = line.split()
         if words[:1] == ["table"]:
-            table = f"{words[1]} {words[2]}"
+            table, lines = f"{words[1]} {words[2]}", []  # its sets have handles, too
         elif words[:1] == ["chain"]:
-            chain = words[1]
+            chain, lines = words[1], []
         elif "hook forward" in line and table.startswith(FAMILIES) and " minidocker" not in table:
-            shown = tool("nft", "-a", "list", "chain", *table.split(), chain).splitlines()[3:]
-            rules = [line.partition(" # handle ") for line in shown if " # handle " in line]
-            last = rules[-1][0].split() if rules else []
-            final = last[5 if last[:1] == ["counter"] else 0 :][:1] in (["drop"], ["reject"])
-            handles = [handle for rule, _, handle in rules if rule.endswith(ours(MARK))]
-            found.append((f"{table} {chain}", final or "policy drop" in line, handles))
+            lines = found[f"{table} {chain}"] = [line]
+        elif " # handle " in line:
+            lines.append(line)
     return found
 
 
-def open_doors(chains: str) -> list[str]:
-    """Let what comes from or goes to our bridges pass where others drop all else; return a warning where that fails.
+def open_doors() -> list[str]:
+    """Let what comes from or goes to our bridges pass where others drop all else, by policy or by a last rule; return a
+    warning where that fails.
 
-    It opens nothing more: what may go to a container is decided in our own table, where drop is final.
+    Every firewall on the machine must let a packet pass: one table's accept is not the last word, one table's drop is.
+    So it opens nothing more: what may go to a container is decided in our own table.
     """
     warnings = []
-    for chain, drops, handles in foreign(chains):
-        if drops and not handles:
+    for chain, (hook, *rules) in foreign().items():
+        last = rules[-1].split() if rules else [""]
+        drops = "policy drop" in hook or last[5 if last[0] == "counter" else 0] in ("drop", "reject")
+        if drops and not any(ours(MARK) in rule for rule in rules):
             links = '"mv*"' if chain.startswith("bridge ") else '"md-*"'
             try:
                 nft("".join(f"insert rule {chain} {way} {links} accept{MARK}\n" for way in ("iifname", "oifname")))

@@ -1,4 +1,4 @@
-"""Chapter 7: cables and switches. What the interfaces of a network are called, and the tools that make them.
+"""Chapter 7: cables and switches. The tools that make them, and what follows from an IPv4 address.
 
     tool("ip", "-batch", "-", text=cable(number, "md-web", pid))      # a pair of interfaces, one end in the container
     tool("tc", *limit("eth0", 10_000_000))                            # no more than 10 Mbit/s leave through it
@@ -12,59 +12,37 @@ from __future__ import annotations
 import _socket as socket  # the C half of `socket`: its other half takes 5 ms to import
 import binascii
 import os
-import sys
 
 from minidocker import state
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import CLONE_NEWNET, setns
 
 DIRECTORIES = ":/usr/sbin:/sbin"  # where the tools are, also for whom they are not in PATH
-PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "conntrack": "conntrack"}
+PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "conntrack": "conntrack", "nsenter": "util-linux"}
 CARD = "eth0"  # the container's end of the cable
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}  # networks count in powers of ten, and in bits
-
-
-class Tool:
-    """A program that runs and reads `text`; `result` waits for its end. It keeps the descriptor `lock` open until then.
-
-    Standard input and both outputs are files in memory: no pipe can fill, and `subprocess` need not be imported.
-    """
-
-    def __init__(self, name: str, *arguments: str, text: str = "", lock: int = -1) -> None:
-        path = program(name)
-        self.name, self.files = name, [os.memfd_create(name) for _ in range(3)]
-        os.pwrite(self.files[0], text.encode(), 0)
-        kept = [*self.files, *([lock] if lock >= 0 else [])]
-        places = [(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate(kept)]
-        environment = {"PATH": DIRECTORIES[1:], "LC_ALL": "C"}
-        self.pid = os.posix_spawn(path, [name, *arguments], environment, file_actions=places)
-
-    def result(self) -> str:
-        """What it printed; `ContainerError` with its first complaint if it failed."""
-        status = os.waitpid(self.pid, 0)[1]
-        _, printed, refused = (
-            os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace") for file in self.files
-        )
-        for file in self.files:
-            os.close(file)
-        if status:
-            why = refused.strip().split("\n")[0] or f"ended with status {status}"
-            raise ContainerError(f"Network: {self.name}: {why}", isolator="Network", syscall=self.name)
-        return printed
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}  # networks count in powers of ten, and in bits
 
 
 def tool(name: str, *arguments: str, text: str = "", pid: int = 0) -> str:
-    """Run it to its end; with a `pid`, in that process's network namespace, where setns(2) moves this thread for it."""
-    if not pid:
-        return Tool(name, *arguments, text=text).result()
-    here, there = (os.open(path, os.O_RDONLY) for path in ("/proc/thread-self/ns/net", f"/proc/{pid}/ns/net"))
-    try:
-        setns(there, CLONE_NEWNET)
-        return Tool(name, *arguments, text=text).result()
-    finally:
-        setns(here, CLONE_NEWNET)
-        os.close(here)
-        os.close(there)
+    """Run a program that reads `text`, in the network namespace of `pid` if there is one, and return what it printed;
+    `ContainerError` with its first complaint.
+
+    Its streams are files in memory: no pipe can fill, and `subprocess` need not be imported.
+    """
+    argv = [program(name), *arguments]
+    if pid:
+        argv = [program("nsenter"), f"--net=/proc/{pid}/ns/net", *argv]
+    files = [os.memfd_create(name) for _ in range(3)]
+    os.pwrite(files[0], text.encode(), 0)
+    streams = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+    child = os.posix_spawn(argv[0], argv, {"PATH": DIRECTORIES[1:], "LC_ALL": "C"}, file_actions=streams)
+    status = os.waitpid(child, 0)[1]
+    printed, refused = (os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace") for file in files[1:])
+    for file in files:
+        os.close(file)
+    if status:
+        why = refused.strip().split("\n")[0] or f"ended with status {status}"
+        raise ContainerError(f"Network: {name}: {why}", isolator="Network", syscall=name)
+    return printed
 
 
 def program(name: str) -> str:
@@ -91,6 +69,18 @@ def bridge_of(network: str) -> str:
 # A container's interface, hardware address and IPv6 addresses follow from its IPv4 address: no neighbour has to forget.
 
 
+def numbers(subnet: str) -> range:
+    """The addresses of a subnet: the network's own, the bridge's, those of containers, and the broadcast address."""
+    address, _, prefix = subnet.partition("/")
+    first = int.from_bytes(socket.inet_aton(address), "big")
+    return range(first, first + (1 << 32 - int(prefix or 32)))
+
+
+def dotted(number: int) -> str:
+    """An IPv4 address as it is written: 0x0a4d0001 is 10.77.0.1."""
+    return socket.inet_ntoa(number.to_bytes(4, "big"))
+
+
 def interface_of(number: int) -> str:
     """The host's end of the cable."""
     return f"m{tag()}v{number:08x}"
@@ -101,21 +91,23 @@ def mac_of(number: int) -> str:
     return (b"\x02m" + number.to_bytes(4, "big")).hex(":")
 
 
-def eui64_of(number: int) -> str:
+def eui64_of(number: int) -> bytes:
     """The second half of its IPv6 addresses, as the kernel makes it of the hardware address: RFC 4291, appendix A."""
-    a, b, c, d = number.to_bytes(4, "big")
-    return f"6d:{a:x}ff:fe{b:02x}:{c << 8 | d:x}"
+    octets = number.to_bytes(4, "big")
+    return b"\0m" + octets[:1] + b"\xff\xfe" + octets[1:]
 
 
-def dotted(number: int) -> str:
-    """An IPv4 address as it is written: 0x0a4d0001 is 10.77.0.1."""
-    return socket.inet_ntoa(number.to_bytes(4, "big"))
+def ipv6(first: int, half: bytes = bytes(8)) -> str:
+    """An address in the private network (RFC 4193) that goes with that of IPv4; for `first` 0, one on the link only."""
+    prefix = b"\xfdm" + first.to_bytes(4, "big") + bytes(2) if first else b"\xfe\x80" + bytes(6)
+    return socket.inet_ntop(socket.AF_INET6, prefix + half)
 
 
-def parse_address(text: str) -> tuple[int, bytes]:
-    """The family and the bytes of an address; `OSError` for what is none."""
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
-    return int(family), socket.inet_pton(family, text)
+def family_of(address: str) -> int:
+    """AF_INET or AF_INET6; `OSError` for what is no address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    socket.inet_pton(family, address)
+    return int(family)
 
 
 def exists(name: str) -> bool:
@@ -123,18 +115,15 @@ def exists(name: str) -> bool:
     return name in [name for _, name in socket.if_nameindex()]
 
 
-def routes() -> list[tuple[str, int, int]]:
-    """(interface, first number, last number) of each network that this host has a route to.
-
-    /proc/net/route has them in hexadecimal, in the machine's byte order.
-    """
+def routes() -> list[tuple[str, range]]:
+    """(interface, addresses) of each network that this host has a route to; the kernel's table is hexadecimal."""
     found = []
     with open("/proc/thread-self/net/route") as file:
         for line in [*file][1:]:
             interface, target, _, _, _, _, _, mask, *_ = line.split()
-            begin, bits = (int.from_bytes(int(word, 16).to_bytes(4, sys.byteorder), "big") for word in (target, mask))
+            first, bits = (socket.ntohl(int(word, 16)) for word in (target, mask))
             if bits:
-                found.append((interface, begin, begin | ~bits & 0xFFFFFFFF))
+                found.append((interface, range(first, first + (1 << 32) - bits)))
     return found
 
 
@@ -149,18 +138,25 @@ def cable(number: int, bridge: str, pid: int) -> str:
     return f"link add {name} master {bridge} up type veth {peer}\nlink set {name} type bridge_slave hairpin on\n"
 
 
-def card(addresses: list[str], gateways: list[str]) -> str:
-    """The container's end. nodad: IPv6 need not ask the network whether somebody has the address already."""
-    lines = ["link set lo up", *(f"addr add {text} dev {CARD}{' nodad' * (':' in text)}" for text in addresses)]
-    return "\n".join([*lines, f"link set {CARD} up", *(f"route add default via {text}" for text in gateways), ""])
+def up(interface: str, addresses: list[str], subnet: str) -> str:
+    """Switch it on, with these addresses. nodad: IPv6 need not ask the network whether somebody has one already."""
+    bits = subnet.partition("/")[2]
+    lines = [f"addr replace {text}/{'64 nodad' if ':' in text else bits} dev {interface}\n" for text in addresses]
+    return "".join([*lines, f"link set {interface} up\n"])
+
+
+def card(addresses: list[str], subnet: str, gateways: list[str]) -> str:
+    """The container's end, and its way to the world."""
+    routes = [f"route add default via {text}\n" for text in gateways]
+    return "".join(["link set lo up\n", up(CARD, addresses, subnet), *routes])
 
 
 def parse_rate(text: str | int) -> int:
     """Bits per second, from a number or from "10M", "500k", "1g"; `ContainerError` for what is no rate."""
     word = str(text).lower().removesuffix("bit")
-    number, unit = (word[:-1], word[-1:]) if word[-1:] in UNITS else (word, "")
+    unit = UNITS.get(word[-1:], 1)
     try:
-        rate = int(float(number) * UNITS[unit])
+        rate = int(float(word if unit == 1 else word[:-1]) * unit)
     except (ValueError, OverflowError):
         rate = 0
     if not 8000 <= rate < 1 << 40:

@@ -1,16 +1,17 @@
 """Chapter 7: names. How containers find each other: what they see as /etc/hosts and /etc/resolv.conf.
 
-There is no name server. All containers of a network see the same file as their /etc/hosts, mounted there read-only: the
-host side of each writes it when one comes or goes. It is the file itself that is mounted, not a copy, so everybody sees
-the change at once; so it is written in place, by one write(2), and never replaced.
+There is no name server. Each container has a file of the host's mounted as its /etc/hosts, read-only, and the host side
+of each writes its names into the files of all others. It is the file itself that is mounted, not a copy, so everybody
+sees the change at once; so it is written in place, by one write(2), and never replaced.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from minidocker.images.inside import LOCALHOST as LOCALHOST
-from minidocker.network.links import parse_address
+from minidocker.network.links import family_of
 from minidocker.outcome import ContainerError
 from minidocker.volumes import Bind
 
@@ -31,7 +32,7 @@ def checked(names: list[str]) -> list[str]:
 def _address(text: str, otherwise: str) -> str:
     """An address, without brackets; or an error in these words."""
     try:
-        parse_address(text.strip("[]"))
+        family_of(text.strip("[]"))
     except OSError:
         raise ContainerError(f"Network: {otherwise}") from None
     return text.strip("[]")
@@ -47,18 +48,14 @@ def extra_host(text: str) -> str:
 
 def write(path: str, text: str) -> None:
     """Write a file in place: who has it mounted sees the same file, and at no time an empty one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+    descriptor, data = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC), text.encode()
     try:
         os.fchmod(descriptor, 0o644)
-        os.ftruncate(descriptor, os.pwrite(descriptor, text.encode(), 0))
+        if os.pwrite(descriptor, data, 0) < len(data):  # what was there before is not cut off then
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.ftruncate(descriptor, len(data))
     finally:
         os.close(descriptor)
-
-
-def append(path: str, text: str) -> None:
-    """Add lines, by one write(2)."""
-    with open(path, "ab", buffering=0) as file:
-        file.write(text.encode())
 
 
 def resolv_conf(servers: list[str]) -> str:

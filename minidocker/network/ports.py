@@ -14,18 +14,19 @@ import _socket as socket
 import errno
 import os
 
-from minidocker.network.links import parse_address, tool
+from minidocker.cgroups.hierarchy import read
+from minidocker.network.links import family_of, tool
 from minidocker.outcome import ContainerError
 
 PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 ATTEMPTS = 100  # to find an ephemeral port that is free in IPv4 and IPv6
-SWITCHES = {"4": "net.ipv4.ip_forward", "6": "net.ipv6.conf.all.forwarding"}
+ANY = range(1)  # the choice 0, which leaves it to the kernel
+SWITCHES = {"IPv4": "net.ipv4.ip_forward", "IPv6": "net.ipv6.conf.all.forwarding"}
 
 
 class Port:
-    """One published port: on `address` of the host ("": on all), any free one of `choices`, to `container`.
-
-    `number` is the one that it got, 0 before. The choice range(1), that is 0, leaves it to the kernel.
+    """One published port: on `address` of the host ("": on all), any free one of `choices`, to `container`; `number` is
+    the one that it got, 0 before.
     """
 
     def __init__(self, address: str, choices: range, container: int, protocol: str) -> None:
@@ -34,8 +35,9 @@ class Port:
 
     def __repr__(self) -> str:
         where = f"[{self.address}]" if ":" in self.address else self.address or "*"
-        first, last = self.choices[0], self.choices[-1]
-        asked = "?" if not first else f"{first}" if first == last else f"{first}-{last}"
+        asked = (
+            "?" if self.choices == ANY else "-".join(str(end) for end in sorted({self.choices[0], self.choices[-1]}))
+        )
         return f"{where}:{self.number or asked} -> {self.container}/{self.protocol}"
 
     def addresses(self) -> list[str]:
@@ -45,11 +47,7 @@ class Port:
 
 def has_ipv6() -> bool:
     """Whether IPv6 is in this kernel, and switched on in this network namespace."""
-    try:
-        with open("/proc/sys/net/ipv6/conf/all/disable_ipv6") as file:
-            return file.read().strip() == "0"
-    except FileNotFoundError:
-        return False
+    return read("/proc/sys/net/ipv6/conf/all/disable_ipv6").strip() == "0"
 
 
 def parse_port(text: str) -> list[Port]:
@@ -65,13 +63,12 @@ def parse_port(text: str) -> list[Port]:
         rest, _, last = rest.rpartition(":")
         address, colon, first = rest.rpartition(":")
         address = _host_address(address) if colon else ""
-        inner, outer = _range(last), _range(first, least=0) if first else range(1)
-        if len(inner) > 1 and outer != range(1):
+        inner, outer = _range(last), _range(first, least=0) if first else ANY
+        pairs = [(outer, number) for number in inner]
+        if len(inner) > 1 and outer != ANY:
             if len(outer) != len(inner):
                 raise ValueError(f"{len(outer)} ports of the host for {len(inner)} of the container")
             pairs = [(range(one, one + 1), number) for one, number in zip(outer, inner, strict=True)]
-        else:
-            pairs = [(outer, number) for number in inner]
     except ValueError as why:
         usage = "write [ADDRESS:][HOST:]CONTAINER[/udp]"
         raise ContainerError(f"Network: port {text!r}: {why}; {usage}") from None
@@ -79,10 +76,11 @@ def parse_port(text: str) -> list[Port]:
 
 
 def _host_address(address: str) -> str:
-    """An address without the brackets that IPv6 wants."""
-    plain = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    plain = address.removeprefix("[").removesuffix("]")
     try:
-        parse_address("" if ":" in plain and plain == address else plain)
+        if (":" in plain) != (address == f"[{plain}]"):
+            raise OSError
+        family_of(plain)
     except OSError:
         raise ValueError(f"{address!r} is no address of the form 192.0.2.1 or [2001:db8::1]") from None
     if plain == "::1":
@@ -91,7 +89,6 @@ def _host_address(address: str) -> str:
 
 
 def _range(part: str, least: int = 1) -> range:
-    """The ports in "80" or "8000-8010"."""
     low, dash, high = part.partition("-")
     if not all(word.isascii() and word.isdecimal() for word in (low, high if dash else low)):
         raise ValueError(f"{part!r} is no port")
@@ -108,9 +105,8 @@ def reserve(port: Port) -> list[int]:
 
     Host side; ports below 1024 want CAP_NET_BIND_SERVICE. The descriptors die with their owner, and so does the claim.
     """
-    for number in port.choices if port.choices[0] else [0] * ATTEMPTS:
-        held: list[int] = []
-        port.number = number
+    for number in port.choices if port.choices != ANY else [0] * ATTEMPTS:
+        held, port.number = list[int](), number
         try:
             for address in port.addresses():
                 held.append(_open(address, port))
@@ -131,7 +127,7 @@ def _open(address: str, port: Port) -> int:
     A server that ended a moment ago leaves connections in TIME_WAIT; SO_REUSEADDR ignores them, but lets others in
     beside us, too, until we listen. Then we stop to listen, and nobody who comes past the firewall is kept waiting.
     """
-    family, stream = parse_address(address)[0], port.protocol == "tcp"
+    family, stream = family_of(address), port.protocol == "tcp"
     holder = socket.socket(family, PROTOCOLS[port.protocol] | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_INET6:
@@ -148,22 +144,21 @@ def _open(address: str, port: Port) -> int:
         holder.close()
 
 
-def checked(ports: list[Port]) -> list[str]:
+def unforwarded(ports: list[Port]) -> list[str]:
     """What will not work on a host that does not forward; for a port that was asked for in vain, `ContainerError`.
 
     To switch it on is for the owner of the host: it makes a router of a machine that perhaps must be none.
     """
     warnings = []
-    for family in "46" if has_ipv6() else "4":
-        with open("/proc/sys/" + SWITCHES[family].replace(".", "/")) as file:
-            if file.read().strip() != "0":
-                continue
-        remedy, none = f"sysctl -w {SWITCHES[family]}=1", f"no forwarding of IPv{family} on this host"
+    for family, switch in SWITCHES.items():
+        if read("/proc/sys/" + switch.replace(".", "/")).strip() != "0" or (family == "IPv6" and not has_ipv6()):
+            continue
+        none = f"no forwarding of {family} on this host"
         for port in ports:
-            if not port.address.startswith("127.") and (":" in port.address) == (family == "6"):
-                text = f"{none}, so nobody outside could reach {port}: {remedy}, or publish it on 127.0.0.1 only"
-                raise ContainerError(f"Network: {text}", isolator="Network")
-        warnings.append(f"{none}: from the container no way to others, nor back; {remedy}")
+            if not port.address.startswith("127.") and (":" in port.address) == (family == "IPv6"):
+                text = f"so nobody outside could reach {port}: sysctl -w {switch}=1, or publish it on 127.0.0.1 only"
+                raise ContainerError(f"Network: {none}, {text}", isolator="Network")
+        warnings.append(f"{none}: from the container no way to others, nor back; sysctl -w {switch}=1")
     return warnings
 
 
@@ -173,7 +168,7 @@ def forget_udp(ports: list[Port]) -> list[str]:
     The kernel asks the rules about the first packet of a connection only. UDP has none: a client that goes on sending
     from the same port is one, to the kernel, and would be led to a container that is gone, for ever.
     """
-    for number in sorted({port.number for port in ports if port.protocol == "udp"}):
+    for number in {port.number for port in ports if port.protocol == "udp"}:
         for family in ("ipv4", "ipv6"):
             try:
                 tool("conntrack", "-D", "-f", family, "-p", "udp", "--orig-port-dst", f"{number}")
