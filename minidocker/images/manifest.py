@@ -7,10 +7,9 @@
     parse("localhost:5000/team/app:1.2")      registry localhost:5000, repository team/app, tag 1.2
     parse("app@sha256:…")                     exactly this content, whatever the tag points to today
 
-A descriptor is {"mediaType", "digest", "size"}. Docker's older documents (image manifest version 2, schema 2) have the
-same shape under other names, and are read as well. Sources: the OCI image specification, descriptor.md, manifest.md,
-config.md, image-index.md; the OCI distribution specification ("Pulling manifests") for names. That a first part with a
-dot, a colon or the name localhost is a registry, and that everything else is on docker.io, is Docker's custom.
+A descriptor is {"mediaType", "digest", "size"}. Docker's older documents (schema 2) have the same shape under other
+names, and are read as well. In a name, a first part with a dot, a colon or the name localhost is a registry: Docker's
+custom. Source: the OCI image specification, descriptor.md, manifest.md, config.md, image-index.md.
 """
 
 from __future__ import annotations
@@ -187,8 +186,7 @@ def _spelled(has: dict[str, Any]) -> str:
 
 
 def fits(descriptor: Descriptor, wanted: str = "") -> bool:
-    """Whether "os/architecture[/variant]", by default this machine, can execute it. What it does not say fits; an
-    attestation is for "unknown"."""
+    """Whether "os/architecture[/variant]", by default this machine, can execute it. What it does not say fits."""
     has = descriptor.get("platform")
     pairs = zip(("os", "architecture", "variant"), (wanted or _spelled(platform())).split("/"), strict=False)
     return not isinstance(has, dict) or all((has.get(key) or value) == value for key, value in pairs)

@@ -3,7 +3,7 @@
     images/oci-layout, index.json, blobs/sha256/…    the layout: everything by its digest, and names for it
     layers/sha256/…                                  each layer's files, by the digest of its tar (its diff ID)
     ready/…                                          what a start needs to know of an image, see `container.ready`
-    tmp/…, trash/…                                   what is being made, or removed; a rename moves it here or there
+    tmp/…, layers/trash/…                            what is being made, or removed; a rename moves it from, or there
 
 A name in index.json (annotation org.opencontainers.image.ref.name) points to a manifest, that to a config and layers.
 So does, in the build cache, what a step depends on: to the image that it made. Who changes the index holds the layout's
@@ -44,11 +44,12 @@ class Store:
 
     def __init__(self, home: str | None = None) -> None:
         self.home = home or state.home()
-        self.layout, self.unpacked = f"{self.home}/images", f"{self.home}/layers"
-        self.tmp, self.trash, self.index = f"{self.home}/tmp", f"{self.home}/trash", f"{self.layout}/index.json"
-        for directory in (f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256", f"{self.home}/ready", self.tmp):
+        self.layout, self.unpacked, self.tmp = (f"{self.home}/{name}" for name in ("images", "layers", "tmp"))
+        self.index, self._blobs = f"{self.layout}/index.json", f"{self.layout}/blobs/sha256"
+        self._layers, self._trash = f"{self.unpacked}/sha256", f"{self.unpacked}/trash"
+        self._ready = f"{self.home}/ready"
+        for directory in (self._blobs, self._layers, self._trash, self._ready, self.tmp):
             os.makedirs(directory, exist_ok=True)
-        os.makedirs(self.trash, mode=0o700, exist_ok=True)
         for directory in (self.unpacked, self.tmp):  # foreign setuid files lie here: for root only, CVE-2021-41091
             os.chmod(directory, 0o700)
         if not os.path.exists(self.index):
@@ -57,7 +58,7 @@ class Store:
 
     def blob(self, digest: str) -> str:
         """The path of a blob, whether it is there or not."""
-        return f"{self.layout}/blobs/sha256/{media.check_digest(digest)}"
+        return f"{self._blobs}/{media.check_digest(digest)}"
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there. What is there is whole: it got its name after its content was on the disk."""
@@ -111,7 +112,7 @@ class Store:
 
     def layer(self, descriptor: Descriptor, diff_id: str) -> str:
         """The directory with the files of a layer, unpacked now if it is not yet: once, whoever uses it."""
-        target = f"{self.unpacked}/sha256/{media.check_digest(diff_id)}"
+        target = f"{self._layers}/{media.check_digest(diff_id)}"
         if not os.path.isdir(target):
             from minidocker.images.layer.unpack import unpack  # not needed where all layers are unpacked
 
@@ -253,17 +254,17 @@ class Store:
             if not alone:
                 return 0
             needed = self._needed()
-            for directory in (self.tmp, f"{self.home}/ready", f"{self.layout}/blobs/sha256", f"{self.unpacked}/sha256"):
+            for directory in (self.tmp, self._ready, self._blobs, self._layers):
                 for name in os.listdir(directory):
                     lock = None if f"sha256:{name}" in needed else state.hold(f"{directory}/{name}")
                     if lock is not None:  # out of its place at once, to be removed file by file
-                        os.rename(f"{directory}/{name}", f"{self.trash}/{os.urandom(4).hex()}")
+                        os.rename(f"{directory}/{name}", f"{self._trash}/{os.urandom(4).hex()}")
                         os.close(lock)
-            nothing = os.stat(self.trash).st_blocks * 512
+            nothing = os.stat(self._trash).st_blocks * 512
             try:
-                return files.remove(self.trash) - nothing
+                return files.remove(self._trash) - nothing
             finally:
-                os.makedirs(self.trash, mode=0o700, exist_ok=True)
+                os.makedirs(self._trash, exist_ok=True)
 
     def _needed(self) -> set[str]:
         """The digests of all blobs and all unpacked layers that the index leads to."""
