@@ -180,19 +180,17 @@ class Source:
         held = dict[str, Entry]()
         parent, base = posixpath.split(self.path)
         with opened(self.root, parent) as above:
-            for way, directory, name, status in files.walk(above, base or ".", self._skips):
+            skips = None if self.ignore.exceptions else self._left_out
+            for way, directory, name, status in files.walk(above, base or ".", skips):
                 path = os.fsdecode(way)
-                if self._left_out(path):
+                if self._left_out(way):
                     held[path] = path, directory, name, status
                 elif not path or not stat.S_ISSOCK(status.st_mode):
                     yield from [held.pop(over) for over in [*held] if path.startswith(f"{over}/")]
                     yield path, directory, name, status
 
-    def _left_out(self, path: str) -> bool:
-        return bool(path) and self.ignore.ignores(posixpath.join(self.path, path))
-
-    def _skips(self, way: bytes) -> bool:
-        return not self.ignore.exceptions and self._left_out(os.fsdecode(way))
+    def _left_out(self, way: bytes) -> bool:
+        return bool(way) and self.ignore.ignores(posixpath.join(self.path, os.fsdecode(way)))
 
 
 class Copy:
@@ -284,10 +282,7 @@ class Copy:
             os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     def _directory(self, path: str) -> str:
-        """Make a directory with those that are missing on the way, for the new owner; return it without links.
-
-        A link on the way is followed, also where it leads to is what is missing.
-        """
+        """Make a directory, and those that are missing on the way, links followed; return the path without links."""
         path = os.path.realpath(path)
         if not os.path.isdir(path):
             if os.path.lexists(path):

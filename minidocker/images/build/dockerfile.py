@@ -138,10 +138,7 @@ class Instruction:
         return [(name, value) for name, _, value in (word.partition("=") for word in words)]
 
     def argv(self, config: Config) -> list[str]:
-        """The words to execute: the exec form as it is, the shell form behind the shell.
-
-        A here-document that is all of it is the command; else the shell gets the text with its documents.
-        """
+        """The words to execute. The shell gets the text with its documents, or a document that is all of it."""
         if self.json is not None:
             return self.json
         script = "\n".join([self.text, *(text + name for name, text, _ in self.documents)])

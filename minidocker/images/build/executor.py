@@ -59,7 +59,7 @@ def build(
 class Build:
     """One build, and where it is: `image` is the one so far, `document` its config, to change, `config` the inner one.
 
-    `context`: an open directory. `values`: the ARGs of the stage. `done`: image and ARGs of stages, by number.
+    `context`: an open directory. `values`: the ARGs of the stage. `done`: image and ARGs of stages.
     """
 
     ignore: Ignore = NOTHING  # what of the context is left out
@@ -72,7 +72,7 @@ class Build:
         vars(self).update(options)
         self.store, self.context = store, context
         self.steps = store.steps() if self.cached else {}
-        self.done: dict[int, tuple[Image, dict[str, str]]] = {}
+        self.done: dict[str, tuple[Image, dict[str, str]]] = {}
         self.config: dict[str, Any] = {}
         self.known: dict[str, str] = {}
         here = manifest.platform()
@@ -86,46 +86,34 @@ class Build:
 
     def up_to(self, target: str) -> Image:
         """The image of a stage, and before it those of the stages that it needs, in the order of the file."""
-        last = self.number(target, len(self.stages)) if target else len(self.stages) - 1
-        if last < 0:
+        names, needs = dict[str, int](), list[set[int]]()  # needs: begins with or copies from, and what those need
+        for index, (start, *others) in enumerate(self.stages):
+            with start.errors():
+                wanted = [expand(start.base, self.known), *(item.flags.get("from", "") for item in others)]
+            needs.append({index}.union(*(needs[names[name.lower()]] for name in wanted if name.lower() in names)))
+            names |= {str(index): index, start.name or str(index): index}
+        names[""] = len(self.stages) - 1
+        if target.lower() not in names:
             raise ContainerError(f"there is no stage {target!r} in the Dockerfile", exit_code=1)
-        needed = {last}
-        for index in range(last, -1, -1):
-            if index in needed:
-                names = [item.flags.get("from", "") for item in self.stages[index]]
-                needed |= {self.number(name, index) for name in [*names, self.base(self.stages[index][0])]} - {-1}
-        steps = [(index, instruction) for index in sorted(needed) for instruction in self.stages[index]]
-        for count, (self.current, instruction) in enumerate(steps, 1):
+        needed = sorted(needs[names[target.lower()]])
+        steps = [(index, instruction) for index in needed for instruction in self.stages[index]]
+        for count, (index, instruction) in enumerate(steps, 1):
             self.say(f"Step {count}/{len(steps)} : {instruction.source}")
             with instruction.errors(self.store.home):
                 if instruction.keyword in LEFT_OUT:
                     self.say(f" ---> left out: {LEFT_OUT[instruction.keyword]}")
                 else:
                     getattr(self, f"do_{instruction.keyword.lower()}", self.do_other)(instruction)
-            self.done[self.current] = self.image, self.values
+            if instruction is self.stages[index][-1]:
+                self.done |= dict.fromkeys([str(index), self.stages[index][0].name], (self.image, self.values))
         if not self.document["history"]:
-            raise self.stages[last][0].error("FROM scratch alone is no image: nothing is put into it")
+            raise self.stages[index][0].error("FROM scratch alone is no image: nothing is put into it")
         return self.image
-
-    def number(self, name: str, before: int) -> int:
-        """Of the stage of this name, or number, among the first ones; -1 if it is none of them."""
-        names = {key: index for index, stage in enumerate(self.stages[:before]) for key in (str(index), stage[0].name)}
-        return names.get(name.lower(), -1) if name else -1
-
-    def base(self, start: Instruction) -> str:
-        """What stands behind FROM, with the arguments from before the first one."""
-        with start.errors():
-            wanted, here = expand(start.flags.get("platform", ""), self.known), "/".join(manifest.platform().values())
-            if wanted not in ("", here):
-                raise start.error(f"FROM --platform={wanted}: this machine is {here}")
-            if not (name := expand(start.base, self.known)):
-                raise start.error(f"FROM {start.base}: that is empty")
-        return name
 
     def find(self, name: str) -> Image:
         """A stage before this one, an image of the store, fetched if it is not there, or scratch: one without layers."""
-        if (index := self.number(name, self.current)) in self.done:
-            return self.done[index][0]
+        if name.lower() in self.done:
+            return self.done[name.lower()][0]
         if name == "scratch":
             inner = {"Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"}
             empty = {"rootfs": {"type": "layers", "diff_ids": []}, "config": inner, "history": []}
@@ -160,8 +148,12 @@ class Build:
 
     def do_from(self, instruction: Instruction) -> None:
         """One that begins with another stage has the arguments of that. What a base wants to be done is left out."""
-        name = self.base(instruction)
-        self.values = dict(self.done.get(self.number(name, self.current), (None, {}))[1])
+        wanted, here = expand(instruction.flags.get("platform", ""), self.known), "/".join(manifest.platform().values())
+        if wanted not in ("", here):
+            raise instruction.error(f"FROM --platform={wanted}: this machine is {here}")
+        if not (name := expand(instruction.base, self.known)):
+            raise instruction.error(f"FROM {instruction.base}: that is empty")
+        self.values = dict(self.done[name.lower()][1]) if name.lower() in self.done else {}
         self.command_set = False
         self.go_on(self.find(name))
         onbuild = self.config.pop("OnBuild", None)
