@@ -132,13 +132,29 @@ def way(request, monkeypatch):
     thread.join()
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A state directory for the commands of a module's tests; its store has busybox."""
+    from tests.helpers.images import new_store
+
+    home = tmp_path_factory.mktemp("home")
+    new_store(home)
+    return home
+
+
 @pytest.fixture
-def host(tmp_path, monkeypatch):
+def own_home(tmp_path, monkeypatch):
+    """A state directory for this process, and for this test alone."""
+    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def host(own_home):
     """This thread is on a host of its own meanwhile, which keeps its files in a directory of its own."""
     from hosts import two_hosts
 
     need(os.geteuid() == 0, "networks need root")
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
     with two_hosts() as (here, lan), here.entered():
         here.lan = lan
         yield here

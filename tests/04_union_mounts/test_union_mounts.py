@@ -32,7 +32,7 @@ from tests.helpers import HOME
 from tests.helpers.union_model import Model, Real, outcome
 from tools.learner.nobody import NOBODY, PYTHON, as_nobody
 
-pytestmark = pytest.mark.chapter(4)
+pytestmark = [pytest.mark.chapter(4), pytest.mark.usefixtures("own_home")]
 drivers = pytest.mark.parametrize("driver", DRIVERS)
 ROOTS = f"{HOME}/roots"
 
@@ -60,12 +60,6 @@ OPERATIONS = st.one_of(
 # What each container does, one after the other: its upper directory is the next one's top lower directory.
 LIVES = st.lists(st.lists(OPERATIONS, max_size=20), min_size=2, max_size=4)
 OFTEN = int(os.environ.get("MINIDOCKER_EXAMPLES", "30"))
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """A state directory for each test."""
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
 
 
 def read(path):

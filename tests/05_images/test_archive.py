@@ -22,39 +22,23 @@ from minidocker.images.archive import export, import_, load, save
 from minidocker.images.image import find
 from minidocker.images.layer import unpack
 from minidocker.images.store import Store
-from minidocker.outcome import ContainerError
 from tests.helpers import REPO
-from tests.helpers.images import minidocker
+from tests.helpers.images import minidocker, refused
 from tests.helpers.layers import archive, entry, snapshot
 from tests.helpers.registries import contents, image, tree
 
 pytestmark = [
     pytest.mark.chapter(5),
     pytest.mark.skipif(os.geteuid() != 0, reason="layers have owners: unpacking them needs root"),
+    pytest.mark.usefixtures("own_home"),
 ]
 
 
-@pytest.fixture(autouse=True)
-def own_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "state"))
-
-
 @pytest.fixture
-def here(tmp_path):
-    """The store that images come from."""
-    return Store(str(tmp_path / "here"))
-
-
-@pytest.fixture
-def there(tmp_path):
-    """The store that they are loaded into."""
-    return Store(str(tmp_path / "there"))
-
-
-@pytest.fixture
-def app(here, tmp_path):
-    """An image of two layers."""
-    return image(here, "app:1", [tree(tmp_path / "base", "base"), tree(tmp_path / "app", "app")])
+def app(app):
+    """It has a name."""
+    app.store.tag("app:1", app.descriptor)
+    return app
 
 
 def saved(store, *names):
@@ -82,15 +66,6 @@ def closed():
     yield
     while FILES:
         FILES.pop().close()
-
-
-def refused(function, *arguments):
-    """The message of the error; one line of printable text."""
-    with pytest.raises(ContainerError) as failure:
-        function(*arguments)
-    text = str(failure.value)
-    assert text.isprintable(), text
-    return text
 
 
 def files_of(data):

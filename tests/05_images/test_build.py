@@ -39,17 +39,10 @@ from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.union import Union
 from tests.helpers import need
-from tests.helpers.images import HOME, REPO, add_image, minidocker, new_store
+from tests.helpers.images import HOME, REPO, add_image, minidocker
 from tests.helpers.registries import Registry
 
 pytestmark = pytest.mark.chapter(5)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    new_store(home)
-    return home
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from minidocker.images.store import Store
 from minidocker.images.transfer import pull, push
 from minidocker.outcome import ContainerError
 from tests.helpers import REPO, need
+from tests.helpers.images import minidocker, refused
 from tests.helpers.registries import (
     CONFIG,
     HTPASSWD,
@@ -45,19 +46,19 @@ from tests.helpers.registries import (
 pytestmark = [
     pytest.mark.chapter(5),
     pytest.mark.skipif(os.geteuid() != 0, reason="layers have owners: unpacking them needs root"),
+    pytest.mark.usefixtures("own_home"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """No waiting, no login and no proxy of whoever runs the tests; a state directory of their own."""
+    """No waiting, no login and no proxy of whoever runs the tests."""
     monkeypatch.setattr(registry.Registry, "timeout", 5.0)
     monkeypatch.setattr(registry.Registry, "backoff", 0.01)
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith("MINIDOCKER_M") or name == "MINIDOCKER_AUTH":
             monkeypatch.delenv(name)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -69,46 +70,11 @@ def debian(tmp_path):
 
 
 @pytest.fixture
-def here(tmp_path):
-    """The store that images come from."""
-    return Store(str(tmp_path / "here"))
-
-
-@pytest.fixture
-def there(tmp_path):
-    """The store that they are pulled into."""
-    return Store(str(tmp_path / "there"))
-
-
-@pytest.fixture
-def app(here, tmp_path):
-    """An image of two layers."""
-    return image(here, "", [tree(tmp_path / "base", "base"), tree(tmp_path / "app", "app")])
-
-
-@pytest.fixture
 def server(app):
     """A registry of our own that has it as app:1."""
     with Registry() as server:
         server.serve(app)
         yield server
-
-
-def refused(function, *arguments, kind=ContainerError):
-    """The message of the error; one line of printable text."""
-    with pytest.raises(kind) as failure:
-        function(*arguments)
-    text = str(failure.value)
-    assert text.isprintable(), text
-    return text
-
-
-def command(*words, **options):
-    """Run the command line, with this interpreter."""
-    environment = {**os.environ, "PYTHONPATH": str(REPO), **options.pop("env", {})}
-    return subprocess.run(
-        [sys.executable, "-m", "minidocker", *words], env=environment, capture_output=True, text=True, **options
-    )
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
@@ -176,12 +142,12 @@ def test_what_was_pulled_runs(debian, here, tmp_path):
     (root / "bin/sh").symlink_to("busybox")
     made = image(here, f"{debian}/busy", [root], {"Cmd": ["sh", "-c", "echo it runs; exit 3"]})
     push(here, f"{debian}/busy")
-    environment = {"MINIDOCKER_HOME": str(tmp_path / "fresh")}
-    ran = command("run", "--rm", f"{debian}/busy", env=environment)
+    fresh = tmp_path / "fresh"
+    ran = minidocker(fresh, "run", "--rm", f"{debian}/busy")
     assert (ran.returncode, ran.stdout) == (3, "it runs\n"), ran.stderr
-    again = command("pull", "-q", f"{debian}/busy", env=environment)
+    again = minidocker(fresh, "pull", "-q", f"{debian}/busy")
     assert (again.stdout, again.stderr) == (f"{debian}/busy:latest\n", "")
-    assert find(Store(str(tmp_path / "fresh")), f"{debian}/busy").id == made.id
+    assert find(Store(str(fresh)), f"{debian}/busy").id == made.id
 
 
 # --- platforms -------------------------------------------------------------------------------------------------------
@@ -1264,17 +1230,17 @@ def test_a_layer_is_never_in_memory(server, here, there, tmp_path):
 
 
 def test_lines_where_there_is_no_terminal(server, tmp_path, app):
-    environment = {"MINIDOCKER_HOME": str(tmp_path / "fresh")}
-    ran = command("pull", f"{server.name}/app:1", env=environment)
+    fresh = tmp_path / "fresh"
+    ran = minidocker(fresh, "pull", f"{server.name}/app:1")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [f"Digest: {app.descriptor['digest']}", f"{server.name}/app:1"]
     layers = {layer["digest"][7:19] for layer in app.manifest["layers"]}
     assert set(ran.stderr.splitlines()) == {"1: Pulling from app", *(f"{layer}: Pull complete" for layer in layers)}
-    again = command("pull", f"{server.name}/app:1", env=environment)
+    again = minidocker(fresh, "pull", f"{server.name}/app:1")
     assert all("Already exists" in line for line in again.stderr.splitlines()[1:])
-    pushed = command("push", f"{server.name}/app:1", env=environment)
+    pushed = minidocker(fresh, "push", f"{server.name}/app:1")
     assert pushed.stdout.splitlines()[-1].startswith(f"1: digest: {app.descriptor['digest']} size: ")
-    failed = command("pull", f"{server.name}/none", env=environment)
+    failed = minidocker(fresh, "pull", f"{server.name}/none")
     assert failed.returncode == 1 and failed.stdout == ""
     assert failed.stderr.splitlines()[-1].startswith(f"minidocker: {server.name}: HTTP 404")
 

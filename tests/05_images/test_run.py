@@ -22,13 +22,6 @@ from tests.helpers.images import HOME, REPO, add_image, minidocker, new_store
 pytestmark = pytest.mark.chapter(5)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    new_store(home)
-    return home
-
-
 @pytest.fixture
 def here(home, monkeypatch):
     """This process, too, looks into that home."""

@@ -24,13 +24,6 @@ USAGE = """try [OPTIONS] IMAGE[:TAG] [NAME]: a verb
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    new_store(home)
-    return home
-
-
 # Options
 
 

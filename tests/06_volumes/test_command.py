@@ -15,13 +15,6 @@ from tests.helpers.images import HOME, add_image, minidocker, new_store
 pytestmark = pytest.mark.chapter(6)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    new_store(home)
-    return home
-
-
 def test_a_volume_outlives_its_containers(home):
     assert minidocker(home, "volume", "create", "pages").stdout == "pages\n"
     assert minidocker(home, "run", "-v", "pages:/srv", "busybox", "sh", "-c", "echo hi >/srv/x").returncode == 0

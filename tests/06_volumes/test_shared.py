@@ -15,15 +15,8 @@ from minidocker.process import run, start
 from minidocker.volumes import store
 from tests.helpers import HOME, need, until
 
-pytestmark = pytest.mark.chapter(6)
+pytestmark = [pytest.mark.chapter(6), pytest.mark.usefixtures("own_home")]
 assert str(HOME) in servers.BUSYBOX  # the roots of this machine, read before a test names another home
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """A state directory for each test."""
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 @pytest.fixture

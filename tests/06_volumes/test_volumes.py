@@ -31,10 +31,9 @@ BUSYBOX = str(HOME / "roots" / "busybox")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """A state directory for each test."""
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "home"))
-    yield tmp_path / "home"
+def home(own_home):
+    """When a test ends, its volumes have no keepers."""
+    yield own_home
     for name in store.names():
         assert until(lambda name=name: not keeper_of(name)), "the keeper has not left with the last user"
 

@@ -7,16 +7,9 @@ import sys
 
 import pytest
 
-from tests.helpers.images import REPO, new_store
+from tests.helpers.images import REPO
 
 pytestmark = pytest.mark.chapter(7)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    new_store(home)
-    return home
 
 
 def host(home, script):

@@ -23,13 +23,6 @@ DOCKERS = 0xA80425FB  # what a container of Docker shows
 ALL = sum(1 << number for number, name in enumerate(NAMES))
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    new_store(home)
-    return home
-
-
 def sets(home, *options, pid="self"):
     """{"Prm": ..., } of a process in a container."""
     shown = minidocker(home, "run", *options, "busybox", "grep", "Cap", f"/proc/{pid}/status")

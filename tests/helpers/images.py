@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from minidocker.images import manifest as media
 from minidocker.images.image import make
 from minidocker.images.store import Store
+from minidocker.outcome import ContainerError
 from tests.helpers import HOME, REPO
 
 
@@ -25,6 +28,15 @@ def new_store(home):
     store = Store(str(home))
     add_image(store, "busybox", HOME / "roots/busybox", Cmd=["sh"])
     return store
+
+
+def refused(function, *arguments, kind=ContainerError):
+    """The message of the error; one line of printable text."""
+    with pytest.raises(kind) as failure:
+        function(*arguments)
+    text = str(failure.value)
+    assert text.isprintable(), text
+    return text
 
 
 def minidocker(home, *words, **options):

@@ -26,6 +26,7 @@ from tests.helpers.registries import debian_registry, image, tree
 pytestmark = [
     pytest.mark.chapter(5),
     pytest.mark.skipif(os.geteuid() != 0, reason="layers have owners: unpacking them needs root"),
+    pytest.mark.usefixtures("own_home"),
 ]
 
 SCHEMAS = Path("/usr/share/gocode/src/github.com/opencontainers/image-spec/schema")
@@ -47,11 +48,6 @@ umount /sys/fs/cgroup/unified 2>/dev/null
 ip link set lo up
 exec "$@"
 """
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINIDOCKER_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
