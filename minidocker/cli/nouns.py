@@ -56,28 +56,20 @@ def images(options: Options, *words: str) -> None:
         --digests  and the digest of the manifest, which `pull NAME@DIGEST` takes
         --no-trunc  IDs in full
     """
-    rows = [["REPOSITORY", "TAG", *(["DIGEST"] if options.digests else []), "IMAGE ID", "CREATED", "SIZE"]]
-    for name, tag, found in _named(words):
-        digest = [found.descriptor["digest"]] if options.digests else []
-        identity = found.id if options.no_trunc else found.id[SHORT]
-        rows.append([name, tag, *digest, identity, _age(found.config.get("created")), _human(found.size)])
+    rows = [["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"]]
+    wanted = parse(words[0]) if words else None
+    for one in sorted(image.images(Store()), key=lambda one: one.config.get("created") or "", reverse=True):
+        identity = one.id if options.no_trunc else one.id[SHORT]
+        columns = [one.descriptor["digest"], identity, _age(one.config.get("created")), _human(one.size)]
+        names = [(name.name, name.tag) for name in map(parse, one.names())] or [("<none>", "<none>")]
+        for name, tag in names:
+            if wanted is None or (name == wanted.name and (tag == wanted.tag or ":" not in words[0])):
+                rows.append([name, tag, *columns])
     if options.quiet:
-        for identity in dict.fromkeys(row[-3] for row in rows[1:]):
+        for identity in dict.fromkeys(row[3] for row in rows[1:]):
             print(identity)
     else:
-        _table(rows)
-
-
-def _named(words: Sequence[str]) -> list[tuple[str, str, Image]]:
-    """(repository, tag, image), the youngest first; an image without a name has <none> for both."""
-    found = []
-    for one in image.images(Store()):
-        names = [parse(full) for full in one.names()]
-        found += [(name.name, name.tag, one) for name in names] or [("<none>", "<none>", one)]
-    if words:
-        wanted = parse(words[0])
-        found = [row for row in found if row[0] == wanted.name and (":" not in words[0] or row[1] == wanted.tag)]
-    return sorted(found, key=lambda row: row[2].config.get("created") or "", reverse=True)
+        _table([row if options.digests else row[:2] + row[3:] for row in rows])
 
 
 def history(options: Options, name: str) -> None:
