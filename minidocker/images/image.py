@@ -49,15 +49,11 @@ class Image:
         """The directories of its layers, the top one first; those that are not unpacked yet are unpacked now.
 
         A layer that comes twice counts once, where it is uppermost: all that the lower one says, the upper one says
-        again. (OverlayFS refuses a directory that is in the stack twice.) Without layers there is an empty directory.
+        again. (OverlayFS refuses a directory that is in the stack twice.)
         """
         pairs = zip(self.manifest["layers"], self.diff_ids, strict=True)
-        found = [self.store.layer(layer, diff_id) for layer, diff_id in pairs][::-1]
-        if not found:
-            found = [f"{self.store.unpacked}/empty"]
-            os.makedirs(found[0], exist_ok=True)
-            os.chmod(found[0], 0o755)  # whatever the caller's umask
-        return list(dict.fromkeys(found))
+        found = [self.store.layer(layer, diff_id) for layer, diff_id in pairs]
+        return list(dict.fromkeys(found[::-1])) or [self.store.empty]
 
     def digests(self) -> set[str]:
         """All blobs that it consists of."""

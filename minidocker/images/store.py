@@ -47,9 +47,10 @@ class Store:
         self.layout, self.unpacked, self.tmp = (f"{self.home}/{name}" for name in ("images", "layers", "tmp"))
         self.index, self._blobs = f"{self.layout}/index.json", f"{self.layout}/blobs/sha256"
         self._layers, self._trash = f"{self.unpacked}/sha256", f"{self.unpacked}/trash"
-        self._ready = f"{self.home}/ready"
-        for directory in (self._blobs, self._layers, self._trash, self._ready, self.tmp):
+        self.empty, self._ready = f"{self.unpacked}/empty", f"{self.home}/ready"
+        for directory in (self._blobs, self._layers, self._trash, self.empty, self._ready, self.tmp):
             os.makedirs(directory, exist_ok=True)
+        os.chmod(self.empty, 0o755)  # whatever the caller's umask: in place of the layers of an image that has none
         for directory in (self.unpacked, self.tmp):  # foreign setuid files lie here: for root only, CVE-2021-41091
             os.chmod(directory, 0o700)
         if not os.path.exists(self.index):
@@ -166,7 +167,7 @@ class Store:
         with self._changing() as entries:
             if before := entries.pop((REF_NAME, str(wanted)), None):
                 entries["", before["digest"]] = _entry(before)
-            entry = _entry(descriptor, REF_NAME, wanted.familiar) if wanted else _entry(descriptor)
+            entry = _entry(descriptor, REF_NAME, wanted.familiar if wanted else "")
             entries[_key(entry)] = entry
 
     def untag(self, name: str) -> bool:
