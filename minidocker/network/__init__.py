@@ -105,16 +105,12 @@ class Network(Isolator):
             self.number, self.lease, lock = bridge.take()
             self._held.append(lock)
             self.interface, self.addresses = links.interface_of(self.number), bridge.addresses(self.number)
-            texts = {
-                "names": "".join(f"{address}\t{' '.join(called)}\n" for address in self.addresses),
-                "extra": self.extra.replace("host-gateway\t", f"{bridge.gateways()[0]}\t"),
-                "resolv.conf": servers,
-                "elements": self._elements(),
-            }
-            for name, text in texts.items():
+            elements, extra = self._elements(), self.extra.replace("host-gateway\t", f"{bridge.gateways()[0]}\t")
+            lines = "".join(f"{address}\t{' '.join(called)}\n" for address in self.addresses)
+            for name, text in ("names", lines), ("extra", extra), ("resolv.conf", servers), ("elements", elements):
                 names.write(f"{self.lease}/{name}", text)
             bridge.introduce()
-            self.warnings += host.tell(texts["elements"])
+            self.warnings += host.tell(elements)
 
     def _elements(self) -> str:
         """What the firewall is to know of this container besides: its published ports and its limit."""

@@ -83,7 +83,6 @@ table bridge minidocker {
     set guests4 { type ifname . ether_addr . ipv4_addr; }
     set guests6 { type ifname . ether_addr . ipv6_addr; }
     set neighbours { typeof iifname . @th,128,64; }
-    limit none { rate over 1 bytes/second; }
     map egress { type ifname : limit; }
     chain guard { type filter hook prerouting priority -300;
         iifname != "mv*" accept

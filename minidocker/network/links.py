@@ -73,7 +73,7 @@ def numbers(subnet: str) -> range:
     """The addresses of a subnet: the network's own, the bridge's, those of containers, and the broadcast address."""
     address, _, prefix = subnet.partition("/")
     first = int.from_bytes(socket.inet_aton(address), "big")
-    return range(first, first + (1 << 32 - int(prefix or 32)))
+    return range(first, first + (1 << 32 - int(prefix)))
 
 
 def dotted(number: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from minidocker.cgroups.hierarchy import read
 from minidocker.images.inside import LOCALHOST as LOCALHOST
 from minidocker.network.links import family_of
 from minidocker.outcome import ContainerError
@@ -66,9 +67,9 @@ def resolv_conf(servers: list[str]) -> str:
     if servers:
         checked_servers = [_address(server, f"name server {server!r} is no address") for server in servers]
         return "".join(f"nameserver {server}\n" for server in checked_servers)
-    for path in filter(os.path.exists, RESOLV_CONF):
-        with open(path) as file:
-            lines = [line for line in file if not line.startswith(("nameserver 127.", "nameserver ::1", "#"))]
+    for path in RESOLV_CONF:
+        useless = ("nameserver 127.", "nameserver ::1", "#")
+        lines = [line for line in read(path).splitlines(keepends=True) if not line.startswith(useless)]
         if any(line.startswith("nameserver") for line in lines):
             return "".join(lines)
     return "# the host's name servers listen on its loopback interface only: name one with dns\n"

@@ -77,7 +77,9 @@ class Host:
             except OSError:
                 pass  # to remove needs no room: on a full disk their names stay until the next one ends
         for network in ending:
-            network.remove()
+            if exists(network.interface):
+                tool("ip", "link", "del", network.interface)
+            remove_tree(network.path)
             self.removed.append(f"network {network.name}")
 
     def doubt(self) -> None:
@@ -123,7 +125,7 @@ class Bridge:
         self.host, self.name, self.interface = host, name, links.bridge_of(name)
         self.path = os.path.join(host.place, name)
         self.kept = os.path.exists(f"{self.path}/kept")
-        self.subnet, last = read(f"{self.path}/settings").split() or ("", "0")
+        self.subnet, last = read(f"{self.path}/subnet").split() or ("", "0")
         self.last, self.living, self.dead = int(last), list[str](), list[str]()
         for path in state.directories(self.path):
             lock = state.hold(path)
@@ -147,13 +149,9 @@ class Bridge:
         self.subnet = _free_subnet([*self.host.networks.values()], wanted)
         self.last = numbers(self.subnet)[1]
         os.makedirs(self.path, mode=0o700, exist_ok=True)
-        self.save()
+        state.replace(f"{self.path}/subnet", f"{self.subnet} {self.last}".encode())
         self.host.networks[self.name] = self
         self.connect()
-
-    def save(self) -> None:
-        """Its settings; the address that was given last is one of them."""
-        state.replace(f"{self.path}/settings", f"{self.subnet} {self.last}".encode())
 
     def connect(self) -> None:
         """Make the bridge, or what is missing of it, with the first address of each family for this host itself.
@@ -186,7 +184,7 @@ class Bridge:
         if number // BLOCK != self.last // BLOCK:
             self.host.doubt()
         self.last = number
-        self.save()
+        state.replace(f"{self.path}/subnet", f"{self.subnet} {number}".encode())
         self.living.append(f"{self.path}/{dotted(number)}")
         return number, self.living[-1], state.claim(self.living[-1])
 
@@ -202,12 +200,6 @@ class Bridge:
         guests = [n for n in numbers(self.subnet)[2:-1] if n // BLOCK == self.last // BLOCK or dotted(n) in near]
         told = [read(f"{path}/elements") for path in self.living]
         return firewall.network(self.interface, self.subnet, guests) + "".join(told)
-
-    def remove(self) -> None:
-        """Remove the bridge and the directory."""
-        if exists(self.interface):
-            tool("ip", "link", "del", self.interface)
-        remove_tree(self.path)
 
 
 def namespace() -> str:
