@@ -70,7 +70,7 @@ class Forked:
             self.pid = _fork(birth, theirs, read_order)
             self.pidfd = os.pidfd_open(self.pid)
             watch(self.pid, self.pidfd)
-        except OSError:
+        except BaseException:
             os.close(self.channel)  # so it ends at its gate
             if self.pid:
                 self.collect()
