@@ -29,31 +29,29 @@ if TYPE_CHECKING:
 
     Name = str | bytes
     Owner = tuple[int, int] | None
+    Skips = Callable[[bytes], bool]
 
 
 class NotRemoved(ContainerError):
-    """What could not be removed: `failures`. All else was: `removed`, which `freed` so many bytes."""
+    """What could not be removed: `failures`. All else was: `removed`."""
 
-    def __init__(self, failures: list[Exception], removed: Iterable[str] = (), freed: int = 0) -> None:
+    def __init__(self, failures: list[Exception], removed: Iterable[str] = ()) -> None:
         few = [
             f"{os.fsdecode(one.filename or '')}: {one.strerror}" if isinstance(one, OSError) else str(one)
             for one in failures[:3]
         ]
         few += [f"and {len(failures) - 3} more"] if failures[3:] else []
         super().__init__(f"not removed: {'; '.join(few)}: lsattr shows what is immutable, findmnt what is mounted")
-        self.failures, self.removed, self.freed = failures, list(removed), freed
+        self.failures, self.removed = failures, list(removed)
 
 
 def _steps(
-    path: Name,
-    dir_fd: int | None,
-    resolve: int = 0,
-    failures: list[Exception] | None = None,
-    skips: Callable[[bytes], bool] | None = None,
+    path: Name, dir_fd: int | None, failures: list[Exception] | None = None, skips: Skips | None = None
 ) -> Iterator[tuple[list[bytes], int, bytes, os.stat_result, bool]]:
     """(way, open directory, name, status, False) of an entry and all below; a directory again, with True, at its end.
 
-    `way` is the list of names that leads there. What cannot be looked into is an error, or one of the `failures`.
+    `way` is the list of names that leads there. What cannot be looked into is an error. With `failures` it is one of
+    these, and so is a directory on which something is mounted.
     """
     parent, base = os.path.split(os.fsencode(path))
     here = os.open(parent or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
@@ -73,7 +71,7 @@ def _steps(
                 yield way, here, name, status, False
                 if stat.S_ISDIR(status.st_mode) and not (skips and skips(b"/".join(way[1:]))):
                     above = os.fstat(here)
-                    names = _move(here, name, resolve)
+                    names = _move(here, name, RESOLVE_NO_XDEV if failures is not None else 0)
                     waiting += [(name, (status, above)), *((below, ()) for below in names)]
                     continue
             except OSError as refused:
@@ -102,9 +100,7 @@ def _move(here: int, name: bytes, resolve: int = 0, above: os.stat_result | None
         os.close(there)
 
 
-def walk(
-    top: int, entry: Name = ".", skips: Callable[[bytes], bool] | None = None
-) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
+def walk(top: int, entry: Name = ".", skips: Skips | None = None) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
     """(path below the entry of `top`, open directory, name in it, status); a directory before its content, by name.
 
     `skips` is told the path of each directory, and says whether to leave out what is in it.
@@ -131,7 +127,7 @@ def remove(path: Name, dir_fd: int | None = None) -> int:
     """
     failures: list[Exception] = []
     freed = 0
-    for way, directory, name, status, after in _steps(path, dir_fd, RESOLVE_NO_XDEV, failures):
+    for way, directory, name, status, after in _steps(path, dir_fd, failures):
         inner = stat.S_ISDIR(status.st_mode)
         try:
             if after or not inner:
@@ -145,7 +141,7 @@ def remove(path: Name, dir_fd: int | None = None) -> int:
                 failures.append(refused)
     failures = [failed for failed in failures if not isinstance(failed, FileNotFoundError)]
     if failures:
-        raise NotRemoved(failures, freed=freed)
+        raise NotRemoved(failures)
     return freed
 
 

@@ -35,11 +35,11 @@ def home() -> str:
     return os.path.abspath(os.environ.get("MINIDOCKER_HOME") or default)
 
 
-def directory(name: str) -> str:
+def directory(name: str, parent: str = "") -> str:
     """The directory of the container `name`. Nobody but its owner may look into it: there may be setuid files below."""
     if name in ("", ".", "..") or "/" in name:
         raise ContainerError(f"a container cannot be called {name!r}: it is the name of a directory")
-    return os.path.join(home(), "containers", name)
+    return os.path.join(parent or os.path.join(home(), "containers"), name)
 
 
 def hold(path: str, exclusive: bool = True, wait: bool = False) -> int | None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 
+from minidocker import state
 from minidocker.cgroups import v1
-from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, sweep, write
+from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, remove, sweep, write
 from minidocker.cgroups.limits import Limits, Statistics
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
@@ -58,7 +59,7 @@ class Cgroup(Isolator):
             for file, text in self.limits.settings(self.groups):
                 write(file, text)
             self.cgroup = next((group.lock for group in self._all() if group.version == 2), None)
-            self.descriptors = v1.doors(group.path for group in self._all() if group.version == 1)
+            self.descriptors = v1.doors([group.path for group in self._all() if group.version == 1])
         except BaseException:
             self.__exit__()
             raise
@@ -77,7 +78,7 @@ class Cgroup(Isolator):
             self._last = Statistics(self.groups)
         groups, self.groups = self._all(), {}
         for group in groups:
-            group.remove()
+            state.release(group.path, group.lock, remove)
 
     def statistics(self) -> Statistics:
         """What the container has used so far; after its end, what it had used."""

@@ -43,8 +43,7 @@ class Hierarchy:
 def hierarchies() -> list[Hierarchy]:
     """Those of this machine, with the one that freezes in front. Read once: mounts of these outlive processes."""
     if not _found:
-        with open("/proc/self/mountinfo") as file:
-            _found.extend(parse(file.read()))
+        _found.extend(parse(read("/proc/self/mountinfo")))
     return _found
 
 
@@ -73,7 +72,7 @@ def read(path: str) -> str:
 def write(path: str, text: str) -> None:
     """One write(2): it takes effect, or the error names the file. No limit is silently off."""
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", 0) as file:
+        with open(os.open(path, os.O_WRONLY), "wb", 0) as file:
             os.write(file.fileno(), text.encode())
     except OSError as refused:
         why = str(refused.strerror).lower()
@@ -86,14 +85,8 @@ class Group:
     """The directory of one container in one hierarchy, which its owner holds as long as it lives: see `state`."""
 
     def __init__(self, hierarchy: Hierarchy, name: str) -> None:
-        if "/" in name or name in (".", ".."):
-            raise ContainerError(f"Cgroup: {name!r} cannot be the name of a directory: leave out the /")
-        self.version, self.path = hierarchy.version, f"{hierarchy.parent}/{name}"
+        self.version, self.path = hierarchy.version, state.directory(name, hierarchy.parent)
         self.lock = state.claim(self.path, remove, hierarchy.make)
-
-    def remove(self) -> None:
-        """End what is in it, and remove it."""
-        state.release(self.path, self.lock, remove)
 
 
 def kill(path: str) -> None:

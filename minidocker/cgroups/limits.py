@@ -88,9 +88,8 @@ class Limits:
             _check(f"memory={room}", room >= 6 << 20, "the minimum memory limit allowed is 6MB")  # as Docker has it
             _check(f"memory_swap={both}", both >= room, f"it includes memory={room}, and is too small")
             self.values |= {"memory": [(room,)], "memory_swap": [("max", -1) if boundless else (both - room, both)]}
-        _check(
-            "memory_swap", bool(memory or boundless or not memory_swap), "it includes memory, so it needs memory, too"
-        )
+        alone = bool(memory_swap) and not memory and not boundless
+        _check("memory_swap", not alone, "it includes memory, so it needs memory, too")
         if cpus is not None:
             _check(f"cpus={cpus}", 0.01 <= cpus <= 10_000, "the smallest share is 0.01, 1 ms of every 100")
             self.values["cpus"] = [(round(cpus * PERIOD),)]

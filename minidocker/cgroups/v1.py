@@ -10,21 +10,15 @@ import os
 
 from minidocker.syscalls import call, signal
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    Setting = tuple[str, str]  # which file, what
-
 FREEZER = ("freezer.state", ("THAWED", "FROZEN"), "freezer.state", ("THAWED", "FROZEN"))  # see hierarchy
 
 
-def doors(paths: Iterable[str]) -> tuple[int, ...]:
+def doors(paths: list[str]) -> tuple[int, ...]:
     """Descriptors through which the process gets into these groups. Host side."""
-    return tuple(os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC) for path in paths)
+    return tuple(os.open(f"{path}/tasks", os.O_WRONLY) for path in paths)
 
 
-def enter(descriptors: Iterable[int]) -> None:
+def enter(descriptors: tuple[int, ...]) -> None:
     """Join the groups. "0" is whoever writes it; a number would make the kernel wait for all CPUs. Inside."""
     for descriptor in descriptors:
         call("write", descriptor, b"0", 1, path="tasks")
@@ -39,8 +33,8 @@ def kill(pids: str) -> None:
             pass
 
 
-def in_order(settings: list[Setting]) -> list[Setting]:
-    """The limit of memory may never be above that of memory and swap: if it grows, it comes last."""
+def in_order(settings: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(file, text): the limit of memory may never be above that of memory and swap: if it grows, it comes last."""
     limits = [(file, text) for file, text in settings if file.endswith("/memory.limit_in_bytes")]
     grows = [(file, text) for file, text in limits if int(open(file).read()) < int(text)]
     return [setting for setting in settings if setting not in grows] + grows

@@ -366,9 +366,9 @@ def test_nothing_to_act_on(action):
 
 
 def test_a_name_leads_nowhere_else():
-    with pytest.raises(ContainerError, match="cannot be the name of a directory"):
+    with pytest.raises(ContainerError, match="cannot be called .* it is the name of a directory"):
         run(["true"], Cgroup(), name="../elsewhere")
-    with pytest.raises(ContainerError, match="cannot be the name"):
+    with pytest.raises(ContainerError, match="cannot be called"):
         run(["true"], Cgroup(), name="..")
 
 

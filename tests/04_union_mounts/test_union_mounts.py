@@ -629,7 +629,6 @@ def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path, stubborn):
     with pytest.raises(NotRemoved, match="not removed: .*/top/a/file: Operation not permitted; .*lsattr") as left:
         remove(str(tmp_path / "top"))
     assert {os.fsdecode(failed.filename) for failed in left.value.failures} == {*kept, f"{kept[1]}/file"}
-    assert left.value.freed >= 8192 + 2 * os.stat(tmp_path).st_blocks * 512  # a tmpfs counts none for a directory
     assert tree(tmp_path / "top") == ["a", "a/file", "b", "b/file"]
 
 
