@@ -283,14 +283,15 @@ class Copy:
 
     def _directory(self, path: str) -> str:
         """Make a directory, and those that are missing on the way, links followed; return the path without links."""
-        path = os.path.realpath(path)
-        if not os.path.isdir(path):
-            if os.path.lexists(path):
-                raise NotADirectoryError(errno.ENOTDIR, "it is in the way: not a directory", path)
-            self._directory(posixpath.dirname(path))
-            os.mkdir(path, 0o755)
-            os.chown(path, *(self.numbers or (0, 0)))
-        return path
+        missing = [os.path.realpath(path)]
+        while not os.path.isdir(missing[-1]):
+            if os.path.lexists(missing[-1]):
+                raise NotADirectoryError(errno.ENOTDIR, "it is in the way: not a directory", missing[-1])
+            missing.append(posixpath.dirname(missing[-1]))
+        for new in reversed(missing[:-1]):
+            os.mkdir(new, 0o755)
+            os.chown(new, *(self.numbers or (0, 0)))
+        return missing[0]
 
 
 def planned(instruction: Instruction, variables: Mapping[str, str], directory: str) -> tuple[Copy, list[str], str]:
@@ -317,20 +318,19 @@ def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Sourc
     """The source; or, if that is an archive, what is in it, with the owners that it says, until the stack is closed."""
     from minidocker.images.layer.unpack import decompressed, unpack_from  # decompressors are dear to import
 
-    file = openat2(source.root, source.path or ".", files.READ, BELOW)
-    stack.callback(os.close, file)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        return source
-    header = b""
-    with contextlib.suppress(ContainerError), decompressed(file) as stream:
-        header = io.BufferedReader(stream).read(512)
-    os.lseek(file, 0, os.SEEK_SET)
-    checksum = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", header[148:156])
-    if not checksum or int(checksum[1], 8) != sum(header[:148]) + sum(b" " * 8) + sum(header[156:]):
-        return source  # no tar(5)
-    place = stack.enter_context(store.place())
-    try:
-        unpack_from(file, place)
-    except ContainerError as refused:
-        raise ContainerError(f"{source.name}: {refused}") from None
+    with opened(source.root, source.path, files.READ) as file:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return source
+        header = b""
+        with contextlib.suppress(ContainerError), decompressed(file) as stream:
+            header = io.BufferedReader(stream).read(512)
+        checksum = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", header[148:156])
+        if not checksum or int(checksum[1], 8) != sum(header[:148]) + sum(b" " * 8) + sum(header[156:]):
+            return source  # no tar(5)
+        os.lseek(file, 0, os.SEEK_SET)
+        place = stack.enter_context(store.place())
+        try:
+            unpack_from(file, place)
+        except ContainerError as refused:
+            raise ContainerError(f"{source.name}: {refused}") from None
     return Source(entered(place, stack), "", "")

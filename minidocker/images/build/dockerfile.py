@@ -7,9 +7,8 @@
     CMD ["nginx", "-g", "daemon off;"]       the exec form: a JSON list, in which nothing is split and no shell runs
     RUN <<EOF                                a here-document: its lines follow, up to one that is EOF
 
-A line that ends in a backslash goes on in the next; comments and empty lines between the two are left out. What is not
-understood is an error with its line. Sources: Docker's Dockerfile reference, and what its builder does; the OCI image
-specification, config.md.
+What is not understood is an error with its line. Sources: Docker's Dockerfile reference, and what its builder does; the
+OCI image specification, config.md.
 """
 
 from __future__ import annotations

@@ -69,6 +69,8 @@ class Build:
     output = 2  # a descriptor to write to: each step, and what RUN writes
 
     def __init__(self, store: Store, dockerfile: Dockerfile, context: int, **options: Any) -> None:
+        if unknown := options.keys() - vars(Build).keys():
+            raise ContainerError(f"build: there is no option {unknown.pop()}")
         vars(self).update(options)
         self.store, self.context = store, context
         self.steps = store.steps() if self.cached else {}
