@@ -262,11 +262,10 @@ class Registry:
                 raise ContainerError(
                     f"{self.name}: it sent a manifest with the digest {digest} as {media.printable(wanted)}"
                 )
-        if kind in UNSAID:
-            kind = document.get("mediaType", kind)
-        if document.get("mediaType", kind) != kind:
+        said = document.get("mediaType", kind)
+        if kind not in UNSAID and said != kind:
             raise ContainerError(f"{self.name}: {reference}: it came as {media.printable(kind)}, and is none")
-        descriptor = {"mediaType": kind, "digest": digest, "size": len(data)}
+        descriptor = {"mediaType": said, "digest": digest, "size": len(data)}
         return data, media.check_descriptor(descriptor, (*media.INDEXES, *media.MANIFESTS))
 
     def blob(self, descriptor: Descriptor, done: int) -> urllib3.BaseHTTPResponse:

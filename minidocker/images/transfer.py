@@ -68,7 +68,7 @@ def _pull(store: Store, host: str, wanted: Reference, platform: str, show: bool)
             raise ContainerError(f"{wanted}: a config of {config['size']} bytes: refused")
         bring(config, lambda count: None)
         media.check_config(store.get_json(config), len(manifest["layers"]))
-        needed, space = sum(blob["size"] for blob in layers if not present(store, blob)), os.statvfs(store.home)
+        needed, space = sum(blob["size"] for blob in layers if not store.has(blob["digest"])), os.statvfs(store.home)
         if needed > space.f_bavail * space.f_frsize:  # refused early; unpacking needs more
             raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
         each(bring, layers, show)
@@ -94,9 +94,11 @@ def fetch(store: Store, registry: Registry, blob: Descriptor, advance: Advance) 
 
     `advance` is told how many bytes have come; a negative number, if they come once more.
     """
-    if present(store, blob):
-        return "Already exists"
     size, done, sha256 = blob["size"], 0, hashlib.sha256()
+    if store.has(blob["digest"]):
+        if (found := os.path.getsize(store.blob(blob["digest"]))) != size:
+            raise ContainerError(f"{blob['digest']}: it has {found} bytes, and not {size}")
+        return "Already exists"
     with store.incoming() as file:
         for attempt in range(registry.retries + 1):
             try:
@@ -148,7 +150,7 @@ def upload(store: Store, registry: Registry, blob: Descriptor, advance: Advance)
 
     After an interruption a new upload follows: of the old one the registry may have kept a part.
     """
-    if not present(store, blob):
+    if not store.has(blob["digest"]):
         raise ContainerError(f"{blob['digest']}: this layer is not in the store: pull its image again")
     there = registry.request("HEAD", f"blobs/{blob['digest']}")
     if there.status == 200 and there.headers.get("Content-Length") == str(blob["size"]):
@@ -197,13 +199,3 @@ def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor]
         finally:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def present(store: Store, blob: Descriptor) -> bool:
-    """Whether the blob is in the store; a descriptor that says another size lies about it."""
-    if not store.has(blob["digest"]):
-        return False
-    size = os.path.getsize(store.blob(blob["digest"]))
-    if size != blob["size"]:
-        raise ContainerError(f"{blob['digest']}: it has {size} bytes, and not {blob['size']}")
-    return True
