@@ -132,15 +132,14 @@ def _cell(groups: Mapping[str, Group], cells: Sequence[tuple[Any, ...]]) -> tupl
 class Statistics:
     """Used so far, by the names of `FIGURES`; None where this kernel or this machine does not say."""
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-
     def __init__(self, groups: Mapping[str, Group]) -> None:
         """Read them now, from the group of each controller."""
         for name, *cells in FIGURES:
             cell = _cell(groups, cells)
             setattr(self, name, _figure(*cell) if cell else None)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"Cgroup: no figure is called {name!r}: there are {', '.join(vars(self))}")
 
     def __repr__(self) -> str:
         return "\n".join(f"{key} {value}" for key, value in vars(self).items() if value is not None)

@@ -54,7 +54,9 @@ class Aufs(Union):
         self.descriptors = (fuse, tell)
         paths = [os.path.dirname(os.path.dirname(os.path.abspath(file))) for file in (__file__, state.__file__)]
         order = json.dumps({"fuse": fuse, "upper": self.upper, "lowers": self.lowers, "trace": self.trace})
-        argv = [_python(), "-I", "-c", BOOT.format(paths=paths), order]
+        ours = os.path.join(state.home(), f"venv-{sys.version_info.major}.{sys.version_info.minor}", "bin", "python")
+        python = ours if os.path.exists(ours) else sys.executable  # that of set-up's environment, where mfusepy is
+        argv = [python, "-I", "-c", BOOT.format(paths=paths), order]
         with open(mounted):  # a session of its own: Ctrl-C is for the container
             server = Popen(argv, stdin=mounted, stdout=PIPE, stderr=STDOUT, pass_fds=[fuse], start_new_session=True)
         self.server = server.pid
@@ -66,9 +68,11 @@ class Aufs(Union):
             why = text.strip().split("\n")[-1] or "it says nothing"  # the last line of a traceback says what it was
             raise self._error(f"the server did not start: {why}; set-up brings what it needs: make run")
 
-    def attach(self, pid: int) -> None:
+    def attach(self, *_: object) -> None:
         """The process has its copies; if ours stayed open, the connection would outlive a server that was killed."""
-        self._close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = ()
 
     def inside(self) -> None:
         """mount(2) with the server's descriptor. The kernel judges permissions by the modes it is told: fuse(4)."""
@@ -83,14 +87,9 @@ class Aufs(Union):
             raise
         os.write(tell, b"x")
 
-    def _close(self) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors = ()
-
     def __exit__(self, *_: object) -> None:
         """The mount is gone, so the server ends; if something that the container left running holds it, end it here."""
-        self._close()
+        self.attach()
         if self.server in _servers:
             server = _servers.pop(self.server)
             try:
@@ -100,12 +99,6 @@ class Aufs(Union):
                 server.wait()
             self.server = -1
         super().__exit__()
-
-
-def _python() -> str:
-    """The interpreter of set-up's environment, where mfusepy is; the command minidocker runs without it."""
-    ours = os.path.join(state.home(), f"venv-{sys.version_info.major}.{sys.version_info.minor}", "bin", "python")
-    return ours if os.path.exists(ours) else sys.executable
 
 
 DRIVERS = {"overlay": Union, "aufs": Aufs, "copy": Copy}
