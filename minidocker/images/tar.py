@@ -61,7 +61,8 @@ def read(read: Callable[[int], bytes]) -> Iterator[Entry]:
                 )
             records.update(_records(entry.type, content(read, entry.size, "an extra header")))
         else:
-            _apply(records, entry)
+            if records:
+                _apply(records, entry)
             _check(entry)
             yield entry
             records, extra = {}, 0
@@ -83,7 +84,8 @@ def padded(size: int) -> int:
 def _entry(header: bytes) -> Entry:
     """What the fields say. Of names there is the part before a NUL; device numbers elsewhere may be anything."""
     name, mode, uid, gid, size, mtime, checksum, kind, link, magic, major, minor, prefix = HEADER.unpack(header)
-    if not checksum.strip(b" \0").isdigit() or sum(header) - sum(checksum) + 8 * 32 != _number(checksum):
+    total = sum(header.translate(None, b"\0"))  # most of it is NULs, which add nothing
+    if not checksum.strip(b" \0").isdigit() or total - sum(checksum) + 8 * 32 != _number(checksum):
         raise BadTar("a header's checksum is wrong: this is not a tar archive, or it is damaged")
     entry = Entry(name.partition(b"\0")[0], kind, _number(mode) & 0o7777, _number(size), link.partition(b"\0")[0])
     entry.uid, entry.gid, entry.mtime = _number(uid), _number(gid), _number(mtime) * 10**9
