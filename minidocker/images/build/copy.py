@@ -149,12 +149,10 @@ def real(root: int, path: str, ignore: Ignore) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def standing(layers: Sequence[str]) -> Iterator[int]:
-    """The root made of layers as an open directory, for as long as a process waits in it: proc(5), /proc/PID/root."""
-    with contextlib.ExitStack() as stack:
-        process = stack.enter_context(start(signal.pause, *_jail(layers)))
-        yield entered(f"/proc/{process.pid}/root", stack)
+def standing(layers: Sequence[str], stack: contextlib.ExitStack) -> int:
+    """The root made of layers as an open directory; a process waits in it meanwhile: proc(5), /proc/PID/root."""
+    process = stack.enter_context(start(signal.pause, *_jail(layers)))
+    return entered(f"/proc/{process.pid}/root", stack)
 
 
 def _jail(lowers: Sequence[str], upper: str | None = None) -> list[Isolator]:

@@ -241,7 +241,7 @@ class Build:
             if name := instruction.flags.get("from"):
                 if name == "scratch":
                     raise instruction.error("--from=scratch: there is nothing in it")
-                root, ignore, owners = stack.enter_context(standing(self.find(name).layers())), NOTHING, True
+                root, ignore, owners = standing(self.find(name).layers(), stack), NOTHING, True
             place = stack.enter_context(self.store.place()) if instruction.documents else ""
             for number, (name, content, expands) in enumerate(instruction.documents):
                 with open(f"{place}/{number}", "w") as file:
