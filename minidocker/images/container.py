@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from minidocker.images.image import Image
-
     Ready = dict[str, Any]  # id, layers: directories, the top one first; config: the inner one, with Env, Cmd, ...
 
 
@@ -50,7 +48,7 @@ def ready(name: str, home: str | None = None) -> Ready:
 
     store = Store(home)
     stamp = _stamp(home)  # before reading: a change meanwhile makes it outdated, not wrong
-    image = prepare(find(store, name))
+    image = find(store, name).ready()
     try:
         state.replace(path, marshal.dumps((stamp, image)))
     except OSError:
@@ -61,15 +59,6 @@ def ready(name: str, home: str | None = None) -> Ready:
 def _stamp(home: str) -> tuple[int, int, int]:
     status = os.stat(f"{home}/images/index.json")
     return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def prepare(image: Image) -> Ready:
-    """The same of an image that has no name, e.g. one that a build has just made."""
-    from minidocker.images.manifest import check_platform
-
-    check_platform(image.config)
-    held = [image.store.blob(image.id), *image.layers()]
-    return {"id": image.id, "layers": held[1:], "held": held, "config": image.config["config"]}
 
 
 class Layers(Isolator):

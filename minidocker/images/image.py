@@ -55,6 +55,13 @@ class Image:
         found = [self.store.layer(layer, diff_id) for layer, diff_id in pairs]
         return list(dict.fromkeys(found[::-1])) or [self.store.empty]
 
+    def ready(self) -> dict[str, Any]:
+        """What `container` needs to know of it."""
+        media.check_platform(self.config)
+        layers = self.layers()
+        held = [self.store.blob(self.id), *layers]
+        return {"id": self.id, "layers": layers, "held": held, "config": self.config["config"]}
+
     def digests(self) -> set[str]:
         """All blobs that it consists of."""
         return {self.descriptor["digest"], self.id, *(layer["digest"] for layer in self.manifest["layers"])}
