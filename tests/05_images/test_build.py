@@ -32,7 +32,7 @@ from minidocker.images import image
 from minidocker.images.build.copy import Ignore, clean, component, real
 from minidocker.images.build.dockerfile import DockerfileError, parse
 from minidocker.images.build.executor import build, from_words
-from minidocker.images.container import container, prepare
+from minidocker.images.container import container
 from minidocker.images.registry import Registry as Client
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
@@ -96,7 +96,7 @@ def inner(store, text, *arguments, **options):
 
 def inside(built, script, **options):
     """What a shell prints in a container of the image."""
-    argv, isolators, settings = container(prepare(built), ["sh", "-c", script], entrypoint=[], **options)
+    argv, isolators, settings = container(built.ready(), ["sh", "-c", script], entrypoint=[], **options)
     result = run(argv, *isolators, **settings)
     assert result.exit_code == 0, result.stderr
     return result.stdout
@@ -110,7 +110,7 @@ def directory_of(store, built):
 def listing(built, *paths):
     """{path: (type and mode, owner, what is in it or where it points)} of files of the image."""
     script = 'for f; do stat -c "%n|%A|%u:%g" "$f"; done'
-    argv, isolators, settings = container(prepare(built), ["sh", "-c", script, "-", *paths], entrypoint=[])
+    argv, isolators, settings = container(built.ready(), ["sh", "-c", script, "-", *paths], entrypoint=[])
     result = run(argv, *isolators, **settings)
     assert result.exit_code == 0, result.stderr
     return {line.split("|")[0]: " ".join(line.split("|")[1:]) for line in result.stdout.splitlines()}
