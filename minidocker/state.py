@@ -38,7 +38,8 @@ def home() -> str:
 def directory(name: str, parent: str = "") -> str:
     """The directory of the container `name`. Nobody but its owner may look into it: there may be setuid files below."""
     if name in ("", ".", "..") or "/" in name:
-        raise ContainerError(f"a container cannot be called {name!r}: it is the name of a directory")
+        rule = "it is the name of a directory: without a /, and not . or .."
+        raise ContainerError(f"a container cannot be called {name!r}: {rule}")
     return os.path.join(parent or os.path.join(home(), "containers"), name)
 
 
