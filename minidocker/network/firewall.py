@@ -1,7 +1,7 @@
 """Chapter 7: the firewall. Published ports, addresses that are borrowed on the way out, and walls between networks.
 
     nft(published("0.0.0.0", "tcp", 8080, "10.77.0.2", 80))      # one element more
-    anew(lines)                                                  # both tables, as they should be
+    restore(lines)                                               # both tables, as they should be
 
 Everything is in two tables that are called minidocker, nftables(8): one of the family inet, which sees packets, one of
 the family bridge, which sees frames. Their rules never change; what comes and goes are elements of sets and maps: one
