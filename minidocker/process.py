@@ -176,8 +176,10 @@ class Process:
             pass
         if self.result is None:
             self.result = Result(self._parent.collect(), *map(b"".join, self._written.values()))
-            told = receive(self.channel)[0] if polled([self.channel], 0) else None
-            self._leave()
+            try:
+                told = receive(self.channel)[0] if polled([self.channel], 0) else None
+            finally:
+                self._leave()
             if told is not None:
                 raise failure(*told)
         return self.result

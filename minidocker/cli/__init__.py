@@ -16,6 +16,10 @@ from minidocker.cli.options import HelpWanted, parse
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import fill_streams, signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
 MODULES = (  # (module of this package, its verbs), each a function; spaces are underscores there
     ("run", ("run",)),
     ("nouns", ("images", "history", "inspect", "tag", "rmi", "image prune")),
@@ -102,13 +106,22 @@ def _function(verb: str):  # type: ignore[no-untyped-def]
     return getattr(module, name, None) or getattr(module, f"{name}_")
 
 
-def end_in_order(*numbers: int) -> None:
-    """From now on these signals end us as an error does: what holds something lets go of it, once and undisturbed."""
+def end_in_order(*numbers: int, undisturbed: tuple[str, ...] = ()) -> None:
+    """From now on these signals end us as an error does: what holds something lets go of it, once.
 
-    def ended(number: int, _: object) -> None:
+    Nobody is stopped half-way in letting go, in an import, or in a function that `undisturbed` names, as long as nobody
+    knows yet what there is to let go of. Then we ask again some milliseconds later.
+    """
+
+    def ended(number: int, frame: FrameType | None) -> None:
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+        while frame and frame.f_code.co_name not in ("__exit__", "_leave", "_find_and_load", "claim", *undisturbed):
+            frame = frame.f_back
+        if frame is None:
+            raise SystemExit(128 + number)
+        signal.signal(signal.SIGALRM, lambda _, later: ended(number, later))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
 
     for number in numbers:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) is respected

@@ -42,7 +42,7 @@ def build(options: Options, directory: str) -> None:
         ignore = Ignore(_text(rules))
     except ValueError as wrong:
         raise ContainerError(f"{rules}: {wrong}", exit_code=1) from None
-    end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, undisturbed=("start", "run"))
     image = make(
         Store(),
         read(text),
