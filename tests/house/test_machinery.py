@@ -117,6 +117,12 @@ def test_weave_finds_what_is_stale(house):
     assert "return NUMBER" in text.read_text()
 
 
+def test_weave_finds_a_mark_that_markdown_would_not_see(house):
+    repo, page = house
+    page.write_text(page.read_text() + "\nIt is *fast*:\n<!-- given -->2 s<!-- /given --> and *small*.\n")
+    assert "a line begins with a mark" in "".join(weave.weave(repo))
+
+
 def test_weave_finds_what_is_missing_doubled_or_in_the_wrong_chapter(house):
     repo, text = house
     whole = text.read_text()

@@ -28,10 +28,10 @@ def drawing(lit):
     """The SVG, with the box of the chapter `lit` filled."""
     shapes = []
     for number, words, x, y, width, height in BOXES:
-        fill, weight = ("#e69f00", "bold") if number == lit else ("#ffffff", "normal")
+        fill = "#e69f00" if number == lit else "#ffffff"
         shapes.append(f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}" stroke="#000000"/>')
         middle = y + (20 if height < 40 else height / 2 + 5)
-        text = f'<text x="{x + width / 2:g}" y="{middle:g}" text-anchor="middle" font-weight="{weight}">'
+        text = f'<text x="{x + width / 2:g}" y="{middle:g}" text-anchor="middle">'
         shapes.append(f"{text}{number} {words}</text>")
     lines = "".join(f'<path d="{line}" stroke="#000000" fill="none"/>' for line in LINES)
     title = next(words for number, words, *_ in BOXES if number == lit)

@@ -19,8 +19,8 @@ def stated(directory, prose, printed, folded):
     tasks = re.findall(r"^(?:\d\.|\*\*\d\.\*\*) (★+) ", (directory / "README.md").read_text(), re.MULTILINE)
     exercises = sum(STARS[len(stars) - 1] for stars in tasks)
     return (
-        f"*Reading: {five(reading)} minutes, {five(reading + folded / LINES)} with all of its code. "
-        f"Lab: {five(lab(directory))} minutes. Exercises: {five(exercises)} minutes.*"
+        f"Reading: {five(reading)} minutes, {five(reading + folded / LINES)} with all of its code. "
+        f"Lab: {five(lab(directory))} minutes. Exercises: {five(exercises)} minutes."
     )
 
 

@@ -19,7 +19,8 @@ in any one. A page prints at most 350 lines, and has at most 2,500 words outside
 alternative texts of pictures. (cog also fills markers, but with code that stands in the text, and cannot say what no
 text shows.)
 
-In chapters/*.md, `<!-- cell 01: class Escape -->[10]<!-- /cell -->` is the count of the first such cell in lab 1.
+In README.md and chapters/*.md, `<!-- cell 01: class Escape -->[10]<!-- /cell -->` is the count of the first such cell
+in lab 1. A mark within a line must not begin it: Markdown would take the line for HTML.
 """
 
 import ast
@@ -172,7 +173,8 @@ class Page:
 def printed(file, module, chosen):
     """Where the code is from, and the code."""
     owner, _, method = chosen[0][0].partition(".")
-    link = f"[{file}](../../{file})" + (f", in class `{owner}`" if method not in ("", "<head>") else "")
+    name = file.replace("__", r"\_\_")  # which would be bold
+    link = f"[{name}](../../{file})" + (f", in class `{owner}`" if method not in ("", "<head>") else "")
     return f"{link}\n\n```python\n{module.code(chosen)}\n```\n\n"
 
 
@@ -254,12 +256,16 @@ def weave(repo=REPO, check=False):
             wrong.append(f"{path.relative_to(repo)}: stale; run make weave")
         elif not check:
             path.write_text(drawing)
-    for path in repo.glob("chapters/*.md"):
+    for path in (*repo.glob("README.md"), *repo.glob("chapters/*.md")):
         if (new := cells(path.read_text(), repo)) != path.read_text():
             if check:
                 wrong.append(f"{path.relative_to(repo)}: stale; run make weave")
             else:
                 path.write_text(new)
+    for path in (*repo.glob("README.md"), *repo.glob("chapters/**/*.md")):
+        for line in re.findall(r"^ *<!-- (?:figure|value|given|cell|minutes)\b.*", path.read_text(), re.MULTILINE):
+            where = path.relative_to(repo)
+            wrong.append(f"{where}: a line begins with a mark, so it is HTML and no Markdown: {line[:50]}")
     settings = repo / "pyproject.toml"
     tools = tomllib.loads(settings.read_text()).get("tool", {}) if settings.exists() else {}
     over = tools.get("minidocker", {}).get("pages", {}).get("over", [])
