@@ -54,8 +54,8 @@ def tried(name: str, remedy: str, command: Callable[[], object] | list[str], *is
 def first_chapters() -> Iterator[Check]:
     """The kernel, the rights, the tools, the root file systems; all eight namespaces; a limit of each kind."""
     release = os.uname().release
-    new = tuple(map(int, release.split("-")[0].split(".")[:2])) >= (5, 11)
-    yield "kernel", release, "" if new else "Linux 5.11 or later is needed"
+    new = tuple(map(int, release.split("-")[0].split(".")[:2])) >= (5, 12)
+    yield "kernel", release, "" if new else "Linux 5.12 or later is needed"
     yield "rights", f"user id {os.geteuid()}" if os.geteuid() else "root", BE_ROOT if os.geteuid() else ""
     missing = [tool for tool in TOOLS if not shutil.which(tool, path=PATH)]
     yield "tools", f"not here: {', '.join(missing)}" if missing else "all here", PROVISION if missing else ""

@@ -36,6 +36,7 @@ CLONE_INTO_CGROUP = 0x200000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000  # <fcntl.h>
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 
 
@@ -90,6 +91,12 @@ def umount(target: str, flags: int = 0) -> None:
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2): `new_root` becomes the root mount of this mount namespace, the old one moves to `put_old`."""
     call("pivot_root", new_root, put_old, path=new_root)
+
+
+def mount_setattr(directory: int, path: str, flags: int, on: int = 0, off: int = 0) -> None:
+    """mount_setattr(2), Linux 5.12: set and clear MOUNT_ATTR_* of a mount, and (AT_RECURSIVE) of all below it."""
+    attributes = structure(on, off, 0, 0)
+    call("mount_setattr", directory, path, flags, attributes, len(attributes), path=path or None)
 
 
 def unshare(flags: int) -> None:

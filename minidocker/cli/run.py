@@ -60,7 +60,7 @@ def run(options: Options, name: str, *command: str) -> int:
         --ingress RATE          limit of what it receives
         --cap-add NAME...       a right of root more, capabilities(7): NET_ADMIN, or ALL
         --cap-drop NAME...      one less
-        --privileged            all rights of root, and a /sys to write to
+        --privileged            all rights of root, devices that open, a /sys to write to
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """

@@ -16,12 +16,12 @@ import os
 from minidocker import state
 from minidocker.cgroups import Cgroup
 from minidocker.child import DEFAULT_PATH
-from minidocker.images.inside import Filesystems, User, home_of
+from minidocker.images.inside import DEVICES, Filesystems, User, home_of
 from minidocker.isolator import Isolator
 from minidocker.namespaces import Init, Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import PivotRoot
-from minidocker.security import Bounding, Capabilities, capabilities
+from minidocker.security import Bounding, Capabilities, NoDevices, capabilities
 from minidocker.union import Union
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ def container(
     ("NAME=value", or "NAME" to remove it) over Env, and that over `defaults`. `upper` keeps what the container changes.
     `mounts` is told where the union is, and makes the isolators that go there. `network`: "none" has lo alone, "host"
     is the host's; or what makes an isolator of chapter 7. `limits` are those of `Cgroup`. `kept`: its capabilities,
-    see `security`; `privileged`: all of them, and a /sys to write to. `files`: what stands in files of /etc.
+    see `security`; `privileged`: all, any device, and a /sys to write to. `files`: what stands in files of /etc.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
@@ -127,6 +127,7 @@ def container(
         Filesystems(union.root, privileged, files),
         *mounts(union.root),  # on top of /dev and its like
         root,
+        *([] if privileged else [NoDevices(DEVICES.values())]),
         Bounding(kept),
         User(user, cwd),
         Capabilities(kept),

@@ -84,6 +84,7 @@ class Filesystems(Isolator):
         for name, (major, minor) in DEVICES.items():
             os.mknod(f"{self.root}/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
             os.chmod(f"{self.root}/dev/{name}", 0o666)
+            mount(f"{self.root}/dev/{name}", f"{self.root}/dev/{name}", flags=MS_BIND)  # for `NoDevices` to spare
         for name, target in LINKS.items():
             os.symlink(target, f"{self.root}/dev/{name}")
         for name, value in SYSCTLS.items() if os.stat("/proc/self/ns/net").st_ino != self.host else ():

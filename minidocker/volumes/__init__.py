@@ -23,13 +23,12 @@ from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
 from minidocker.state import hold
-from minidocker.syscalls import CLONE_NEWNS, call, mount, openat2, setns, structure
+from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, call, mount, mount_setattr, openat2, setns
 from minidocker.volumes import store
 from minidocker.volumes.keeper import mounted
 
 BELOW = 0x10 | 0x02  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS of <linux/openat2.h>: links of /proc lead anywhere
-OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, AT_FDCWD = 1, 0x8000, 0x1000, -100  # <linux/mount.h>, <fcntl.h>
-MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MOUNT_ATTR_RDONLY = 0x04, 0x40, 1
+OPEN_TREE_CLONE, MOUNT_ATTR_RDONLY, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 1, 1, 0x04, 0x40
 NOT_THERE = "nothing can be mounted on the root, nor on or below /proc"
 
 Root = str | os.PathLike[str]
@@ -43,7 +42,7 @@ class Volume(Isolator):
     `readonly` nobody inside can write to it, nor to any file system that is mounted below it.
     """
 
-    clone_flags = CLONE_NEWNS
+    clone_flags = syscalls.CLONE_NEWNS
     source = ""
 
     def __init__(self, target: str, root: Root, readonly: bool = False) -> None:
@@ -122,9 +121,9 @@ class Named(Volume):
         if not self.descriptors:
             return super().tree()
         home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        setns(self.descriptors[0], CLONE_NEWNS)
+        setns(self.descriptors[0], syscalls.CLONE_NEWNS)
         tree = super().tree()
-        setns(home, CLONE_NEWNS)
+        setns(home, syscalls.CLONE_NEWNS)
         os.close(home)
         return tree
 
@@ -256,9 +255,8 @@ def name_of(descriptor: int) -> str:
 
 
 def read_only(tree: int) -> None:
-    """mount_setattr(2), Linux 5.12: this mount and all below it, in one step, before anybody sees them.
+    """mount_setattr(2): this mount and all below it, in one step, before anybody sees them.
 
     A read-only bind mount made by mount(2) leaves the mounts below it writable.
     """
-    attributes = structure(MOUNT_ATTR_RDONLY, 0, 0, 0)
-    call("mount_setattr", tree, "", AT_EMPTY_PATH | AT_RECURSIVE, attributes, len(attributes))
+    mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, MOUNT_ATTR_RDONLY)
