@@ -31,7 +31,6 @@ def build(options: Options, directory: str) -> None:
     """
     from minidocker.images.build.dockerfile import parse as read
     from minidocker.images.build.executor import build as make
-    from minidocker.images.build.executor import from_words
 
     if not os.path.isdir(directory):
         raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
@@ -61,6 +60,18 @@ def build(options: Options, directory: str) -> None:
     print(f"Successfully built {image.id.removeprefix('sha256:')[:12]}", file=sys.stderr)
     for tag in options.tag:
         print(f"Successfully tagged {tag}", file=sys.stderr)
+
+
+def from_words(settings: list[str]) -> dict[str, str]:
+    """--build-arg NAME=VALUE, or NAME for the value that the variable has here, if it has one."""
+    arguments = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not name:
+            raise ContainerError(f"--build-arg {setting}: NAME=VALUE is expected", exit_code=125)
+        if equals or name in os.environ:
+            arguments[name] = value if equals else os.environ[name]
+    return arguments
 
 
 def _text(path: str) -> str:

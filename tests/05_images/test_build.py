@@ -29,10 +29,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minidocker import cgroups, state
+from minidocker.cli.transfer import from_words
 from minidocker.images import image
 from minidocker.images.build.copy import Ignore, clean, component, real
 from minidocker.images.build.dockerfile import DockerfileError, parse
-from minidocker.images.build.executor import build, from_words
+from minidocker.images.build.executor import build
 from minidocker.images.container import container
 from minidocker.images.registry import Registry as Client
 from minidocker.images.store import Store

@@ -65,7 +65,7 @@ def _piece(found: re.Match[str]) -> str:
         body = re.sub(r"\\(.)|([\[&~|])", lambda special: re.escape(special[1] or special[2]), found["class"])
         return f"[{'^/' if found['not'] else ''}{body}]"
     if found["star"]:
-        return ")(?>[^/]*?"
+        return ")(?>[^/]*?"  # ends the group that `component` began, or another star, and begins one
     return "[^/]" if found["any"] else re.escape(found["letter"])
 
 
@@ -93,12 +93,13 @@ class Ignore:
 def _regex(pattern: str) -> re.Pattern[str]:
     """For the beginning of a path, /a/b, up to the end of a part."""
     pattern = re.sub(r"(?<![^/])\*\*(?=[^/*])", "**/*", pattern)  # **.go is meant for all directories, too
-    first, *others = (
+    first, *others = (  # what stands before, between and behind the **
         "".join(f"/{component(part).pattern}" for part in group.split("/")[1:])
         for group in re.split(rf"(?:/\*\*)+{END}", f"/{pattern}")
     )
     middle = "".join(f"(?>(?:/[^/]*+)*?{group})" for group in others if group)
-    return re.compile(first + middle + ("/" if others and not others[-1] else ""), re.S)
+    end = "/" if others and not others[-1] else ""  # a/** is what is in a, and not a itself
+    return re.compile(first + middle + end, re.S)
 
 
 NOTHING = Ignore()
@@ -145,7 +146,8 @@ def real(root: int, path: str, ignore: Ignore) -> str | None:
         top, whole = (os.readlink(f"/proc/self/fd/{number}") for number in (root, descriptor))
         found = whole.removeprefix(top.rstrip("/")).strip("/")
         partly = ignore.exceptions and path == found and stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        return None if not partly and (ignore.ignores(path) or ignore.ignores(found)) else found
+        if partly or not (ignore.ignores(path) or ignore.ignores(found)):
+            return found
     return None
 
 
@@ -224,7 +226,7 @@ class Copy:
                 found = files.xattrs(files.place(directory, name))
                 xattrs = sorted((key, value) for key, value in found.items() if not key.startswith(HOST))
                 owner = (status.st_uid, status.st_gid) if source.owners else ()
-                facts = path or source.name, first, status.st_mode, status.st_rdev, owner, xattrs
+                facts = (path or source.name, first, status.st_mode, status.st_rdev, owner, xattrs)
                 target = os.readlink(name, dir_fd=directory) if kind == stat.S_IFLNK else b""
                 # of a directory that is a source, only the content goes into the image
                 taken.update(repr((facts, target) if path or kind != stat.S_IFDIR else kind).encode())
@@ -255,7 +257,8 @@ class Copy:
 
     def _source(self, source: Source, inside: bool) -> None:
         """Names of one file stay names of one file. What is made in a directory changes its time, so that comes last."""
-        links, times = dict[tuple[int, int], str](), dict[str, os.stat_result]()
+        links = dict[tuple[int, int], str]()
+        times = dict[str, os.stat_result]()
         owner = self.numbers or (None if source.owners else (0, 0))
         for path, directory, name, status in source.entries():
             if stat.S_ISDIR(status.st_mode):
@@ -298,7 +301,8 @@ def planned(instruction: Instruction, variables: Mapping[str, str], directory: s
     patterns = [word for word in words if instruction.json is not None or not DOCUMENT.fullmatch(word)]
     flags = {name: expand(value, variables) for name, value in instruction.flags.items()}
     slash = "/" if posixpath.basename(path) in ("", ".", "..") else ""
-    target, mode = f"/{clean(posixpath.join(directory, path))}".rstrip("/") + slash, flags.get("chmod", "")
+    target = f"/{clean(posixpath.join(directory, path))}".rstrip("/") + slash
+    mode = flags.get("chmod", "")
     if not path or not all(patterns):
         raise ValueError("a path is empty")
     if len(words) > 1 and not slash:

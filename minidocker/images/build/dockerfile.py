@@ -29,7 +29,10 @@ LEFT_OUT = {  # what is known, and does nothing
 FLAGS: dict[str, tuple[str, ...]] = {  # all instructions, and the flags that each takes
     **dict.fromkeys(("ARG", "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL"), ()),
     **dict.fromkeys(("SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR", *LEFT_OUT), ()),
-    **{"ADD": ("chown", "chmod"), "COPY": ("from", "chown", "chmod"), "FROM": ("platform",), "RUN": ("network",)},
+    "ADD": ("chown", "chmod"),
+    "COPY": ("from", "chown", "chmod"),
+    "FROM": ("platform",),
+    "RUN": ("network",),
 }
 JSON_FORM = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")
 MAX_SIZE = 1 << 20  # characters: a Dockerfile is text that somebody wrote
@@ -45,7 +48,11 @@ WORD = re.compile(f"[^{BLANK}]+")
 QUOTED = re.compile(rf"""(?:\\.|"(?:\\.|[^"\\])*"?|'[^']*'?|[^{BLANK}"'\\]|\\$)+""", re.S)  # an open quote: to the end
 NAME = r"\d+|\w+|[@*#?$!-]"  # the last are a shell's own; none of them has a value here
 PART = re.compile(
-    rf"\\(?P<escaped>.?)|\$(\{{)?(?P<name>{NAME})(?(2)(?P<sign>\}}|:?[-+?]))|(?P<bad>\$\{{\w*:?.?)|.", re.S
+    rf"""\\(?P<escaped>.?)
+    | \$(\{{)?(?P<name>{NAME})(?(2)(?P<sign>\}}|:?[-+?]))  # behind a brace and a name: the other brace, or a sign
+    | (?P<bad>\$\{{\w*:?.?)
+    | .""",
+    re.S | re.X,
 )
 
 TYPE_CHECKING = False
@@ -81,8 +88,10 @@ class Instruction:
         if self.keyword not in FLAGS:
             raise self.error(f"unknown instruction {word}")
         while self.text.startswith("--") and self.keyword not in LEFT_OUT:
-            flag, self.text = [*self.text.split(None, 1), ""][:2]
-            self._flag(*flag[2:].partition("=")[::2])
+            flag, *others = self.text.split(None, 1)
+            self.text = "".join(others)
+            name, _, value = flag.removeprefix("--").partition("=")
+            self._flag(name, value)
         if not self.text:
             raise self.error(f"{self.keyword} needs an argument")
         if self.keyword in JSON_FORM and self.text.startswith("["):
@@ -172,7 +181,9 @@ def parse(text: str) -> tuple[list[Instruction], list[list[Instruction]]]:
 
 def _joined(line: str, lines: Iterator[tuple[int, str]]) -> str:
     """One line made of those that belong together; for a comment, or nothing, an empty one."""
-    whole, line = "", "" if COMMENT.match(line) else line
+    if COMMENT.match(line):
+        return ""
+    whole = ""
     while (end := line.rstrip(" \t")).endswith("\\") and not end.endswith("\\\\"):  # two are one, escaped
         whole += end.removesuffix("\\")
         line = next((line for _, line in lines if not COMMENT.match(line)), "")
@@ -181,8 +192,9 @@ def _joined(line: str, lines: Iterator[tuple[int, str]]) -> str:
 
 def _documents(instruction: Instruction, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[str, str, bool]]:
     """The here-documents that the instruction's words announce, each up to a line that is its delimiter."""
-    takes = instruction.keyword in ("ADD", "COPY", "ONBUILD", "RUN") and instruction.json is None
-    for found in filter(None, map(DOCUMENT.fullmatch, instruction.words if takes else [])):
+    if instruction.keyword not in ("ADD", "COPY", "ONBUILD", "RUN") or instruction.json is not None:
+        return
+    for found in filter(None, map(DOCUMENT.fullmatch, instruction.words)):
         dash, quoted, _, name = found.groups()
         text = ""
         for _, line in lines:
@@ -246,7 +258,8 @@ def _value(name: str, sign: str, word: str, variables: Mapping[str, str]) -> str
     if sign[-1] == "+":
         return word if present else ""
     if sign[-1] == "?" and not present:
-        raise ValueError(f"{name}: {word or 'is not allowed to be ' + ('unset' if value is None else 'empty')}")
+        kind = "unset" if value is None else "empty"
+        raise ValueError(f"{name}: {word or f'is not allowed to be {kind}'}")
     return word if sign[-1] == "-" and not present else value or ""
 
 

@@ -62,18 +62,21 @@ class Build:
     `context`: an open directory. `values`: the ARGs of the stage. `done`: image and ARGs of stages.
     """
 
-    ignore: Ignore = NOTHING  # what of the context is left out
-    arguments: Mapping[str, str] = {}  # values for ARG
-    network = "none"  # for RUN; or "host"
-    cached = True  # whether the cache is asked
-    output = 2  # a descriptor to write to: each step, and what RUN writes
-
-    def __init__(self, store: Store, dockerfile: Dockerfile, context: int, **options: Any) -> None:
-        if unknown := options.keys() - vars(Build).keys():
-            raise ContainerError(f"build: there is no option {unknown.pop()}")
-        vars(self).update(options)
-        self.store, self.context = store, context
-        self.steps = store.steps() if self.cached else {}
+    def __init__(
+        self,
+        store: Store,
+        dockerfile: Dockerfile,
+        context: int,
+        *,
+        ignore: Ignore = NOTHING,  # what of the context is left out
+        arguments: Mapping[str, str] | None = None,  # values for ARG
+        network: str = "none",  # for RUN; or "host"
+        cached: bool = True,  # whether the cache is asked
+        output: int = 2,  # a descriptor to write to: each step, and what RUN writes
+    ) -> None:
+        self.store, self.context, self.ignore = store, context, ignore
+        self.arguments, self.network, self.output = arguments or {}, network, output
+        self.steps = store.steps() if cached else {}
         self.done: dict[str, tuple[Image, dict[str, str]]] = {}
         self.config: dict[str, Any] = {}
         self.known: dict[str, str] = {}
@@ -88,11 +91,13 @@ class Build:
 
     def up_to(self, target: str) -> Image:
         """The image of a stage, and before it those of the stages that it needs, in the order of the file."""
-        names, needs = dict[str, int](), list[set[int]]()  # needs: begins with or copies from, and what those need
+        names = dict[str, int]()  # of a stage -> its place in the file
+        needs = list[set[int]]()  # of each stage: itself, those that it begins with or copies from, and what they need
         for index, (start, *others) in enumerate(self.stages):
             with start.errors():
                 wanted = [expand(start.base, self.known), *(item.flags.get("from", "") for item in others)]
-            needs.append({index}.union(*(needs[names[name.lower()]] for name in wanted if name.lower() in names)))
+            others_need = [needs[names[name.lower()]] for name in wanted if name.lower() in names]
+            needs.append({index}.union(*others_need))
             names |= {str(index): index, start.name or str(index): index}
         names[""] = len(self.stages) - 1
         if target.lower() not in names:
@@ -150,7 +155,8 @@ class Build:
 
     def do_from(self, instruction: Instruction) -> None:
         """One that begins with another stage has the arguments of that. What a base wants to be done is left out."""
-        wanted, here = expand(instruction.flags.get("platform", ""), self.known), "/".join(manifest.platform().values())
+        wanted = expand(instruction.flags.get("platform", ""), self.known)
+        here = "/".join(manifest.platform().values())
         if wanted not in ("", here):
             raise instruction.error(f"FROM --platform={wanted}: this machine is {here}")
         if not (name := expand(instruction.base, self.known)):
@@ -186,7 +192,8 @@ class Build:
         hidden = environment(self.config)
         arguments = sorted(f"{name}={value}" for name, value in self.values.items() if name not in hidden)
         proxies = [f"{name}={value}" for name, value in self.arguments.items() if name.upper() in PROXIES]
-        network = instruction.flags.get("network", self.network).replace("default", self.network)
+        network = instruction.flags.get("network", "default")
+        network = self.network if network == "default" else network
         if network not in ("none", "host"):
             raise instruction.error(f"RUN --network={network}: it is none, host or default")
         argv = instruction.argv(self.config)
@@ -299,8 +306,7 @@ class Build:
         self.image, self.document = image, copy.deepcopy(image.config)
         for key in ("container", "container_config", "docker_version"):
             self.document.pop(key, None)
-        layers = image.manifest["layers"]
-        self.document["history"] = image.config.get("history") or [{"comment": "unknown"}] * len(layers)
+        self.document["history"] = image.config.get("history") or [{"comment": "unknown"}] * len(image.diff_ids)
         self.config = self.document["config"]
         if "PATH" not in environment(self.config):
             self.config["Env"] = [f"PATH={DEFAULT_PATH}", *(self.config.get("Env") or [])]
@@ -321,7 +327,8 @@ def upper_of(store: Store, below: str) -> Iterator[str]:
 def _whole(store: Store, descriptor: manifest.Descriptor | None) -> Image | None:
     """The image, unless parts of it are gone."""
     with contextlib.suppress(ContainerError):
-        if descriptor and all(map(store.has, (image := Image(store, descriptor)).digests())):
+        image = Image(store, descriptor) if descriptor else None
+        if image and all(map(store.has, image.digests())):
             return image
     return None
 
@@ -331,12 +338,3 @@ def _now() -> str:
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(given) if given.isdecimal() and len(given) < 12 else None
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def from_words(settings: list[str]) -> dict[str, str]:
-    """--build-arg NAME=value, or NAME for the value that the variable has here, if it has one."""
-    words = [setting.partition("=") for setting in settings]
-    for name, *rest in words:
-        if not name:
-            raise ContainerError(f"--build-arg {''.join(rest)}: NAME=VALUE is expected", exit_code=125)
-    return {name: value if equals else os.environ[name] for name, equals, value in words if equals or name in os.environ}
