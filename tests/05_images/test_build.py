@@ -314,6 +314,22 @@ def test_a_resolver_that_is_a_link_to_nothing_is_left_alone(store):
     assert inside(built, "cat /etc/hosts; readlink /etc/resolv.conf") == "kept\n../run/nothing\n"
 
 
+def test_a_resolver_that_the_image_has_deleted_is_there_for_the_step_and_stays_deleted(store):
+    text = "FROM busybox\nRUN touch /etc/hosts /etc/resolv.conf\n"
+    text += "RUN rm /etc/hosts /etc/resolv.conf\nRUN --network=host cat /etc/hosts; touch /etc/made\n"
+    built, shown = made(store, text)
+    assert "localhost" in shown
+    assert os.listdir(f"{built.layers()[0]}/etc") == ["made"]
+
+
+def test_a_step_that_puts_a_link_in_place_of_etc_removes_no_file_of_the_host(store, tmp_path):
+    (tmp_path / "hosts").touch()
+    text = f"FROM busybox\nRUN rm -r /etc\nRUN --network=host mv /etc /old && ln -s {tmp_path} /etc\n"
+    built, _ = made(store, text)
+    assert os.readlink(f"{built.layers()[0]}/etc") == str(tmp_path)
+    assert (tmp_path / "hosts").exists()
+
+
 @pytest.mark.parametrize("command", ["echo before; exit 3", "echo before; sh -c 'kill -9 $$'"])
 def test_a_run_that_fails(store, command):
     with pytest.raises(DockerfileError) as raised:

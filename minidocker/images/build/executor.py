@@ -33,7 +33,7 @@ SCRIPT = "/dev/script"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from minidocker.images.store import Store
@@ -238,7 +238,9 @@ class Build:
                 while data := reader.read(65536):
                     output.write(data)
                     output.flush()
-                return process.wait().exit_code
+                code = process.wait().exit_code
+            _uncover(options["upper"], files)
+            return code
 
     def do_copy(self, instruction: Instruction) -> None:
         """The key has the digest of the files, so it does not matter where or how old they are."""
@@ -322,6 +324,14 @@ def upper_of(store: Store, below: str) -> Iterator[str]:
         os.chown(f"{place}/upper", root.st_uid, root.st_gid)
         os.chmod(f"{place}/upper", root.st_mode & 0o7777)
         yield f"{place}/upper"
+
+
+def _uncover(upper: str, paths: Iterable[str]) -> None:
+    """Remove the empty files that were made to mount on, if the image has deleted its own. No link is followed."""
+    for path in paths:
+        made = os.path.realpath(upper) + path
+        if os.path.realpath(made) == made and os.path.isfile(made) and not os.path.getsize(made):
+            os.unlink(made)
 
 
 def _whole(store: Store, descriptor: manifest.Descriptor | None) -> Image | None:
