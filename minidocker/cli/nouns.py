@@ -200,7 +200,7 @@ def _rm(noun: str, options: Options, *names: str) -> int:
     return _each([name for name in names if name in there], NOUNS[noun][2])
 
 
-for _noun in NOUNS:
+for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, from which its options are read
     for _verb in (_ls, _inspect, _rm):
         _function_of = functools.partial(_verb, _noun)
         _function_of.__doc__ = (_verb.__doc__ or "").format(_noun, _noun.upper())
@@ -227,12 +227,12 @@ def system_prune(options: Options) -> int:
 def system_df(_: Options) -> None:
     """system df: how much of the disk images, their unpacked layers and containers take"""
     store = Store()
-    found, steps = image.images(store), [Image(store, entry) for entry in store.steps().values()]
-    needed, made = ({digest for one in ones for digest in [*one.digests(), *one.diff_ids]} for ones in (found, steps))
-    blobs, layers, containers = (
-        [f"{top}/{name}" for name in (os.listdir(top) if os.path.isdir(top) else [])]
-        for top in (f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256", f"{store.home}/containers")
-    )
+    found, steps = image.images(store), image.images(store, store.steps())
+    needed = {digest for one in found for digest in [*one.digests(), *one.diff_ids]}
+    made = {digest for one in steps for digest in [*one.digests(), *one.diff_ids]}
+    blobs = _paths(f"{store.layout}/blobs/sha256")
+    layers = _paths(f"{store.unpacked}/sha256")
+    containers = _paths(f"{store.home}/containers")
     cached = {path for path in [*blobs, *layers] if f"sha256:{os.path.basename(path)}" in made - needed}
     kinds = [
         ("Images", len(found), {*blobs} - cached),
@@ -241,6 +241,10 @@ def system_df(_: Options) -> None:
         ("Build cache", len(steps), cached),
     ]
     _table([["TYPE", "TOTAL", "SIZE"], *([kind, str(total), _human(usage(paths))] for kind, total, paths in kinds)])
+
+
+def _paths(directory: str) -> list[str]:
+    return [f"{directory}/{name}" for name in os.listdir(directory)] if os.path.isdir(directory) else []
 
 
 def doctor(_: Options) -> int:

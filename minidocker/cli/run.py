@@ -65,8 +65,8 @@ def run(options: Options, name: str, *command: str) -> int:
         --pull WHEN             missing: if it is not here (the default); always; never
     """
     host = options.hostname
-    if len(host) > 64 or not host.isascii() or not f"0{host}".translate({45: 48, 46: 48, 95: 48}).isalnum():
-        raise ContainerError(f"-h {host}: at most 64 letters, digits, - and . are expected")
+    if len(host) > 64 or not host.isascii() or not all(one.isalnum() or one in "-._" for one in host):
+        raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     image, called = _image(name, options.pull), options.name or os.urandom(6).hex()

@@ -173,8 +173,9 @@ class _Archive:
             self.store.keep(target, found)
 
     def dockers(self) -> Iterator[Found]:
-        """The images of a docker-archive, which has no manifest: we write one. The config stays, and so the ID. Most
-        layers are not compressed there, and all are here: the store holds what travels.
+        """The images of a docker-archive, which has no manifest: we write one. The config stays, and so the ID.
+
+        Most layers are not compressed there, and all are here: the store holds what travels.
         """
         layers: dict[str, Descriptor] = {}
         for config, names, tags in self.items():

@@ -1,4 +1,4 @@
-"""Chapter 5: a registry is a web server with a dozen addresses. This is a client of it, address by address.
+"""Chapter 5: a registry is a web server. This is a client of it, request by request.
 
     with Registry("docker.io", "library/busybox") as registry:
         data, descriptor = registry.manifest("latest")
@@ -40,7 +40,9 @@ from minidocker.outcome import ContainerError
 
 HUB_URL = "https://registry-1.docker.io"
 LONGEST = 20  # seconds that a registry may let us wait
-HOPS, AGAIN, MAX_ANSWER = 6, (429, 500, 502, 503, 504), 1 << 16  # bytes of an answer that is no manifest and no blob
+HOPS = 6  # redirects, and a login, until there is an answer
+AGAIN = (429, 500, 502, 503, 504)  # what may be otherwise a little later
+MAX_ANSWER = 1 << 16  # bytes of an answer that is no manifest and no blob
 UNSAID = ("", "text/plain", "application/json", "application/octet-stream")  # the types of a server that knows none
 WORD = re.compile(r'(\w+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^\s",]+))|([\w-]+)')  # name="value", name=value, or a scheme
 MEANINGS = {
@@ -89,8 +91,9 @@ def origin(url: str) -> tuple[object, ...]:
 
 
 def may_ask(url: str, registry: str) -> bool:
-    """Whether the registry may send us there: over TLS, or where plain HTTP was asked for. Only one that is itself on
-    this machine may name another server on it, which might be one that trusts all that comes from here.
+    """Whether the registry may send us there: over TLS, or where plain HTTP was asked for.
+
+    Only one that is itself on this machine may name another server on it: that may trust all that comes from here.
     """
     scheme, place = address(url).scheme, address(url).netloc or ""
     if is_here(url) and not is_here(registry):
@@ -165,9 +168,16 @@ class Registry:
         self.name = self.url.partition("://")[2] if "://" in name else name
         self.scopes: set[str] = set()  # what tokens are asked for: "repository:NAME:pull"
         self.identity: dict[str, str] = {}  # the header Authorization, once it was demanded
-        rule: dict[str, Any] = {"connect": 2, "other": 0, "status_forcelist": AGAIN, "allowed_methods": None}
-        rule |= {"raise_on_status": False, "backoff_factor": self.backoff, "retry_after_max": 1 << 40}
-        self.again = Patience(self.retries, **rule)  # other: a certificate does not get better
+        self.again = Patience(
+            self.retries,
+            connect=2,
+            other=0,  # a certificate does not get better
+            allowed_methods=None,  # all of them
+            status_forcelist=AGAIN,
+            raise_on_status=False,
+            backoff_factor=self.backoff,
+            retry_after_max=1 << 40,  # `Patience` decides
+        )
         pool: dict[str, Any] = {"maxsize": 8, "timeout": self.timeout, "retries": self.again}
         place = address(self.url)
         direct = is_here(self.url) or urllib.request.proxy_bypass(place.netloc or "")

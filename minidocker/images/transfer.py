@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import threading
 import time
@@ -62,15 +63,18 @@ def _pull(store: Store, host: str, wanted: Reference, platform: str, show: bool)
     """The layers are unpacked before the image gets its name: one that has a name can run."""
     with store.bringing(str(wanted), Unreachable), Registry(host, wanted.repository) as registry:
         data, descriptor = _chosen(registry, wanted.digest or wanted.tag, platform)
-        manifest, bring = media.check_manifest(media.parsed(data)), partial(fetch, store, registry)
-        config, layers = manifest["config"], {blob["digest"]: blob for blob in manifest["layers"]}.values()
+        manifest = media.check_manifest(media.parsed(data))
+        bring = partial(fetch, store, registry)
+        config = manifest["config"]
+        layers = {blob["digest"]: blob for blob in manifest["layers"]}.values()
         if config["size"] > media.MAX_JSON:
             raise ContainerError(f"{wanted}: a config of {config['size']} bytes: refused")
         bring(config, lambda count: None)
         media.check_config(store.get_json(config), len(manifest["layers"]))
-        needed, space = sum(blob["size"] for blob in layers if not store.has(blob["digest"])), os.statvfs(store.home)
-        if needed > space.f_bavail * space.f_frsize:  # refused early; unpacking needs more
-            raise ContainerError(f"{needed} bytes to store, and {space.f_bavail * space.f_frsize} free: system prune")
+        needed = sum(blob["size"] for blob in layers if not store.has(blob["digest"]))
+        free = shutil.disk_usage(store.home).free
+        if needed > free:  # refused early; unpacking needs more
+            raise ContainerError(f"{needed} bytes to store, and {free} free: system prune")
         each(bring, layers, show)
         store.put(data, descriptor["mediaType"])
         image = Image(store, descriptor)
@@ -173,8 +177,9 @@ def upload(store: Store, registry: Registry, blob: Descriptor, advance: Advance)
 
 
 def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor], show: bool) -> None:
-    """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised. `work`
-    is given what to call with the number of bytes that have passed, and returns what it did.
+    """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised.
+
+    `work` is given what to call with the number of bytes that have passed, and returns what it did.
     """
     stopped = threading.Event()
 
