@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
 SWITCH = {None: True, "true": True, "1": True, "false": False, "0": False}
 
 
@@ -99,7 +100,8 @@ def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
             words.append(word)
     words += rest
     expected = [word for word in summary.split() if word.strip("[")[0].isupper() and word != "[OPTIONS]"]
-    least, most = sum(word[0] != "[" for word in expected), 9999 if "..." in summary else len(expected)
+    least = sum(word[0] != "[" for word in expected)
+    most = 9999 if "..." in summary else len(expected)
     if not least <= len(words) <= most:
         raise ContainerError(f"usage: minidocker {summary}")
     return options, words

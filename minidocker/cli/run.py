@@ -69,7 +69,8 @@ def run(options: Options, name: str, *command: str) -> int:
         raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
-    image, called = _image(name, options.pull), options.name or os.urandom(6).hex()
+    image = _image(name, options.pull)
+    called = options.name or os.urandom(6).hex()
     paths = image["config"].get("Volumes") or {}
     mounted = paths or options.volume or options.mount or options.tmpfs
     # Without forwarding, which is the host owner's affair, a bridge leads nowhere: it is for those who ask for it

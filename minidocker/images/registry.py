@@ -197,7 +197,8 @@ class Registry:
 
         Password and token go to the registry itself, and to no other host. After HEAD, any answer is one.
         """
-        target, headers = self._led(f"{self.url}/v2/{self.repository}/", path), options.pop("headers", {})
+        target = self._led(f"{self.url}/v2/{self.repository}/", path)
+        headers = options.pop("headers", {})
         identity, asked = self.identity, False
         for _ in range(HOPS):
             ours = origin(target) == origin(self.url)
@@ -280,7 +281,8 @@ class Registry:
 
     def blob(self, descriptor: Descriptor, done: int) -> urllib3.BaseHTTPResponse:
         """Ask for a blob, from this byte on. What the headers say of the body has to fit."""
-        digest, headers = descriptor["digest"], {"Range": f"bytes={done}-"} if done else {}
+        digest = descriptor["digest"]
+        headers = {"Range": f"bytes={done}-"} if done else {}
         response = self.request("GET", f"blobs/{digest}", headers=headers)
         partly = response.status == 206
         begin = done if partly else 0  # it may know no ranges, and send all of it again

@@ -184,7 +184,8 @@ def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor]
     stopped = threading.Event()
 
     def one(blob: Descriptor) -> None:
-        name, hidden = blob["digest"].removeprefix("sha256:")[:12], None if show else True  # None: if no terminal
+        name = blob["digest"].removeprefix("sha256:")[:12]
+        hidden = None if show else True  # None: where there is no terminal
         with tqdm(desc=name, total=blob["size"], unit="B", unit_scale=True, leave=False, disable=hidden) as bar:
 
             def advance(count: int) -> None:

@@ -320,7 +320,8 @@ def _ports(text: str) -> Iterator[str]:
     """ "80", "53/udp", "8000-8003"; of "8080:80" only what is inside counts. A note: chapter 7 publishes ports."""
     for word in text.split():
         found = PORT.fullmatch(word)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        first = int(found[1]) if found else 0
+        last = int(found[2] or first) if found else 0
         if not found or not 0 < first <= last < 65536:
             raise ValueError(f"{word!r} is no port, such as 80, 53/udp or 8000-8003")
         yield from (f"{port}/{(found[3] or 'tcp').lower()}" for port in range(first, last + 1))

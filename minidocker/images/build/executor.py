@@ -205,7 +205,7 @@ class Build:
             if code := self.execute(lowers, argv, script, options):
                 raise instruction.error(f"RUN {argv}: exit code {code}")
 
-        spelled = " ".join([f"|{len(arguments)}", *arguments, ""]) if arguments else ""
+        spelled = " ".join([f"|{len(arguments)}", *arguments, ""]) if arguments else ""  # as in Docker's history
         self.advance(f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network))
 
     def execute(self, lowers: list[str], argv: list[str], script: str, options: dict[str, Any]) -> int:
