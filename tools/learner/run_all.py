@@ -3,8 +3,8 @@
     python -m tools.learner.run_all
 
 Executed copies of the notebooks and their pictures go to build/run; those of the repository stay as they are. The table
-at the end holds what cells recorded with `lab.claim`: the figures are this run's own. If one fails, the others still
-run, and the exit status is 1.
+at the end holds what cells recorded with `lab.claim`, and in which lab: the figures are this run's own. If one fails,
+the others still run, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import time
 from pathlib import Path
 
 import nbformat
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from tools import REPO
 from tools.book import notebooks
 
 BUILD = REPO / "build" / "run"
-CLAIMS = BUILD / "claims.jsonl"
 CELL_TIMEOUT = 120  # seconds
 
 
@@ -37,7 +36,10 @@ def bar(done: int, total: int, what: str) -> None:
 
 def run_stage(path: Path) -> str:
     """Run a stage as a reader would; what went wrong, or nothing."""
-    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=CELL_TIMEOUT)
+    try:
+        done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=CELL_TIMEOUT)
+    except subprocess.TimeoutExpired as late:
+        return str(late)
     (BUILD / f"{path.parent.name}.txt").write_text(done.stdout + done.stderr)
     return "" if done.returncode == 0 else f"exit status {done.returncode}: {(done.stderr or done.stdout).strip()}"
 
@@ -45,9 +47,12 @@ def run_stage(path: Path) -> str:
 def run_notebook(path: Path) -> str:
     """Execute a copy, and take its pictures out; what went wrong, or nothing."""
     try:
-        notebook = notebooks.execute(path, env=notebooks.environment(MINIDOCKER_CLAIMS=CLAIMS))
+        claims = BUILD / f"{path.stem}.claims"
+        notebook = notebooks.execute(path, env=notebooks.environment(MINIDOCKER_CLAIMS=claims))
     except CellExecutionError as failure:
         return f"{failure.ename}: {failure.evalue}"
+    except (CellTimeoutError, DeadKernelError) as failure:
+        return str(failure)
     nbformat.write(notebook, BUILD / path.name)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
@@ -57,10 +62,13 @@ def run_notebook(path: Path) -> str:
 
 
 def table() -> None:
-    """What this run showed: claim, figure, where to look."""
-    lines = CLAIMS.read_text().splitlines() if CLAIMS.exists() else []
-    for record in sorted(map(json.loads, lines), key=lambda record: record["claim"]):
-        print(f"  {record['claim']:4} {record['text']:100} {record.get('where', '')}")
+    """What this run showed: claim, figure, and in which notebook."""
+    found = []
+    for path in sorted(BUILD.glob("*.claims")):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        found += [(record["claim"], record["text"], path.stem) for record in records]
+    for claim, text, where in sorted(found, key=lambda line: int(line[0].removeprefix("C"))):
+        print(f"  {claim:4} {text:100} {where}")
 
 
 def main() -> int:
