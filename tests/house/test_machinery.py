@@ -261,3 +261,21 @@ def test_tests_find_helpers_by_name_and_nothing_in_each_other():
         text = path.read_text()
         assert not re.search(r"^(from|import) (test_|tests\.\d|conftest)", text, re.M), path
         assert path.parent.name == "helpers" or not re.search(r"^\s*sys\.path(\.|\[|\s*[+=])", text, re.M), path
+
+
+def test_a_run_of_everything_outlives_a_kernel_and_says_where_a_claim_was_shown(tmp_path):
+    code = ["import os, lab", *(f"lab.claim('C{number}', 'shown')" for number in (10, 2)), "os._exit(1)"]
+    path = tmp_path / "05_images.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(line) for line in code]), path)
+    script = """if True:
+        import sys
+        from pathlib import Path
+        from tools.learner import run_all
+        run_all.BUILD = Path(sys.argv[1]).parent
+        print(run_all.run_notebook(Path(sys.argv[1])))
+        run_all.table()
+    """
+    words = [sys.executable, "-c", script, path]  # nbclient leaves its loop open
+    problem, *table = subprocess.run(words, cwd=REPO, capture_output=True, text=True).stdout.splitlines()
+    assert problem == "Kernel died"
+    assert [line.split() for line in table] == [[claim, "shown", "05_images"] for claim in ("C2", "C10")]
