@@ -1,12 +1,8 @@
-"""Chapter 4: trees of files, by descriptors: walk, copy, remove, and the room that they take.
+"""Chapter 4: copies of files, with all that belongs to a file; and the room that files take.
 
-    for path, directory, name, status in walk(top): ...     # the open directory `top`, and all that is below it
     copy(image, volume)                                     # the content of one open directory into another
-    remove("/var/lib/minidocker/containers/web1")
 
-A path is looked up anew each time, and whoever shares the tree may exchange a directory for a symlink in between. So a
-directory is opened in its parent, following no link, and left by `..`, which must be where we came from. This works at
-any depth. Names and paths are bytes.
+Nobody who changes either tree meanwhile leads us out of it: both are walked by descriptors, see `trees`.
 """
 
 from __future__ import annotations
@@ -15,99 +11,20 @@ import errno
 import os
 import stat
 
-from minidocker.outcome import ContainerError
 from minidocker.syscalls import call, openat2
+from minidocker.trees import READ, RESOLVE_NO_SYMLINKS, move, steps
 
 # How OverlayFS marks its own directories: a copy is no part of an overlay. In a user namespace it says user. instead
 OVERLAY_MARKS = ("trusted.overlay.", "user.overlay.")
-RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS, AT_EMPTY_PATH, PATH_MAX = 0x01, 0x04, 0x1000, 4096
-READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a FIFO in its place does not make us wait
+AT_EMPTY_PATH, PATH_MAX = 0x1000, 4096
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
-    Name = str | bytes
+    from minidocker.trees import Name
+
     Owner = tuple[int, int] | None
-    Skips = Callable[[bytes], bool]
-
-
-class NotRemoved(ContainerError):
-    """What could not be removed: `failures`. All else was: `removed`."""
-
-    def __init__(self, failures: list[Exception], removed: Iterable[str] = ()) -> None:
-        few = [
-            f"{os.fsdecode(one.filename or '')}: {one.strerror}" if isinstance(one, OSError) else str(one)
-            for one in failures[:3]
-        ]
-        few += [f"and {len(failures) - 3} more"] if failures[3:] else []
-        super().__init__(f"not removed: {'; '.join(few)}: lsattr shows what is immutable, findmnt what is mounted")
-        self.failures, self.removed = failures, list(removed)
-
-
-def _steps(
-    path: Name, dir_fd: int | None, failures: list[Exception] | None = None, skips: Skips | None = None
-) -> Iterator[tuple[list[bytes], int, bytes, os.stat_result, bool]]:
-    """(way, open directory, name, status, False) of an entry and all below; a directory again, with True, at its end.
-
-    `way` is the list of names that leads there. What cannot be looked into is an error. With `failures` it is one of
-    these, and so is a directory on which something is mounted.
-    """
-    parent, base = os.path.split(os.fsencode(path))
-    here = os.open(parent or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=dir_fd)
-    way, waiting = list[bytes](), list[tuple[bytes, tuple[os.stat_result, ...]]]([(base, ())])
-    try:
-        while waiting:
-            name, entered = waiting.pop()
-            if entered:
-                status, above = entered
-                _move(here, name, above=above)
-                yield way, here, name, status, True
-                way.pop()
-                continue
-            way.append(name if way else os.fsencode(path))
-            try:
-                status = os.lstat(name, dir_fd=here)
-                yield way, here, name, status, False
-                if stat.S_ISDIR(status.st_mode) and not (skips and skips(b"/".join(way[1:]))):
-                    above = os.fstat(here)
-                    names = _move(here, name, RESOLVE_NO_XDEV if failures is not None else 0)
-                    waiting += [(name, (status, above)), *((below, ()) for below in names)]
-                    continue
-            except OSError as refused:
-                refused.filename = b"/".join(way)
-                if refused.errno == errno.EXDEV:
-                    refused.strerror = "something is mounted on it"
-                if failures is None:
-                    raise
-                failures.append(refused)
-            way.pop()
-    finally:
-        os.close(here)
-
-
-def _move(here: int, name: bytes, resolve: int = 0, above: os.stat_result | None = None) -> list[bytes]:
-    """Exchange the open directory for one in it, and return what is there, last names first; or for the one above."""
-    way = name if above is None or name == b"." else b".."
-    there = openat2(here, way, READ | os.O_DIRECTORY, resolve | RESOLVE_NO_SYMLINKS)
-    try:
-        if above and not os.path.samestat(os.fstat(there), above):
-            raise OSError(errno.ESTALE, "somebody moved or exchanged it meanwhile", name)
-        names = [] if above else sorted(map(os.fsencode, os.listdir(there)), reverse=True)
-        os.dup2(there, here, inheritable=False)
-        return names
-    finally:
-        os.close(there)
-
-
-def walk(top: int, entry: Name = ".", skips: Skips | None = None) -> Iterator[tuple[bytes, int, bytes, os.stat_result]]:
-    """(path below the entry of `top`, open directory, name in it, status); a directory before its content, by name.
-
-    `skips` is told the path of each directory, and says whether to leave out what is in it.
-    """
-    for way, directory, name, status, after in _steps(entry, top, skips=skips):
-        if not after:
-            yield b"/".join(way[1:]), directory, name, status
 
 
 def usage(paths: Iterable[Name]) -> int:
@@ -119,32 +36,6 @@ def usage(paths: Iterable[Name]) -> int:
     return int(done.stdout.split()[-2])
 
 
-def remove(path: Name, dir_fd: int | None = None) -> int:
-    """Remove an entry with all below it, if it is there; return how many bytes that freed.
-
-    No link and no mount is followed. What cannot be removed stays, and is a `NotRemoved` when all else is gone.
-    Nothing is written or moved: it works on a full disk.
-    """
-    failures: list[Exception] = []
-    freed = 0
-    for way, directory, name, status, after in _steps(path, dir_fd, failures):
-        inner = stat.S_ISDIR(status.st_mode)
-        try:
-            if after or not inner:
-                (os.rmdir if after else os.unlink)(name, dir_fd=directory)
-                freed += status.st_blocks * 512 if inner or status.st_nlink == 1 else 0
-            elif os.geteuid() != 0:
-                os.chmod(name, 0o700, dir_fd=directory)  # OverlayFS leaves one without any rights; root needs none
-        except OSError as refused:
-            if refused.errno != errno.ENOTEMPTY or not failures:
-                refused.filename = b"/".join(way)
-                failures.append(refused)
-    failures = [failed for failed in failures if not isinstance(failed, FileNotFoundError)]
-    if failures:
-        raise NotRemoved(failures)
-    return freed
-
-
 def copy(source: int, target: int) -> None:
     """Copy the content of an open directory, with all below it, into another one. Needs root for owners and devices.
 
@@ -153,16 +44,16 @@ def copy(source: int, target: int) -> None:
     copies = dict[tuple[int, int], bytes]()
     here, levels, umask = os.dup(target), list[os.stat_result](), os.umask(0)
     try:
-        for way, directory, name, status, after in _steps(".", source):
+        for way, directory, name, status, after in steps(".", source):
             file = status.st_dev, status.st_ino
             if after:
                 attributes(status, xattrs(place(directory, name)), here)
-                _move(here, name, above=levels.pop())
+                move(here, name, above=levels.pop())
             elif stat.S_ISDIR(status.st_mode):
                 if way[1:]:
                     os.mkdir(name, 0o700, dir_fd=here)
                 levels.append(os.fstat(here))
-                _move(here, name)
+                move(here, name)
             elif file in copies:
                 _link(target, copies[file], here, name)
             else:

@@ -18,6 +18,7 @@ import os
 import time
 
 from minidocker.outcome import ContainerError
+from minidocker.trees import NotRemoved, remove
 
 HOME = "/var/lib/minidocker"  # root's, unless MINIDOCKER_HOME names another
 
@@ -62,13 +63,6 @@ def hold(path: str, exclusive: bool = True, wait: bool = False) -> int | None:
         finally:
             if descriptor != held:
                 os.close(descriptor)
-
-
-def remove(path: str) -> object:
-    """A directory with all that is in it. What does that is imported here: no container needs it to start."""
-    from minidocker import files
-
-    return files.remove(path)
 
 
 def claim(path: str, remove: Remove = remove, make: Callable[[str, int], object] = os.mkdir) -> int:
@@ -116,8 +110,6 @@ def prune(*parents: str, remove: Remove = remove) -> list[str]:
             except (OSError, ContainerError) as refused:
                 failures += getattr(refused, "failures", [refused])
     if failures:
-        from minidocker.files import NotRemoved
-
         raise NotRemoved(failures, removed)
     return removed
 

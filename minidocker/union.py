@@ -18,6 +18,7 @@ from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import CLONE_NEWNS, MS_BIND, mount
+from minidocker.trees import remove
 
 # <linux/proc_ns.h>, PROC_USER_INIT_INO: the inode number of the user namespace that the machine started with
 INITIAL_USER_NAMESPACE = 0xEFFFFFFD
@@ -137,7 +138,7 @@ class Union(Isolator):
         """Remove the container's directory; its mounts went with its mount namespace. What resists is for `prune`."""
         try:
             if self.work and self.kept:
-                state.remove(self.work)
+                remove(self.work)
             state.release(self.own, self._locks.pop(0))
         except ContainerError as left:
             warn(str(left))

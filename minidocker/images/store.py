@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 
-from minidocker import files, state
+from minidocker import state, trees
 from minidocker.images import manifest as media
 from minidocker.outcome import ContainerError
 
@@ -109,7 +109,7 @@ class Store:
                 os.chmod(path, 0o755)  # whatever the caller's umask: a layer may not say how its root is to look like
                 yield path
             finally:
-                files.remove(path)
+                trees.remove(path)
 
     def layer(self, descriptor: Descriptor, diff_id: str) -> str:
         """The directory with the files of a layer, unpacked now if it is not yet: once, whoever uses it."""
@@ -203,7 +203,7 @@ class Store:
         with self._locked(self.layout, exclusive=True):
             for name in os.listdir(self.layout):
                 if name.endswith(".new"):  # of one who was killed here: everybody else waits
-                    files.remove(f"{self.layout}/{name}")
+                    trees.remove(f"{self.layout}/{name}")
             entries = self.entries()
             yield entries
             named = {entry["digest"] for (kind, _), entry in entries.items() if kind == REF_NAME}
@@ -263,7 +263,7 @@ class Store:
                         os.close(lock)
             nothing = os.stat(self._trash).st_blocks * 512
             try:
-                return files.remove(self._trash) - nothing
+                return trees.remove(self._trash) - nothing
             finally:
                 os.makedirs(self._trash, exist_ok=True)
 

@@ -14,11 +14,11 @@ import os
 
 from minidocker import state
 from minidocker.cgroups.hierarchy import read
-from minidocker.files import remove as remove_tree
 from minidocker.network import firewall, links, names
 from minidocker.network.links import dotted, eui64_of, exists, ipv6, mac_of, numbers, tool
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
+from minidocker.trees import remove as remove_tree
 
 DEFAULT = "bridge"  # is made with its first container, and removed with its last
 CANDIDATES = [f"10.77.{third}.0/22" for third in range(0, 256, 4)]

@@ -17,7 +17,7 @@ import errno
 import os
 import stat
 
-from minidocker import files, syscalls
+from minidocker import files, syscalls, trees
 from minidocker.cgroups.limits import size as bytes_of
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
@@ -132,12 +132,12 @@ class Named(Volume):
         says that somebody has begun; found under the lock, that they died: begin again.
         """
         lock, mark = hold(f"{self.directory}/config", wait=True), f"{self.directory}/filling"
-        image, data = (os.open(".", files.READ | os.O_DIRECTORY, dir_fd=here) for here in (place, tree))
+        image, data = (os.open(".", trees.READ | os.O_DIRECTORY, dir_fd=here) for here in (place, tree))
         there = os.listdir(data)
         if os.path.exists(mark) or not (there or self.nocopy):
             os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             for name in there:
-                files.remove(name, data)
+                trees.remove(name, data)
             files.copy(image, data)
             os.unlink(mark)
         for descriptor in (image, data, lock):
@@ -152,7 +152,7 @@ class Named(Volume):
         try:
             if not self.name:
                 store.remove(self._used)
-        except files.NotRemoved as left:
+        except trees.NotRemoved as left:
             warn(str(left))
         except ContainerError:
             pass

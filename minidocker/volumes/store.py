@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 
-from minidocker import files, state
+from minidocker import state, trees
 from minidocker.outcome import ContainerError
 from minidocker.state import hold
 
@@ -50,7 +50,7 @@ def create(name: str = "", options: dict[str, str] | None = None) -> str:
         state.replace(f"{new}/config", lines.encode())
         os.rename(new, path)
     except OSError:
-        files.remove(new)
+        trees.remove(new)
         if not os.path.isdir(path):
             raise
         if options and read(name, "opt") != options:
@@ -128,7 +128,7 @@ def _remove(path: str) -> None:
     """For who holds it: rename it, so that nobody finds half of it. What resists is then found by the next prune."""
     gone = os.path.join(parent(), f".gone-{os.urandom(6).hex()}")
     os.rename(path, gone)
-    files.remove(gone)
+    trees.remove(gone)
 
 
 def prune(everything: bool = False) -> list[str]:
@@ -140,13 +140,13 @@ def prune(everything: bool = False) -> list[str]:
     def remove(path: str) -> None:
         name = os.path.basename(path)
         if name.startswith("."):
-            files.remove(path)
+            trees.remove(path)
         elif everything or ANONYMOUS in read(name, "label"):
             _remove(path)
             pruned.append(name)
 
     try:
         state.prune(parent(), remove=remove)
-    except files.NotRemoved as left:
-        raise files.NotRemoved(left.failures, pruned) from None
+    except trees.NotRemoved as left:
+        raise trees.NotRemoved(left.failures, pruned) from None
     return pruned

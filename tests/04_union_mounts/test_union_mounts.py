@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from aufs import DRIVERS, Aufs
 from aufs.branches import Writable
-from minidocker import files as trees
-from minidocker import state
-from minidocker.files import NotRemoved, copy, remove, usage, walk
+from minidocker import files, state
+from minidocker.files import copy, usage
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+from minidocker.trees import NotRemoved, remove, walk
 from minidocker.union import Copy, Union
 from tests.helpers import HOME
 from tests.helpers.union_model import Model, Real, outcome
@@ -75,8 +75,8 @@ def tree(top):
 def snapshot(top):
     """Every path below `top` with what would change if somebody wrote there."""
     found = {}
-    for directory, directories, files in os.walk(top):
-        for name in [*directories, *files]:
+    for directory, directories, others in os.walk(top):
+        for name in [*directories, *others]:
             status = os.lstat(os.path.join(directory, name))
             found[directory, name] = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return found
@@ -368,6 +368,7 @@ import json, os, sys
 from minidocker.namespaces import Namespaces
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
+from minidocker.trees import NotRemoved, remove, walk
 from minidocker.union import Union
 root, upper = sys.argv[1:]
 union = Union([root], upper)
@@ -775,7 +776,7 @@ def test_a_copy_is_not_led_astray(tmp_path):
     (source / "a/file").touch()
     os.link(source / "a/file", source / "b")
     pair = [os.open(path, os.O_RDONLY) for path in (source, target)]
-    made = trees.attributes
+    made = files.attributes
 
     def exchange(*arguments):
         made(*arguments)
@@ -786,7 +787,7 @@ def test_a_copy_is_not_led_astray(tmp_path):
             os.symlink(tmp_path / "host", target / "a")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "attributes", exchange)
+        patch.setattr(files, "attributes", exchange)
         with pytest.raises(OSError):
             copy(*pair)
     assert os.stat(tmp_path / "secret").st_nlink == 2

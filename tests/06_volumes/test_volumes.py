@@ -15,7 +15,7 @@ import time
 import pytest
 
 from aufs import DRIVERS
-from minidocker import files
+from minidocker import trees
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
@@ -453,10 +453,10 @@ def test_an_image_may_nest_deeper_than_any_path(image):
     os.close(at)
     assert sh("ls /data", spelled("deep:/data"), lowers=(str(image), BUSYBOX)).stdout == "deep\nfile\n"
     top = os.open(store.inspect("deep")["Mountpoint"], os.O_RDONLY)
-    assert sum(1 for _ in files.walk(top)) == 1502
+    assert sum(1 for _ in trees.walk(top)) == 1502
     os.close(top)
     store.remove("deep")
-    files.remove(image / "data/deep")
+    trees.remove(image / "data/deep")
 
 
 def test_many_first_users_at_once_see_all_or_wait(image):
@@ -821,7 +821,7 @@ def test_what_cannot_be_removed_is_no_failure_of_the_container(home, capsys):
         assert "Operation not permitted" in capsys.readouterr().err
         assert store.names() == []
         others = [store.create() for _ in range(3)]
-        with pytest.raises(files.NotRemoved) as left:
+        with pytest.raises(trees.NotRemoved) as left:
             store.prune()
         assert sorted(left.value.removed) == sorted(others)
         assert len(left.value.failures) == 1 and "not removed: not" not in str(left.value)

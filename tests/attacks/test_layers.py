@@ -15,7 +15,7 @@ import time
 import pytest
 from backports import zstd
 
-from minidocker import files
+from minidocker.files import usage
 from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.layer import unpack as jail
@@ -23,6 +23,7 @@ from minidocker.images.layer.pack import write_layer
 from minidocker.images.layer.unpack import unpack
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
+from minidocker.trees import remove
 from tests.helpers import layers as trees
 from tests.helpers.layers import (
     archive,
@@ -332,10 +333,10 @@ def test_a_tree_that_is_deeper_than_any_path_can_be_removed(tmp_path):
     link = entry(b"l", SYMLINK, link=deep)
     layer = archive(entry(deep + b"/", DIRECTORY), link, regular(b"l/" + deep + b"/f", b"x" * 20_000))
     unpacked(layer, tmp_path / "out")
-    assert files.usage([str(tmp_path / "out")]) > 20_000
+    assert usage([str(tmp_path / "out")]) > 20_000
     with pytest.raises(ContainerError, match="File name too long"):
         packed(tmp_path / "out")
-    files.remove(str(tmp_path / "out"))
+    remove(str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -20,7 +20,8 @@ import os
 import stat
 from itertools import takewhile
 
-from minidocker.files import copy_entry, remove
+from minidocker.files import copy_entry
+from minidocker.trees import remove
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"

@@ -22,7 +22,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 
-from minidocker import files
+from minidocker import files, trees
 from minidocker.images.build.dockerfile import DOCUMENT, Instruction, expand
 from minidocker.images.container import Layers
 from minidocker.images.inside import records, resolve
@@ -181,7 +181,7 @@ class Source:
         parent, base = posixpath.split(self.path)
         with opened(self.root, parent) as above:
             skips = None if self.ignore.exceptions else self._left_out
-            for way, directory, name, status in files.walk(above, base or ".", skips):
+            for way, directory, name, status in trees.walk(above, base or ".", skips):
                 path = os.fsdecode(way)
                 if self._left_out(way):
                     held[path] = path, directory, name, status
@@ -231,7 +231,7 @@ class Copy:
                 # of a directory that is a source, only the content goes into the image
                 taken.update(repr((facts, target) if path or kind != stat.S_IFDIR else kind).encode())
                 if kind == stat.S_IFREG and first == path:
-                    with open(os.open(name, files.READ, dir_fd=directory), "rb", 0) as file:
+                    with open(os.open(name, trees.READ, dir_fd=directory), "rb", 0) as file:
                         taken.update(hashlib.file_digest(file, "sha256").digest())
         return taken.hexdigest()
 
@@ -320,7 +320,7 @@ def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Sourc
     """The source; or, if that is an archive, what is in it, with the owners that it says, until the stack is closed."""
     from minidocker.images.layer.unpack import decompressed, unpack_from  # decompressors are dear to import
 
-    with opened(source.root, source.path, files.READ) as file:
+    with opened(source.root, source.path, trees.READ) as file:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return source
         header = b""

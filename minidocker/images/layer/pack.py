@@ -18,11 +18,12 @@ from typing import BinaryIO
 
 from isal import isal_zlib  # the same format as zlib's: much faster, and a little larger
 
-from minidocker.files import OVERLAY_MARKS, READ, place, walk, xattrs
+from minidocker.files import OVERLAY_MARKS, place, xattrs
 from minidocker.images import tar
 from minidocker.images.layer import CHUNK, OPAQUE, WHITEOUT
 from minidocker.images.tar import BadTar, Entry
 from minidocker.outcome import ContainerError
+from minidocker.trees import READ, walk
 
 # What belongs to this machine and not to the files: labels of its security policy, access lists of its file server
 HOST = ("security.selinux", "security.ima", "security.evm", "system.nfs4_acl")
