@@ -9,6 +9,7 @@ drops locks with their holders, so a volume is in use exactly as long as somebod
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -49,10 +50,12 @@ def create(name: str = "", options: dict[str, str] | None = None) -> str:
         os.chmod(f"{new}/_data", 0o755)  # mkdir(2) has left out what our umask forbids
         state.replace(f"{new}/config", lines.encode())
         os.rename(new, path)
-    except OSError:
+    except OSError as refused:
         trees.remove(new)
         if not os.path.isdir(path):
-            raise
+            if refused.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return create(name, options)  # one of this name was there, and is removed: begin again
         if options and read(name, "opt") != options:
             raise ContainerError(f"volume {name}: there is one with other options: minidocker volume inspect") from None
     finally:

@@ -592,6 +592,20 @@ def test_users_and_removers_at_once_agree():
     assert os.listdir(store.parent()) == []
 
 
+def test_a_volume_that_is_removed_while_it_is_found(monkeypatch):
+    """It is there when ours is to get its name, and gone when we look: then it is made."""
+    store.create("pages")
+    remove = trees.remove
+
+    def remove_both(path):
+        shutil.rmtree(store.directory("pages"), ignore_errors=True)
+        return remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "remove", remove_both)
+        assert [store.create("pages")] == store.names() == ["pages"]
+
+
 def test_prune_removes_what_was_being_made_or_removed(home):
     for name in (".new-dead", ".gone-dead"):
         (home / "volumes" / name / "_data").mkdir(parents=True)
