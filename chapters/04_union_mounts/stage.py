@@ -19,9 +19,11 @@ from minidocker.rootfs import PivotRoot
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
 ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
 DEMO = ["sh", "-c", "rm -rf /bin /etc; echo $(hostname): I deleted /bin and /etc, and left: *"]
+DRIVER = os.environ.get("MINIDOCKER_DRIVER", "overlay")
+driver = DRIVERS.get(DRIVER) or sys.exit(f"stage 4: no driver {DRIVER!r}: there are {', '.join(DRIVERS)}")
 
 try:
-    union = DRIVERS[os.environ.get("MINIDOCKER_DRIVER", "overlay")]([ROOT])
+    union = driver([ROOT])
     result = run(
         sys.argv[1:] or DEMO,
         Namespaces("pid mount uts ipc net", hostname="stage4"),

@@ -19,7 +19,7 @@ def doors(paths: list[str]) -> tuple[int, ...]:
 
 
 def enter(descriptors: tuple[int, ...]) -> None:
-    """Join the groups. "0" is whoever writes it; a number would make the kernel wait for all CPUs. Inside."""
+    """Join the groups. "0" means the process that writes it; any other number makes the kernel wait for all CPUs."""
     for descriptor in descriptors:
         call("write", descriptor, b"0", 1, path="tasks")
 

@@ -13,11 +13,14 @@ from minidocker.cgroups import hierarchies
 
 
 def check_1(module):
-    """At most five processes, in a group made by hand, and the group is gone."""
+    """So many processes and no more, in a group made by hand, and the group is gone. The shell is one of them."""
     place = next(hierarchy.path for hierarchy in hierarchies() if "pids" in hierarchy.controllers)
     before = {*os.listdir(place)}
-    done = module.limit_pids(5, ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done"])
+    number = random.randint(3, 7)
+    done = module.limit_pids(number, ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & echo $i; done"])
     assert "ork" in done.stderr, "nobody was refused a process: is the child in the group before it executes?"
+    ran = 1 + len(done.stdout.split())
+    assert ran == number, f"there were {ran} processes, and should be {number}: is the limit written before it starts?"
     assert {*os.listdir(place)} == before, "a directory is left: rmdir works when no process is in it"
 
 

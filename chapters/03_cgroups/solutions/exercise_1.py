@@ -8,7 +8,7 @@ from minidocker.cgroups import hierarchies
 
 
 def limit_pids(number, argv):
-    """The child writes itself into the group, before it executes the command: 0 is whoever writes it."""
+    """The child writes itself into the group, before it executes the command: 0 means itself."""
     place = next(hierarchy for hierarchy in hierarchies() if "pids" in hierarchy.controllers)
     group = f"{place.path}/by-hand-{os.getpid()}"
     if place.version == 2:
