@@ -8,7 +8,7 @@ root = b"/var/lib/minidocker/roots/busybox"
 
 
 def call(name, *arguments):
-    if getattr(libc, name)(*arguments) < 0:  # a system call that Python lacks, by its name in libc
+    if getattr(libc, name)(*arguments) < 0:  # a system call, by its name in libc
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
 

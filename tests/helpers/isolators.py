@@ -71,7 +71,7 @@ class Raises(Isolator):
 
 
 class Imports(Isolator):
-    """Imports late, inside: what rule 3 forbids."""
+    """Imports late, inside: what rule 2 forbids."""
 
     def __init__(self, module, root=None):
         self.module, self.root = module, root

@@ -11,7 +11,7 @@ def run_for(argv, seconds):
         try:
             os.execvp(argv[0], argv)
         finally:
-            os._exit(127)  # rule 2: whatever happened, this copy of us ends here
+            os._exit(127)  # rule 1: whatever happened, this copy of us ends here
     pidfd = os.pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
