@@ -492,9 +492,9 @@ def config_of(layer=LAYER, **fields):
     return {key: value for key, value in {**said, **fields}.items() if value is not None}
 
 
-@pytest.mark.parametrize("kind", [media.DOCKER_LAYER_ZSTD, media.LAYER_ZSTD, media.DOCKER_LAYER_TAR])
-def test_layers_in_zstd_under_dockers_name(there, kind):
-    pack = zstd.compress if "zstd" in kind else bytes
+@pytest.mark.parametrize("kind", media.LAYERS)
+def test_layers_in_each_packing_under_either_makers_name(there, kind):
+    pack = {"gzip": gzip.compress, "zstd": zstd.compress}.get(kind[-4:], bytes)
     load(there, stored(archived(layout(config_of(), pack(LAYER), kind))))
     assert Path(find(there, "image").layers()[0], "f").read_text() == "content"
 
