@@ -147,7 +147,7 @@ class _Archive:
 
     def layout(self) -> Iterator[Found]:
         """The images of an OCI layout; of several platforms' the one that is this machine's."""
-        entries = media.parsed(self.small("index.json")).get("manifests")
+        entries = media.parsed(self.small("index.json"), what="index.json of the archive").get("manifests")
         listed = [media.check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
         for entry in list(filter(media.fits, listed)) or listed:
             descriptor = media.check_descriptor(entry, (*media.INDEXES, *media.MANIFESTS))
@@ -180,7 +180,7 @@ class _Archive:
         layers: dict[str, Descriptor] = {}
         for config, names, tags in self.items():
             data = self.small(config)
-            diff_ids = media.check_config(media.parsed(data), len(names))["rootfs"]["diff_ids"]
+            diff_ids = media.check_config(media.parsed(data, what="a config"), len(names))["rootfs"]["diff_ids"]
             for name, diff_id in zip(names, diff_ids, strict=True):
                 if name not in layers:
                     with self.open(name) as file:

@@ -24,14 +24,16 @@ from minidocker.outcome import ContainerError
 _OCI, _DOCKER = "application/vnd.oci.image.", "application/vnd.docker."
 INDEX, MANIFEST, CONFIG = f"{_OCI}index.v1+json", f"{_OCI}manifest.v1+json", f"{_OCI}config.v1+json"
 LAYER, LAYER_GZIP, LAYER_ZSTD = (f"{_OCI}layer.v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd"))
-DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD = (
-    f"{_DOCKER}image.rootfs.diff.tar{suffix}" for suffix in (".gzip", "", ".zstd")
-)
+DOCKER_LAYERS = {  # Docker's types of layers -> the same in OCI's words
+    f"{_DOCKER}image.rootfs.diff.tar": LAYER,
+    f"{_DOCKER}image.rootfs.diff.tar.gzip": LAYER_GZIP,
+    f"{_DOCKER}image.rootfs.diff.tar.zstd": LAYER_ZSTD,
+}
 INDEXES = (INDEX, f"{_DOCKER}distribution.manifest.list.v2+json")
 MANIFESTS = (MANIFEST, f"{_DOCKER}distribution.manifest.v2+json")
 CONFIGS = (CONFIG, f"{_DOCKER}container.image.v1+json")
 DOCUMENTS = (*INDEXES, *MANIFESTS, *CONFIGS)  # what points to something else
-LAYERS = (LAYER, LAYER_GZIP, LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD)
+LAYERS = (*DOCKER_LAYERS, *DOCKER_LAYERS.values())
 MAX_JSON = 4 << 20  # bytes: what a registry must take as a manifest at least, and we at most
 MAX_LAYERS = 500  # OverlayFS stacks no more, Documentation/filesystems/overlayfs.rst
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}  # uname's name -> Go's
@@ -99,9 +101,12 @@ def check_digest(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-def parsed(data: bytes, descriptor: Descriptor | None = None) -> dict[str, Any]:
-    """A JSON object; with a descriptor, only if it is what that describes. Raises `ContainerError` for all else."""
-    what = descriptor["digest"] if descriptor else "the document"
+def parsed(data: bytes, descriptor: Descriptor | None = None, what: str = "the document") -> dict[str, Any]:
+    """A JSON object; with a descriptor, only if it is what that describes. Raises `ContainerError` for all else.
+
+    `what`: where a document without a descriptor is from, for the error.
+    """
+    what = descriptor["digest"] if descriptor else what
     if len(data) > MAX_JSON:
         raise ContainerError(f"{what}: more than {MAX_JSON} bytes for a manifest or config: refused")
     if descriptor and (f"sha256:{hashlib.sha256(data).hexdigest()}" != what or len(data) != descriptor["size"]):

@@ -122,7 +122,7 @@ def credentials(registry: str) -> dict[str, str]:
     try:
         if host != registry:
             with open(path, "rb") as file:
-                auths = media.parsed(file.read(media.MAX_JSON + 1)).get("auths") or {}
+                auths = media.parsed(file.read(media.MAX_JSON + 1), what="config.json").get("auths") or {}
             pair = base64.b64decode((auths.get(key) or {}).get("auth") or "", validate=True).decode()
         if pair and pair.find(":") < 1:
             raise ValueError("USER:PASSWORD is expected")
@@ -253,7 +253,7 @@ class Registry:
         response = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{query}", password)
         if response.status != 200:
             raise self._refused(response, f"no token from {address(realm).netloc}: ")
-        document = media.parsed(b"".join(self.pieces(response, MAX_ANSWER)))
+        document = media.parsed(b"".join(self.pieces(response, MAX_ANSWER)), what=realm)
         token = document.get("token") or document.get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise ContainerError(f"{realm}: it gave no token that could be sent in a header")
@@ -267,7 +267,8 @@ class Registry:
         if kind == "text/html":
             raise self._refused(response)
         data = b"".join(self.pieces(response, media.MAX_JSON))
-        document, digest = media.parsed(data), f"sha256:{hashlib.sha256(data).hexdigest()}"
+        document = media.parsed(data, what=f"{self.name}: {reference}")
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         for wanted in (response.headers.get("Docker-Content-Digest", ""), reference):
             if wanted.startswith("sha256:") and wanted != digest:
                 raise ContainerError(

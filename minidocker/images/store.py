@@ -141,11 +141,13 @@ class Store:
         """What index.json lists: manifests with a name, dangling ones that had one, and steps of builds."""
         try:
             with open(self.index, "rb") as file:
-                found = media.parsed(file.read()).get("manifests")
+                found = media.parsed(file.read(), what=self.index).get("manifests")
+            if not isinstance(found, list):
+                raise ContainerError(f"{self.index}: no list of manifests: it is no index of an OCI image layout")
         except FileNotFoundError:
             found = []
-        if not isinstance(found, list):
-            raise ContainerError(f"{self.index}: no list of manifests: it is no index of an OCI image layout")
+        except ContainerError as wrong:
+            raise ContainerError(f"{wrong}: remove it, and pull or build the images again") from None
         good = [entry for entry in found if isinstance(entry, dict) and isinstance(entry.get("digest"), str)]
         return {_key(entry): entry for entry in good}
 

@@ -19,6 +19,8 @@ from backports import zstd
 from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.archive import export, import_, load, save
+from minidocker.images.build.dockerfile import parse
+from minidocker.images.build.executor import build
 from minidocker.images.image import find
 from minidocker.images.layer import unpack
 from minidocker.images.store import Store
@@ -497,6 +499,16 @@ def test_layers_in_each_packing_under_either_makers_name(there, kind):
     pack = {"gzip": gzip.compress, "zstd": zstd.compress}.get(kind[-4:], bytes)
     load(there, stored(archived(layout(config_of(), pack(LAYER), kind))))
     assert Path(find(there, "image").layers()[0], "f").read_text() == "content"
+
+
+@pytest.mark.parametrize(("docker", "oci"), media.DOCKER_LAYERS.items())
+def test_what_is_built_on_dockers_layers_names_them_as_oci_does(there, docker, oci):
+    """An OCI manifest with a layer of Docker's type is refused by other tools."""
+    pack = {"gzip": gzip.compress, "zstd": zstd.compress}.get(docker[-4:], bytes)
+    load(there, stored(archived(layout(config_of(), pack(LAYER), docker))))
+    with open(os.devnull, "wb") as nowhere:
+        built = build(there, parse("FROM image\nLABEL a=b\n"), there.home, output=nowhere.fileno())
+    assert [layer["mediaType"] for layer in built.manifest["layers"]] == [oci]
 
 
 @pytest.mark.parametrize("fields", [{"architecture": None}, {"os": ""}, {"os": None, "architecture": ""}])

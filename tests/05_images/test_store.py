@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -182,6 +183,18 @@ def test_broken_json_is_one_clear_error(data):
     with pytest.raises(ContainerError) as refused:
         media.parsed(data)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("data", [*BROKEN, b"{}", b'{"manifests": {}}'])
+def test_a_broken_index_is_named_with_the_remedy(store, data):
+    Path(store.index).write_bytes(data)
+    for words in (["images"], ["rmi", "x"], ["run", "x"], ["system", "prune", "--force"]):
+        done = minidocker(store.home, *words)
+        assert done.returncode
+        assert done.stderr.startswith(f"minidocker: {store.index}: ")
+        assert "remove it, and pull or build" in done.stderr
+    os.remove(store.index)
+    assert image.images(Store(store.home)) == []
 
 
 def test_a_document_is_believed_only_if_it_is_what_its_descriptor_says(store):

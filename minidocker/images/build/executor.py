@@ -27,7 +27,6 @@ from minidocker.outcome import ContainerError
 from minidocker.process import start
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")  # they need no ARG, in capitals or not
-OCI_LAYERS = {manifest.DOCKER_LAYER: manifest.LAYER_GZIP, manifest.DOCKER_LAYER_TAR: manifest.LAYER}
 RESOLVER = ("/etc/resolv.conf", "/etc/hosts")  # what a program needs to reach others by name
 SCRIPT = "/dev/script"
 
@@ -287,8 +286,10 @@ class Build:
 
     def made(self, text: str, work: Work | None) -> Image:
         """Do the work, pack what it changed, write config and manifest. Only WORKDIR may come out without a layer."""
-        before = self.image.manifest["layers"]
-        layers = [{**layer, "mediaType": OCI_LAYERS.get(layer["mediaType"], layer["mediaType"])} for layer in before]
+        layers = [
+            {**layer, "mediaType": manifest.DOCKER_LAYERS.get(layer["mediaType"], layer["mediaType"])}
+            for layer in self.image.manifest["layers"]
+        ]
         self.document["created"] = _now()
         event = {"created": _now(), "created_by": text, "comment": "minidocker", "empty_layer": True}
         self.document["history"] = [*self.document["history"], event]
