@@ -286,10 +286,8 @@ class Build:
 
     def made(self, text: str, work: Work | None) -> Image:
         """Do the work, pack what it changed, write config and manifest. Only WORKDIR may come out without a layer."""
-        layers = [
-            {**layer, "mediaType": manifest.DOCKER_LAYERS.get(layer["mediaType"], layer["mediaType"])}
-            for layer in self.image.manifest["layers"]
-        ]
+        before, types = self.image.manifest["layers"], manifest.DOCKER_LAYERS
+        layers = [{**layer, "mediaType": types.get(layer["mediaType"], layer["mediaType"])} for layer in before]
         self.document["created"] = _now()
         event = {"created": _now(), "created_by": text, "comment": "minidocker", "empty_layer": True}
         self.document["history"] = [*self.document["history"], event]
