@@ -12,10 +12,10 @@ def call(name, *arguments):
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
 
 
-call("unshare", 0x00020000 | 0x04000000 | 0x20000000)  # own mounts, own host name, own process numbers
+call("unshare", 0x00020000 | 0x04000000 | 0x20000000)  # own mounts, name, process numbers
 if (pid := os.fork()) == 0:  # the new process
     call("sethostname", b"box", 3)
-    call("mount", None, b"/", None, 0x44000, None)  # private: the host does not see what is mounted from now on
+    call("mount", None, b"/", None, 0x44000, None)  # private: mounts stay inside
     call("mount", root, root, None, 0x1000, None)  # bind: a root must be a mount
     os.chdir(root)
     call("mount", b"proc", b"proc", b"proc", 0, None)  # its own processes only
