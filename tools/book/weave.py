@@ -190,6 +190,7 @@ def named(file, module, chosen):
             continue
         lines.append(f"- `{name.removesuffix('.<head>')}`" + f": {_escaped(says)}" * bool(says))
     about = f": {_escaped(module.about)}" if chosen[0][0] == "<imports>" and module.about else ""
+    about = re.sub(r"`([^`]*)`", r"<code>\1</code>", about)  # a summary is HTML
     summary = f'<details><summary><a href="../../{file}">{file}</a>{about}</summary>'
     return "\n".join([summary, "", *lines, *[""] * bool(lines), "</details>", ""])
 
