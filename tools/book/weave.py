@@ -30,7 +30,7 @@ import re
 import sys
 import tomllib
 
-from tools import REPO
+from tools import KEPT, REPO
 from tools.book import minutes
 from tools.book.map import maps
 
@@ -217,7 +217,8 @@ def sources(repo):
     """The files whose symbols are explained: the package, the packages of chapters, the container on one screen."""
     inside = [path.parent.glob("**/*.py") for path in repo.glob("chapters/*/*/__init__.py")]
     alone = [*repo.glob("minidocker/**/*.py"), *repo.glob("chapters/*/one_screen.py")]
-    return sorted([*alone, *(path for paths in inside for path in paths)])
+    found = [*alone, *(path for paths in inside for path in paths)]
+    return sorted(path for path in found if KEPT not in path.parts)
 
 
 def printed_lines(repo=REPO):
@@ -263,7 +264,7 @@ def weave(repo=REPO, check=False):
                 wrong.append(f"{path.relative_to(repo)}: stale; run make weave")
             else:
                 path.write_text(new)
-    for path in (*repo.glob("README.md"), *repo.glob("chapters/**/*.md")):
+    for path in (*repo.glob("README.md"), *repo.glob("chapters/*.md"), *repo.glob("chapters/*/*.md")):
         for line in re.findall(r"^ *<!-- (?:figure|value|given|cell|minutes)\b.*", path.read_text(), re.MULTILINE):
             where = path.relative_to(repo)
             wrong.append(f"{where}: a line begins with a mark, so it is HTML and no Markdown: {line[:50]}")
