@@ -16,7 +16,7 @@ import pytest
 from minidocker.cgroups import prune
 from minidocker.namespaces import namespace_of
 from minidocker.process import run
-from tests.helpers import need
+from tests.helpers import name_of, need
 from tests.helpers.isolators import whole_list
 from tests.helpers.traces import cgroups
 
@@ -184,10 +184,11 @@ def test_the_host_side_is_stopped_with_the_keyboard(tmp_path):
     with host(HOST, "fork", "running", "last", str(fifo), name) as victim:
         assert select.select([reached], [], [], 20)[0]
         pids = family(victim.pid)
-        views = namespaces(pids)
+        views, commands = namespaces(pids), [pid for pid in pids if name_of(pid) != "watcher"]
         victim.send_signal(signal.SIGINT)
         assert victim.wait(20) == -signal.SIGINT
     os.close(reached)
-    assert not any(map(running, pids))
+    assert not any(map(running, commands))
+    assert until(lambda: not any(map(running, pids)))  # a watcher ends when its owner has
     assert [path for path in cgroups() if name in path] == []  # without any prune
     assert until(lambda: not views & namespaces(everybody()))
