@@ -214,16 +214,16 @@ def expand(text: str, variables: Mapping[str, str], document: bool = False) -> s
     as Docker follows them. Raises ValueError for bad syntax.
     """
     try:
-        return _read(PART.finditer(text), variables, "", "$\\" if document else "")
+        return _read(PART.finditer(text), variables, "", "$\\" if document else "", 0)
     except ValueError as wrong:
         raise ValueError(f"{text[:80]!r}: {wrong}") from None
-    except RecursionError:
-        raise ValueError(f"{text[:40]!r}...: too many ${{x:-${{x:-... in each other") from None
 
 
-def _read(parts: Iterator[re.Match[str]], variables: Mapping[str, str], stop: str, special: str = "") -> str:
+def _read(parts: Iterator[re.Match[str]], variables: Mapping[str, str], stop: str, special: str, depth: int) -> str:
     """Up to `stop`, or to the end. In quotes an escape protects only what is `special`, and quotes mean nothing."""
     out = ""
+    if depth > 100:  # Python's own limit is no error that one can rely on: an iterator may just end there
+        raise ValueError("too many ${x:-${x:-... in each other")
     for part in parts:
         if part[0] == stop:
             return out
@@ -232,10 +232,10 @@ def _read(parts: Iterator[re.Match[str]], variables: Mapping[str, str], stop: st
         if part["escaped"] is not None:
             out += part[0] if special and part["escaped"] not in special else part["escaped"]
         elif part["name"]:
-            word = _read(parts, variables, "}") if part["sign"] not in (None, "}") else ""
+            word = _read(parts, variables, "}", "", depth + 1) if part["sign"] not in (None, "}") else ""
             out += _value(part["name"], part["sign"] or "}", word, variables)
         elif part[0] == '"' and not special:
-            out += _read(parts, variables, '"', '"$\\')
+            out += _read(parts, variables, '"', '"$\\', depth + 1)
         elif part[0] == "'" and not special:
             for raw in parts:  # in which a backslash is a letter like any other
                 out += raw[0]
