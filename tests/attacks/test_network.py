@@ -287,7 +287,7 @@ def test_a_container_that_removes_its_limit_gains_nothing(host, lan):
                 begin, before = time.monotonic(), counters("eth0")[1]  # a pause between the two makes it no faster
                 time.sleep(6)  # long beside the burst that the fence lets through, which is what 0.2 s would send
                 rate = 8 * (counters("eth0")[1] - before) / (time.monotonic() - begin)
-                assert 0 < rate <= 1.15 * 10e6  # TCP may slow down as it likes where packets are dropped
+                assert 1e6 < rate <= 1.15 * 10e6, rate
     finally:
         sink.kill()
         sink.communicate()
@@ -302,9 +302,7 @@ def image(tmp_path):
     root = tmp_path / "root"
     for name in ("bin", "etc", "proc", "tmp"):
         (root / name).mkdir(parents=True)
-    os.link(f"{ROOT}/bin/busybox", root / "bin/busybox") if False else (root / "bin/busybox").write_bytes(
-        pathlib.Path(ROOT, "bin/busybox").read_bytes()
-    )
+    (root / "bin/busybox").write_bytes(pathlib.Path(ROOT, "bin/busybox").read_bytes())
     (root / "bin/busybox").chmod(0o755)
     return root
 
