@@ -9,7 +9,7 @@ from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
 from minidocker.process import Isolator, start
-from minidocker.security import capabilities
+from minidocker.security.capabilities import capabilities
 from minidocker.syscalls import signal
 
 TYPE_CHECKING = False

@@ -21,7 +21,8 @@ from minidocker.isolator import Isolator
 from minidocker.namespaces import Init, Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import PivotRoot
-from minidocker.security import Bounding, Capabilities, NoDevices, capabilities
+from minidocker.security.capabilities import Bounding, Capabilities, capabilities
+from minidocker.security.devices import NoDevices
 from minidocker.union import Union
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ import pytest
 from minidocker.images.container import container, ready
 from minidocker.outcome import ContainerError
 from minidocker.process import run
-from minidocker.security import DEFAULT, NAMES, capabilities
+from minidocker.security.capabilities import DEFAULT, NAMES, capabilities
 from tests.helpers.images import HOME, add_image, minidocker, new_store
 
 pytestmark = [

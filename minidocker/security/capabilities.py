@@ -1,24 +1,21 @@
 """Chapter 9, and each container of an image from chapter 5 on: the rights of root that no namespace divides.
 
     kept = capabilities(add=["NET_ADMIN"], drop=["MKNOD"])
-    run(argv, ..., PivotRoot(root), NoDevices(), Bounding(kept), User("www-data"), Capabilities(kept))
+    run(argv, ..., PivotRoot(root), Bounding(kept), User("www-data"), Capabilities(kept))
 
 There is one clock, one kernel log and one list of modules for the whole machine, so root in a container must not have
 the rights to them: capabilities(7). What is kept by default is what Docker keeps. Both are for the end of the list:
 the bounding set while there is still the right to change it, the process's own sets after the change of user.
-
-MKNOD is among them: root may make the node of the host's disk. What stops it from opening it is `NoDevices`.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import sys
 
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, call, mount_setattr, prctl
+from minidocker.syscalls import call, prctl
 
 NAMES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
@@ -36,7 +33,6 @@ DEFAULT = (
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24  # <linux/prctl.h>
 VERSION_3 = 0x20080522  # <linux/capability.h>: sets of 64 bits
 SLOTS = range(64)
-MOUNT_ATTR_NODEV = 4  # <linux/mount.h>
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,39 +57,6 @@ def _numbers(option: str, names: Sequence[str]) -> frozenset[int]:
     for name in short.keys() - {*NAMES}:
         raise ContainerError(f"{option} {short[name]}: unknown capability: see capabilities(7)", exit_code=125)
     return frozenset(map(NAMES.index, short))
-
-
-class NoDevices(Isolator):
-    """No device node opens, whoever made it and wherever it is, but terminals and the devices `own`: (major, minor).
-
-    Each mount that is there becomes nodev, mount(8): so it comes after the last of them. Two kinds are spared, since
-    no other node can be in them: mounts of one file, which is one of `own`, and devpts, where mknod(2) is refused.
-    """
-
-    def __init__(self, own: Iterable[tuple[int, int]] = ()) -> None:
-        self.own = frozenset(os.makedev(*numbers) for numbers in own)
-
-    def inside(self) -> None:
-        """Needs CAP_SYS_ADMIN over the mounts; who keeps that can undo it."""
-        mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_NODEV)
-        with open("/proc/self/mountinfo", "rb") as file:
-            mounts = [line.split(b" ") for line in file]
-        terminals = {words[2] for words in mounts if words[words.index(b"-") + 1] == b"devpts"}
-        for words in mounts:
-            if words[3] != b"/" or words[2] in terminals:  # not the root of its file system: perhaps a single file
-                self._spare(words[4].replace(b"\\040", b" "), terminals)
-
-    def _spare(self, path: bytes, terminals: set[bytes]) -> None:
-        """Judges what it has opened, and not the path: that may be in a volume, which others change meanwhile."""
-        try:
-            mounted = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            status = os.fstat(mounted)
-            own = stat.S_ISCHR(status.st_mode) and status.st_rdev in self.own
-            if own or b"%d:%d" % (os.major(status.st_dev), os.minor(status.st_dev)) in terminals:
-                mount_setattr(mounted, "", AT_EMPTY_PATH, off=MOUNT_ATTR_NODEV)
-            os.close(mounted)
-        except OSError:
-            pass  # not there any more, or covered by another mount: it stays closed
 
 
 class Bounding(Isolator):
