@@ -13,7 +13,8 @@ BOXES = (
     (5, "images", 20, 152, 108, 30),
     (6, "volumes", 170, 76, 118, 30),
     (7, "ports", 502, 76, 78, 30),
-    (8, "virtual machines", 614, 38, 130, 148),
+    (8, "virtual machines", 614, 38, 130, 186),
+    (9, "what root may", 330, 190, 130, 30),
 )
 LINES = (
     "M128 167h42",  # images are layers of a union
@@ -35,19 +36,19 @@ def drawing(lit):
         shapes.append(f"{text}{number} {words}</text>")
     lines = "".join(f'<path d="{line}" stroke="#000000" fill="none"/>' for line in LINES)
     title = next(words for number, words, *_ in BOXES if number == lit)
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 250" role="img"
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 288" role="img"
      font-family="sans-serif" font-size="13">
   <title>The map of the course, with chapter {lit}, {title}, lit</title>
-  <rect width="760" height="250" fill="#ffffff"/>
-  <rect x="310" y="10" width="170" height="190" fill="none" stroke="#0072b2" stroke-width="2" stroke-dasharray="7 4"/>
+  <rect width="760" height="288" fill="#ffffff"/>
+  <rect x="310" y="10" width="170" height="228" fill="none" stroke="#0072b2" stroke-width="2" stroke-dasharray="7 4"/>
   <text x="395" y="28" text-anchor="middle" fill="#0072b2">a container</text>
   {lines}
   {"".join(shapes)}
   <text x="679" y="28" text-anchor="middle" fill="#0072b2">beside it</text>
-  <rect x="20" y="212" width="560" height="28" fill="#dddddd" stroke="#000000"/>
-  <text x="300" y="231" text-anchor="middle">one Linux kernel, for all containers</text>
-  <rect x="614" y="212" width="130" height="28" fill="#dddddd" stroke="#000000"/>
-  <text x="679" y="231" text-anchor="middle">a kernel each</text>
+  <rect x="20" y="250" width="560" height="28" fill="#dddddd" stroke="#000000"/>
+  <text x="300" y="269" text-anchor="middle">one Linux kernel, for all containers</text>
+  <rect x="614" y="250" width="130" height="28" fill="#dddddd" stroke="#000000"/>
+  <text x="679" y="269" text-anchor="middle">a kernel each</text>
 </svg>
 """
 
