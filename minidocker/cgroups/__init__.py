@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 
 from minidocker import state
-from minidocker.cgroups import v1
-from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, remove, sweep, write
+from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, kill, prune, read, remove, write
 from minidocker.cgroups.limits import Limits, Statistics
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
+from minidocker.syscalls import call
 
 __all__ = ["Cgroup", "Hierarchy", "Limits", "Statistics", "hierarchies", "prune"]
 
@@ -50,7 +50,11 @@ class Cgroup(Isolator):
         if self.groups:
             raise ContainerError("Cgroup: it fences a container already: make one for each")
         try:
-            sweep()
+            for hierarchy in hierarchies()[:1]:  # where processes are frozen and killed
+                state.prune(hierarchy.parent, remove=remove)
+        except (ContainerError, OSError):
+            pass  # `prune` says what resisted
+        try:
             for hierarchy in self.hierarchies():
                 if names := hierarchy.controllers & {*USED} - {*self.groups}:
                     self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
@@ -59,15 +63,19 @@ class Cgroup(Isolator):
             for file, text in self.limits.settings(self.groups):
                 write(file, text)
             self.cgroup = next((group.lock for group in self._all() if group.version == 2), None)
-            self.descriptors = v1.doors([group.path for group in self._all() if group.version == 1])
+            old = [group.path for group in self._all() if group.version == 1]
+            self.descriptors = tuple(os.open(f"{path}/tasks", os.O_WRONLY) for path in old)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def inside(self) -> None:
-        """Join the groups of version 1; in that of version 2 the process was born."""
-        v1.enter(self.descriptors)
+        """Join the groups of version 1; in that of version 2 the process was born. "0" means the process that writes
+        it; any other number makes the kernel wait for all CPUs.
+        """
+        for descriptor in self.descriptors:
+            call("write", descriptor, b"0", 1, path="tasks")
 
     def __exit__(self, *_: object) -> None:
         """Keep the last statistics, end what is left in the groups, and remove them."""

@@ -12,13 +12,16 @@ import os
 import time
 
 from minidocker import state
-from minidocker.cgroups import v1
-from minidocker.outcome import ContainerError, failure
+from minidocker.outcome import failure
+from minidocker.syscalls import signal
 
 PARENT = "minidocker"  # all our groups are children of this one
 PATIENCE = 5.0  # seconds for killed processes to leave: an uninterruptible read from a disk may take some
-# Where to write that the processes of a group are to stop, what, where it shows, and what is there then
-FREEZER = ("cgroup.freeze", ("0", "1"), "cgroup.events", ("frozen 0", "frozen 1"))
+# Where to write that the processes of a group are to stop, what, where it shows, and what is there then: version 2, 1
+FREEZERS = (
+    ("cgroup.freeze", ("0", "1"), "cgroup.events", ("frozen 0", "frozen 1")),
+    ("freezer.state", ("THAWED", "FROZEN"), "freezer.state", ("THAWED", "FROZEN")),
+)
 
 _found: list[Hierarchy] = []
 
@@ -90,24 +93,28 @@ class Group:
 
 
 def kill(path: str) -> None:
-    """SIGKILL to all that is in the group. Version 2 has a file for it since Linux 5.14."""
+    """SIGKILL to all of the group: at once, by a file of Linux 5.14, or while they stand still and cannot fork."""
     if os.path.exists(f"{path}/cgroup.kill"):
         return write(f"{path}/cgroup.kill", "1")
     freeze(path, True)
-    v1.kill(read(f"{path}/cgroup.procs"))
+    for pid in read(f"{path}/cgroup.procs").split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     freeze(path, False)  # what is frozen does not even die
 
 
 def freeze(path: str, frozen: bool) -> bool:
     """Stop all processes of a group, or let them go on; say whether they do."""
-    file, texts, shows, done = v1.FREEZER if os.path.exists(f"{path}/freezer.state") else FREEZER
-    if not os.path.exists(f"{path}/{file}"):
-        return False  # version 1, and another controller
-    write(f"{path}/{file}", texts[frozen])
-    deadline = time.monotonic() + PATIENCE
-    while not (reached := done[frozen] in read(f"{path}/{shows}")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return reached
+    for file, texts, shows, done in FREEZERS:
+        if os.path.exists(f"{path}/{file}"):
+            write(f"{path}/{file}", texts[frozen])
+            deadline = time.monotonic() + PATIENCE
+            while not (reached := done[frozen] in read(f"{path}/{shows}")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            return reached
+    return False  # version 1, and another controller
 
 
 def remove(path: str) -> None:
@@ -141,12 +148,3 @@ def prune() -> list[str]:
                 os.rmdir(parent)
             except OSError:
                 pass  # a living owner's group is in there, or nobody was here
-
-
-def sweep() -> None:
-    """The same where processes are frozen and killed, before each start; `prune` says what resisted."""
-    try:
-        for hierarchy in hierarchies()[:1]:
-            state.prune(hierarchy.parent, remove=remove)
-    except (ContainerError, OSError):
-        pass

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cgroups import v1
 from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.outcome import ContainerError
 
@@ -117,7 +116,13 @@ class Limits:
                 _check(f"controller {cells[0][0]}", bool(file), f"missing here, looked for it in {places}")
                 if name != "memory_swap" or self.swap_asked or os.path.exists(file):
                     found.append((file, line.format(*values)))
-        return v1.in_order(found)
+
+        def grows(setting: tuple[str, str]) -> bool:
+            """Version 1: memory may never be above memory and swap, so if it grows, it comes last."""
+            file, text = setting
+            return file.endswith("/memory.limit_in_bytes") and int(read(file)) < int(text)
+
+        return sorted(found, key=grows)
 
 
 def _cell(groups: Mapping[str, Group], cells: Sequence[tuple[Any, ...]]) -> tuple[Any, ...] | None:
