@@ -23,6 +23,7 @@ from minidocker.outcome import ContainerError
 from minidocker.rootfs import PivotRoot
 from minidocker.security.capabilities import Bounding, Capabilities, capabilities
 from minidocker.security.devices import NoDevices
+from minidocker.security.paths import Masked
 from minidocker.union import Union
 
 TYPE_CHECKING = False
@@ -126,6 +127,7 @@ def container(
         union,
         *([] if isinstance(network, str) else [network(union.root)]),
         Filesystems(union.root, privileged, files),
+        *([] if privileged else [Masked(union.root)]),
         *mounts(union.root),  # on top of /dev and its like
         root,
         *([] if privileged else [NoDevices(DEVICES.values())]),

@@ -15,7 +15,7 @@ import stat
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import NO_SURPRISES, make_mounts_private
-from minidocker.syscalls import CLONE_NEWNS, MS_BIND, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT, mount, openat2
+from minidocker.syscalls import CLONE_NEWNS, MS_BIND, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, openat2
 
 MOUNTS = (  # target, type, flags, options
     ("/proc", "proc", NO_SURPRISES, None),
@@ -32,11 +32,6 @@ LINKS = {
 }  # fmt: skip
 # sysctls of the network namespace, below net.ipv4; Docker's: no port is special, and every group may ping
 SYSCTLS = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"}
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")  # the machine's; as in Docker
-MASKED = (  # they tell about the machine, or about other containers; as in Docker
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi",
-    "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
-)  # fmt: skip
 RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>
 LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
@@ -93,14 +88,6 @@ class Filesystems(Isolator):
                     file.write(value.encode())
             except OSError:
                 pass  # this kernel does not have it; a user namespace knows fewer groups than the range names
-        for path in () if self.privileged else filter(os.path.exists, [self.root + path for path in READ_ONLY]):
-            mount(path, path, flags=MS_BIND)
-            mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | NO_SURPRISES)  # not a flag of the first call
-        for path in () if self.privileged else filter(os.path.exists, [self.root + path for path in MASKED]):
-            if os.path.isdir(path):
-                mount("tmpfs", path, "tmpfs", MS_RDONLY, "size=4k")
-            else:
-                mount(f"{self.root}/dev/null", path, flags=MS_BIND)
 
     def _cover(self, memory: str) -> None:
         """Mount files in memory over the image's, whose links are followed below the root."""
