@@ -2,9 +2,10 @@
 
     minidocker run --rm -it -m 64m debian bash
 
-Each verb arrives with the chapter that explains it, and is a function in a module of this package that is imported when
-the verb is used: starting a container is mostly starting Python. A verb's docstring is its help, and what its options
-are read from (see `options`). The exit status is the container's own; 125 if the engine failed, 1 for all else.
+A verb is a function in a module of this package that is imported when the verb is used: starting a container is mostly
+starting Python. Its docstring is its help, and what its options are read from: what the help does not say is not
+accepted. In it a word in capitals is a value, three dots mean several. (argparse costs 13 ms at each start, and this
+less than one.) The exit status is the container's own; 125 if the engine failed, 1 for all else.
 """
 
 from __future__ import annotations
@@ -12,26 +13,25 @@ from __future__ import annotations
 import os
 import sys
 
-from minidocker.cli.options import HelpWanted, parse
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import fill_streams, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType
+    from typing import Any
 
-MODULES = (  # (module of this package, its verbs), each a function; spaces are underscores there
-    ("run", ("run",)),
-    ("nouns", ("images", "history", "inspect", "tag", "rmi", "image prune")),
-    ("transfer", ("build", "pull", "push", "save", "load", "import", "export")),
-    (
-        "nouns",
-        [f"{noun} {verb}" for noun in ("volume", "network") for verb in ("create", "ls", "inspect", "rm", "prune")],
-    ),
-    ("nouns", ("system df", "system prune", "prune", "doctor", "reset")),
-)
-VERBS = {verb: module for module, verbs in MODULES for verb in verbs}
+FIVE = ("create", "ls", "inspect", "rm", "prune")
+VERBS = {  # -> the module of this package in which it is a function; spaces are underscores there
+    "run": "run",
+    **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
+    **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
+    **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in FIVE},
+    **dict.fromkeys(("system df", "system prune", "prune", "doctor", "reset"), "nouns"),
+}
 WITHOUT_ROOT = ("doctor", "reset")  # they say themselves what needs it
+SWITCH = {None: True, "true": True, "1": True, "false": False, "0": False}
 
 
 def command() -> None:
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
     engine = 125 if verb in ("run", "build") else 1
     try:
-        status = _called(verb, arguments[len(verb.split()) :])
+        status = call(verb, arguments[len(verb.split()) :])
         print(end="", flush=True)  # now, when a reader who has gone, or a full disk, is still an exit status
         return status
     except ContainerError as failure:
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         return complain(f"{verb}: {unforeseen}: nobody foresaw that, so please report it", 125)
 
 
-def _called(verb: str, words: list[str]) -> int:
+def call(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Containers and what they are made of belong to root."""
     if not verb:
         from minidocker.cli.nouns import help_
@@ -90,20 +90,112 @@ def _called(verb: str, words: list[str]) -> int:
         return help_(words)
     if os.geteuid() and verb not in WITHOUT_ROOT and not {"-h", "--help"} & {*words}:
         raise ContainerError(f"this needs root: sudo minidocker {verb}")
-    function = _function(verb)
+    found = function(verb)
     try:
-        options, others = parse(function.__doc__, words)
+        options, others = parse(found.__doc__, words)
     except HelpWanted:
-        print("usage: minidocker", function.__doc__)
+        print("usage: minidocker", found.__doc__)
         return 0
-    return function(options, *others) or 0
+    return found(options, *others) or 0
 
 
-def _function(verb: str):  # type: ignore[no-untyped-def]
+def function(verb: str) -> Any:
     """The function behind a verb. A verb that is a word of Python's own has an underscore behind it there."""
     module = __import__(f"minidocker.cli.{VERBS[verb]}", fromlist=["_"])
     name = verb.replace(" ", "_")
     return getattr(module, name, None) or getattr(module, f"{name}_")
+
+
+class HelpWanted(Exception):
+    """There is a --help among the options."""
+
+
+class Options(dict):  # type: ignore[type-arg]
+    """Long name without dashes -> True, a text, or a list of texts; absent ones are False, "" or []."""
+
+    def __init__(self, table: str) -> None:
+        """All of the help's lines, at their defaults; `names`: "-e" or "--env" -> the long name."""
+        self.names: dict[str, str] = {}
+        self.given = set[str]()  # those that were there: `--entrypoint ""` says something
+        for line in table.splitlines():
+            spelling = line.strip().partition("  ")[0].split()
+            flags = [word.rstrip(",") for word in spelling if word.startswith("-")]
+            if flags:
+                long, last = flags[-1].lstrip("-"), spelling[-1]
+                self[long] = [] if last.endswith("...") else False if last == flags[-1] else ""
+                self.names.update(dict.fromkeys(flags, long))
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name.replace("_", "-")]
+
+    def read(self, word: str, rest: list[str]) -> None:
+        """One word: "--env=A", "-eA"; "-it" is two options. The value may be the next word, the first of the `rest`."""
+        letters = not word.startswith("--") and word[2:3] not in ("", "=")
+        if word.startswith("--"):
+            option, equals, text = word.partition("=")
+            value = text if equals else None
+        else:
+            option, value = word[:2], word[2:].removeprefix("=") or None
+        if option not in self.names and option in ("--help", "-h"):
+            raise HelpWanted
+        if option not in self.names:
+            raise ContainerError(f"unknown option {option}{nearest(option, self.names)}: see --help")
+        long = self.names[option]
+        kind = type(self[long])
+        self.given.add(long)
+        if kind is bool and letters:
+            self[long] = True
+            self.read(f"-{value}", rest)
+        elif kind is bool and value not in SWITCH:
+            raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
+        elif kind is bool:
+            self[long] = SWITCH[value]
+        elif value is None and not rest:
+            raise ContainerError(f"{option} needs a value")
+        else:
+            value = rest.pop(0) if value is None else value
+            self[long] = [*self[long], value] if kind is list else value
+
+    def number(self, name: str, kind: type[float]) -> float:
+        """The value of an option that is a number, or 0 if it was not given."""
+        try:
+            if abs(found := kind(self[name] or 0)) < 1e9:
+                return found
+        except ValueError:
+            pass
+        raise ContainerError(f"--{name} {self[name]}: a number is expected")
+
+
+def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
+    """(options, other words), as many of these as the usage says: IMAGE is one, [NAME] at most one, IMAGE... some.
+
+    Options end at the first other word if a [COMMAND...] may follow, which has options of its own.
+    """
+    summary, _, table = usage.partition("\n")
+    summary, options = summary.partition(": ")[0], Options(table)
+    words, rest = list[str](), [*arguments]
+    while rest and not (words and "[COMMAND" in summary):
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word.startswith("-") and word != "-":
+            options.read(word, rest)
+        else:
+            words.append(word)
+    words += rest
+    expected = [word for word in summary.split() if word.strip("[")[0].isupper() and word != "[OPTIONS]"]
+    least = sum(word[0] != "[" for word in expected)
+    most = 9999 if "..." in summary else len(expected)
+    if not least <= len(words) <= most:
+        raise ContainerError(f"usage: minidocker {summary}")
+    return options, words
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What may have been meant, for who reads the error."""
+    from difflib import get_close_matches
+
+    return "".join(f" (did you mean {near}?)" for near in get_close_matches(word, list(known), 1, 0.7))
 
 
 def end_in_order(*numbers: int, undisturbed: tuple[str, ...] = ()) -> None:

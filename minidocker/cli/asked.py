@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from minidocker.cli.options import Options
+from minidocker.cli import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime
 import functools
+import glob
 import json
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from minidocker import cgroups, network, state
-from minidocker.cli import VERBS, _called, _function, complain
-from minidocker.cli.options import Options, nearest
+from minidocker.cli import VERBS, Options, call, complain, function, nearest
 from minidocker.files import usage
 from minidocker.images import image
 from minidocker.images.image import Image, find
@@ -22,13 +24,10 @@ from minidocker.volumes import store as volume
 SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
 DAY = 86400
 UNITS = {"year": 365 * DAY, "month": 30 * DAY, "week": 7 * DAY, "day": DAY, "hour": 3600, "minute": 60, "second": 1}
-NOUNS = {  # noun -> all names, what is known of one, how to remove one
-    "volume": (volume.names, volume.inspect, volume.remove),
-    "network": (network.listed, network.inspect, network.remove),
-}
-COLUMNS = {  # noun -> title -> key of what is known
-    "volume": {"DRIVER": "Driver", "VOLUME NAME": "Name"},
-    "network": {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"},
+COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}, {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"}
+NOUNS = {  # noun -> all names, what is known of one, how to remove one, and the columns: title -> key of what is known
+    "volume": (volume.names, volume.inspect, volume.remove, COLUMNS[0]),
+    "network": (network.listed, network.inspect, network.remove, COLUMNS[1]),
 }
 
 
@@ -37,14 +36,14 @@ def help_(words: list[str]) -> int:
     words = [word for word in words if word not in ("help", "-h", "--help")]
     verb = " ".join(words[:2])
     if verb in VERBS:
-        return _called(verb, ["--help"])
+        return call(verb, ["--help"])
     verbs = [one for one in VERBS if one.startswith(f"{verb} ") or not verb]
     if not verbs:
         verb = verb if any(one.startswith(f"{words[0]} ") for one in VERBS) else words[0]
         return complain(f"'{verb}' is not a minidocker command{nearest(verb, VERBS)}; see minidocker help", 1)
     print("usage: minidocker VERB [OPTIONS]\n")
     for one in verbs:
-        print(f"  {one:<15} {_function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
+        print(f"  {one:<15} {function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
     print("\nminidocker VERB --help says more of each")
     return 0
 
@@ -66,8 +65,7 @@ def images(options: Options, *words: str) -> None:
             if wanted is None or (name == wanted.name and (tag == wanted.tag or ":" not in words[0])):
                 rows.append([name, tag, *columns])
     if options.quiet:
-        for identity in dict.fromkeys(row[3] for row in rows[1:]):
-            print(identity)
+        print(end="".join(f"{identity}\n" for identity in dict.fromkeys(row[3] for row in rows[1:])))
     else:
         _table([row if options.digests else row[:2] + row[3:] for row in rows])
 
@@ -124,8 +122,7 @@ def rmi(options: Options, *words: str) -> int:
 
     -f, --force  remove an image by its ID with all its names
     """
-    store = Store()
-    return _each(words, lambda word: "\n".join(image.remove(store, word, options.force)))
+    return _each(words, lambda word: image.remove(Store(), word, options.force))
 
 
 def image_prune(options: Options) -> None:
@@ -162,7 +159,7 @@ def volume_prune(options: Options) -> int:
     -a, --all  those with a name as well
     -f, --force  do not ask (it never does)
     """
-    return _pruned(lambda: volume.prune(options.all), say="")
+    return _each([options.all], volume.prune)
 
 
 def network_prune(_: Options) -> int:
@@ -170,7 +167,7 @@ def network_prune(_: Options) -> int:
 
     -f, --force  do not ask (it never does)
     """
-    return _pruned(network.prune)
+    return _each([network.prune], operator.call, "removed ")
 
 
 def _ls(noun: str, options: Options) -> None:
@@ -178,12 +175,11 @@ def _ls(noun: str, options: Options) -> None:
 
     -q, --quiet  only their names
     """
-    listed, known, _ = NOUNS[noun]
+    listed, known, _, columns = NOUNS[noun]
     if options.quiet:
-        for name in listed():
-            print(name)
+        print(end="".join(f"{name}\n" for name in listed()))
     else:
-        _table([[*COLUMNS[noun]], *([str(known(name)[key]) for key in COLUMNS[noun].values()] for name in listed())])
+        _table([[*columns], *([str(known(name)[key]) for key in columns.values()] for name in listed())])
 
 
 def _inspect(noun: str, _: Options, *names: str) -> None:
@@ -196,8 +192,9 @@ def _rm(noun: str, options: Options, *names: str) -> int:
 
     -f, --force  one that is not there is no error
     """
-    there = NOUNS[noun][0]() if options.force else names
-    return _each([name for name in names if name in there], NOUNS[noun][2])
+    listed, _, remove, _ = NOUNS[noun]
+    there = listed() if options.force else names
+    return _each([name for name in names if name in there], lambda name: [remove(name) or name])
 
 
 for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, from which its options are read
@@ -209,7 +206,7 @@ for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, 
 
 def prune(_: Options) -> int:
     """prune: remove what containers left behind whose owner was killed"""
-    return _pruned(cgroups.prune, state.prune, volume.prune, network.prune)
+    return _each([cgroups.prune, state.prune, volume.prune, network.prune], operator.call, "removed ")
 
 
 def system_prune(options: Options) -> int:
@@ -228,23 +225,17 @@ def system_df(_: Options) -> None:
     """system df: how much of the disk images, their unpacked layers and containers take"""
     store = Store()
     found, steps = image.images(store), image.images(store, store.steps())
-    needed = {digest for one in found for digest in [*one.digests(), *one.diff_ids]}
-    made = {digest for one in steps for digest in [*one.digests(), *one.diff_ids]}
-    blobs = _paths(f"{store.layout}/blobs/sha256")
-    layers = _paths(f"{store.unpacked}/sha256")
-    containers = _paths(f"{store.home}/containers")
-    cached = {path for path in [*blobs, *layers] if f"sha256:{os.path.basename(path)}" in made - needed}
+    needed, made = ({digest for one in some for digest in [*one.digests(), *one.diff_ids]} for some in (found, steps))
+    places = (f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256", f"{store.home}/containers")
+    blobs, layers, containers = ({*glob.glob(glob.escape(place) + "/*")} for place in places)
+    cached = {path for path in blobs | layers if f"sha256:{os.path.basename(path)}" in made - needed}
     kinds = [
-        ("Images", len(found), {*blobs} - cached),
-        ("Layers", len(layers), {*layers} - cached),
+        ("Images", len(found), blobs - cached),
+        ("Layers", len(layers), layers - cached),
         ("Containers", len(containers), containers),
         ("Build cache", len(steps), cached),
     ]
     _table([["TYPE", "TOTAL", "SIZE"], *([kind, str(total), _human(usage(paths))] for kind, total, paths in kinds)])
-
-
-def _paths(directory: str) -> list[str]:
-    return [f"{directory}/{name}" for name in os.listdir(directory)] if os.path.isdir(directory) else []
 
 
 def doctor(_: Options) -> int:
@@ -287,23 +278,12 @@ def _age(created: str | None) -> str:
     )
 
 
-def _each(words: Iterable[str], remove: Callable[[str], object]) -> int:
-    """Remove each, and say so; one that cannot be removed is a line, and the exit status."""
+def _each(things: Iterable[Any], do: Callable[[Any], Iterable[object]], say: str = "") -> int:
+    """Do it with each, and say what is gone. What resists is a line, and the exit status; the rest goes on."""
     status = 0
-    for word in words:
+    for thing in things:
         try:
-            print(remove(word) or word)
-        except ContainerError as failure:
-            status = complain(failure, 1)
-    return status
-
-
-def _pruned(*prunes: Callable[[], Iterable[object]], say: str = "removed ") -> int:
-    """Call all of them, and say what is gone. What resists is a line, and the exit status; the rest goes on."""
-    status = 0
-    for prune in prunes:
-        try:
-            gone = prune()
+            gone = do(thing)
         except ContainerError as failure:
             gone, status = getattr(failure, "removed", ()), complain(failure, 1)
         for what in gone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cli import end_in_order
+from minidocker.cli import Options, end_in_order
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from minidocker.cli.options import Options
     from minidocker.process import Process
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from minidocker.cli import end_in_order
-from minidocker.cli.options import Options
+from minidocker.cli import Options, end_in_order
 from minidocker.images.build.copy import Ignore
 from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name

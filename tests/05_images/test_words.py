@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minidocker import cli
-from minidocker.cli.options import HelpWanted, parse
+from minidocker.cli import HelpWanted, parse
 from minidocker.outcome import ContainerError
 from tests.helpers import REPO
 from tests.helpers.images import add_image, minidocker, new_store
@@ -196,7 +196,7 @@ def test_what_nobody_foresaw_is_one_line_and_125(monkeypatch, capsys, failure, t
         raise failure
 
     fails.__doc__ = "images: fails"
-    monkeypatch.setattr(cli, "_function", lambda _: fails)
+    monkeypatch.setattr(cli, "function", lambda _: fails)
     assert cli.main(["images"]) == 125
     assert capsys.readouterr().err == f"minidocker: {text}\n"
 
