@@ -25,7 +25,6 @@ from minidocker.rootfs import make_mounts_private
 from minidocker.state import hold
 from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, call, mount, mount_setattr, openat2, setns
 from minidocker.volumes import store
-from minidocker.volumes.keeper import mounted
 
 BELOW = 0x10 | 0x02  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS of <linux/openat2.h>: links of /proc lead anywhere
 OPEN_TREE_CLONE, MOUNT_ATTR_RDONLY, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 1, 1, 0x04, 0x40
@@ -61,15 +60,16 @@ class Volume(Isolator):
         place, there = landing(root, self.target, stat.S_ISDIR(os.fstat(tree).st_mode))
         if there:
             self.fill(place, tree)
-        if self.readonly:
-            read_only(tree)
-        attach(tree, place)
+        if self.readonly:  # with all that is mounted below it, which mount(2) would leave writable
+            mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, MOUNT_ATTR_RDONLY)
+        # from one descriptor to another: no path is looked up, so none can be changed
+        call("move_mount", tree, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=name_of(place))
         for descriptor in (tree, root, place):
             os.close(descriptor)
 
     def tree(self) -> int:
-        """The mount, with what is mounted below it, and attached nowhere yet."""
-        return clone(self.source)
+        """open_tree(2): a copy of the mount, with what is mounted below it, attached nowhere. Closing it ends it."""
+        return call("open_tree", AT_FDCWD, self.source, OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC, path=self.source)
 
     def fill(self, place: int, tree: int) -> None:
         """Before the place is covered: what is there may be wanted in the volume."""
@@ -110,7 +110,7 @@ class Named(Volume):
         self.source = f"{self.directory}/_data"
         try:
             options = store.read(self._used, "opt")
-            self.descriptors = (mounted(self._used, self.directory, options),) if options else ()
+            self.descriptors = (store.mounted(self._used, self.directory, options),) if options else ()
         except BaseException:
             self.__exit__()
             raise
@@ -159,27 +159,21 @@ class Named(Volume):
 
 
 class Tmpfs(Volume):
-    """An empty file system in memory, which ends with the container; tmpfs(5) has more `options`. As with Docker, no
-    set-user-id programs, devices or programs at all, unless `flags` says otherwise.
+    """An empty file system in memory, which ends with the container. Its `options` are those of tmpfs(5); its `flags`,
+    as with Docker, allow no set-user-id programs, no devices and no programs at all. Both may be changed.
     """
 
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+
     def __init__(
-        self,
-        target: str,
-        root: Root,
-        readonly: bool = False,
-        size: int | str = 0,
-        mode: int = 0o1777,
-        flags: int = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC,
-        options: str = "",
+        self, target: str, root: Root, readonly: bool = False, size: int | str = 0, mode: int = 0o1777
     ) -> None:
         super().__init__(target, root, readonly)
-        self.flags = flags
         try:
             sized = f",size={bytes_of(size)}" if size else ""
         except ContainerError:
             raise ContainerError(f"Tmpfs: size {size!r}: write bytes, or a number with k, m or g, as in 64m") from None
-        self.options = f"mode={mode:o}{sized}" + (f",{options}" if options else "")
+        self.options = f"mode={mode:o}{sized}"
 
     def inside(self) -> None:
         """mount(2) on the descriptor's own name in /proc. A new file system is made read-only by this one call."""
@@ -239,24 +233,6 @@ def _make(parent: int, name: str, directory: bool) -> int:
     return made
 
 
-def clone(path: str) -> int:
-    """open_tree(2): a copy of the mount at `path` with those below it, attached nowhere. Closing it ends it."""
-    return call("open_tree", AT_FDCWD, path, OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC, path=path)
-
-
-def attach(tree: int, place: int) -> None:
-    """move_mount(2), from one descriptor to another: no path is looked up, so none can be changed."""
-    call("move_mount", tree, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=name_of(place))
-
-
 def name_of(descriptor: int) -> str:
     """The path that the kernel knows for it, now."""
     return os.readlink(f"/proc/self/fd/{descriptor}")
-
-
-def read_only(tree: int) -> None:
-    """mount_setattr(2): this mount and all below it, in one step, before anybody sees them.
-
-    A read-only bind mount made by mount(2) leaves the mounts below it writable.
-    """
-    mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, MOUNT_ATTR_RDONLY)

@@ -86,7 +86,7 @@ def _fields(text: str) -> tuple[dict[str, str], dict[str, str]]:
 def from_tmpfs(text: str, root: str) -> Volume:
     """TARGET[:OPTIONS]: ro, rw, [no]exec, [no]suid, [no]dev, size, mode, and what else tmpfs(5) has, e.g. uid."""
     target, _, rest = text.partition(":")
-    flags, words, values = MS_NOSUID | MS_NODEV | MS_NOEXEC, [*filter(None, rest.split(","))], dict[str, str]()
+    words, values, flags = [*filter(None, rest.split(","))], dict[str, str](), Tmpfs.flags
     for word in words:
         key, _, value = word.partition("=")
         if flag := TMPFS_FLAGS.get(word.removeprefix("no")):
@@ -96,7 +96,9 @@ def from_tmpfs(text: str, root: str) -> Volume:
         else:
             _refuse(f"--tmpfs {text}", word not in ("ro", "rw"), f"there is no option {word!r}: see tmpfs(5)")
     size, mode = values.pop("size", 0), _mode(f"--tmpfs {text}", values.pop("mode", "1777"))
-    return Tmpfs(target, root, "ro" in words, size, mode, flags, ",".join("=".join(pair) for pair in values.items()))
+    made = Tmpfs(target, root, "ro" in words, size, mode)
+    made.flags, made.options = flags, ",".join([made.options, *(f"{key}={value}" for key, value in values.items())])
+    return made
 
 
 def _mode(flag: str, text: str) -> int:
