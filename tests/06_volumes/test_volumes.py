@@ -723,9 +723,9 @@ def test_a_mount_that_hangs_is_given_up(tmp_path):
     (tmp_path / "hang").write_text("#!/bin/sh\nexec sleep 1000\n")
     (tmp_path / "hang").chmod(0o755)
     code = f"""
-        from minidocker.volumes import keeper
+        from minidocker.volumes import store
         subprocess.run(["mount", "--bind", "{tmp_path}/hang", "{os.path.realpath(helper)}"], check=True)
-        keeper.PATIENCE = 1
+        store.ANSWER = 1
         store.create("slow", dict(type="fuse3.x", device="x"))
         refused(lambda: sh("true", spelled("slow:/d")), "no answer for 1 s")
     """
