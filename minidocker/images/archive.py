@@ -15,7 +15,6 @@ Filesystem Changeset Format".
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -29,7 +28,7 @@ from minidocker.images import tar
 from minidocker.images.container import Layers
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer import CHUNK
-from minidocker.images.layer.pack import Packer, write_layer
+from minidocker.images.layer.pack import write_layer
 from minidocker.images.layer.unpack import decompressed, unpack_from
 from minidocker.images.manifest import check_digest, parse
 from minidocker.images.store import REF_NAME
@@ -166,11 +165,7 @@ class _Archive:
         """Copy a file to its place as a blob, if it is what its descriptor says."""
         with self.open(_path(blob["digest"])) as file, self.store.incoming() as target:
             shutil.copyfileobj(file, target, CHUNK)
-            file.seek(0)
-            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-            if (found, file.tell()) != (blob["digest"], blob["size"]):
-                raise ContainerError(f"{blob['digest']}: the archive has {file.tell()} bytes {found} for it")
-            self.store.keep(target, found)
+            self.store.keep(target, blob["mediaType"], blob, "the archive")
 
     def dockers(self) -> Iterator[Found]:
         """The images of a docker-archive, which has no manifest: we write one. The config stays, and so the ID.
@@ -183,8 +178,8 @@ class _Archive:
             diff_ids = media.check_config(media.parsed(data, what="a config"), len(names))["rootfs"]["diff_ids"]
             for name, diff_id in zip(names, diff_ids, strict=True):
                 if name not in layers:
-                    with self.open(name) as file:
-                        layers[name], its = packed(self.store, file.fileno())
+                    with self.open(name) as file, decompressed(file.fileno()) as stream:
+                        layers[name], its = self.store.add_layer(stream)
                     if its != diff_id:
                         raise ContainerError(f"a layer has the digest {its}, and the config says {diff_id}")
             yield make(self.store, data, [layers[name] for name in names]), [str(parse(tag)) for tag in tags]
@@ -200,17 +195,6 @@ class _Archive:
         raise ContainerError("manifest.json of the archive is no list of images, each with Config and Layers")
 
 
-def packed(store: Store, source: int) -> tuple[Descriptor, str]:
-    """Store a tar, compressed or not, as a layer; return its descriptor and its diff ID."""
-    with store.incoming() as target:
-        packer = Packer(target)
-        with decompressed(source) as stream:
-            shutil.copyfileobj(stream, packer, CHUNK)
-        digest, diff_id, size = packer.close()
-        store.keep(target, digest)
-    return {"mediaType": media.LAYER_GZIP, "digest": digest, "size": size}, diff_id
-
-
 def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = (), comment: str = "Imported") -> Image:
     """Make an image of one layer of a tar, compressed or not; `changes`: instructions that set its config ("USER www").
 
@@ -224,7 +208,8 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
     if name:
         parse(name)
     with store.bringing(name or "import"):
-        layer, diff_id = packed(store, source)
+        with decompressed(source) as stream:
+            layer, diff_id = store.add_layer(stream)
         image = make(store, {**document, "rootfs": {"type": "layers", "diff_ids": [diff_id]}}, [layer])
         image.layers()
         store.tag(name, image.descriptor)

@@ -29,6 +29,7 @@ REF_NAME, STEP = "org.opencontainers.image.ref.name", "minidocker.build.step"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedRandom
     from typing import Any, BinaryIO
 
     from minidocker.images.manifest import Descriptor
@@ -67,12 +68,9 @@ class Store:
 
     def put(self, data: bytes, media_type: str) -> Descriptor:
         """Store a small blob; return its descriptor."""
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        if not self.has(digest):
-            with self.incoming() as file:
-                file.write(data)
-                self.keep(file, digest)
-        return {"mediaType": media_type, "digest": digest, "size": len(data)}
+        with self.incoming() as file:
+            file.write(data)
+            return self.keep(file, media_type)
 
     def put_json(self, value: object, media_type: str) -> Descriptor:
         """Store a JSON document, always in the same spelling, since its digest is its name."""
@@ -88,16 +86,21 @@ class Store:
             raise ContainerError(missing) from None
 
     @contextlib.contextmanager
-    def incoming(self) -> Iterator[BinaryIO]:
+    def incoming(self) -> Iterator[BufferedRandom]:
         """A temporary file; `keep` gives it its place, else it is removed."""
-        with self.place() as directory, open(f"{directory}/blob", "xb") as file:
+        with self.place() as directory, open(f"{directory}/blob", "x+b") as file:
             yield file
 
-    def keep(self, file: BinaryIO, digest: str) -> None:
-        """Give a temporary file its place as a blob, once it is on the disk; the caller has checked the digest."""
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(file.name, self.blob(digest))
+    def keep(self, file: BufferedRandom, kind: str, wanted: Descriptor | None = None, what: str = "") -> Descriptor:
+        """Give a temporary file its place as a blob, once it is on the disk, and if it is what is `wanted`."""
+        file.seek(0)
+        digest, size = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", file.tell()
+        if wanted and (digest, size) != (wanted["digest"], wanted["size"]):
+            raise ContainerError(f"{wanted['digest']}: {what} has {size} bytes and the digest {digest}: refused")
+        if not self.has(digest):  # a container may hold the one that is there
+            os.fsync(file.fileno())
+            os.rename(file.name, self.blob(digest))
+        return {"mediaType": kind, "digest": digest, "size": size}
 
     @contextlib.contextmanager
     def place(self) -> Iterator[str]:
@@ -125,17 +128,16 @@ class Store:
                     os.rename(directory, target)
         return target
 
-    def add_layer(self, directory: str, whiteouts: str = "overlay") -> tuple[Descriptor, str]:
-        """Pack a directory as a layer; return the descriptor of its blob, and its diff ID.
+    def add_layer(self, source: str | BinaryIO, whiteouts: str = "overlay") -> tuple[Descriptor, str]:
+        """Pack a directory, or a tar, as a layer; return the descriptor of its blob, and its diff ID.
 
-        `whiteouts`: whether the directory has some, see `layer.pack`. The blob is the same for the same content.
+        The blob is the same for the same content.
         """
         from minidocker.images.layer.pack import pack
 
         with self.incoming() as file:
-            digest, diff_id, size = pack(directory, file, whiteouts)
-            self.keep(file, digest)
-        return {"mediaType": media.LAYER_GZIP, "digest": digest, "size": size}, diff_id
+            diff_id = pack(source, file)
+            return self.keep(file, media.LAYER_GZIP), diff_id
 
     def entries(self) -> Index:
         """What index.json lists: manifests with a name, dangling ones that had one, and steps of builds."""

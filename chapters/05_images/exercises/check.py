@@ -42,7 +42,7 @@ def check_2(module):
             os.makedirs(f"{scratch}/{number}")
             with open(f"{scratch}/{number}/file{number}", "wb") as file:
                 file.write(os.urandom(5000 * (number + 1)))
-            layers.append(store.add_layer(f"{scratch}/{number}", "none"))
+            layers.append(store.add_layer(f"{scratch}/{number}"))
         images = [
             _image(store, [layers[0], layers[1]]),
             _image(store, [layers[0], layers[2]]),
@@ -78,7 +78,7 @@ def check_4(module):
         with tempfile.TemporaryDirectory(prefix="minidocker-exercise-") as scratch:
             os.makedirs(f"{scratch}/tree")
             store = Store(scratch)
-            image = _image(store, [store.add_layer(f"{scratch}/tree", "none")])
+            image = _image(store, [store.add_layer(f"{scratch}/tree")])
             store.tag("victim", image.descriptor)
             damage(store.layout, image.id)
             try:

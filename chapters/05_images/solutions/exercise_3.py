@@ -13,7 +13,7 @@ def two_layers(store, work, secret):
     with open(f"{work}/first/secret", "w") as file:
         file.write(secret)
     os.mknod(f"{work}/second/secret", 0o020000, 0)
-    layers = [store.add_layer(f"{work}/first", "none"), store.add_layer(f"{work}/second", "overlay")]
+    layers = [store.add_layer(f"{work}/first"), store.add_layer(f"{work}/second")]
     rootfs = {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]}
     return make(store, {**platform(), "config": {}, "rootfs": rootfs}, [descriptor for descriptor, _ in layers])
 

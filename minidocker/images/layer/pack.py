@@ -1,6 +1,6 @@
 """Chapter 5: a directory becomes a layer, in a form that depends on nothing but the directory.
 
-    digest, diff_id, size = pack("/…/upper", file)              # packed: what a container changed
+    diff_id = pack("/…/upper", file)                           # packed: what a container changed
     write_layer(root, stream)                                   # or the tar alone: a whole root file system
 
 Entries come in the order of their names, with numbers for owners and without the names of this machine, so that the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from typing import BinaryIO
 
@@ -35,32 +36,30 @@ class Packer:
     """A stream that packs what is written to it into `file`."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._packer = file, isal_zlib.compressobj(wbits=GZIP_WINDOW)
-        self._tar, self._blob, self._size = hashlib.sha256(), hashlib.sha256(), 0
+        self.file, self.gzip, self.tar = file, isal_zlib.compressobj(wbits=GZIP_WINDOW), hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         """Take a piece of the tar."""
-        self._tar.update(data)
-        self._out(self._packer.compress(data))
+        self.tar.update(data)
+        self.file.write(self.gzip.compress(data))
 
-    def close(self) -> tuple[str, str, int]:
-        """The end of the tar: its digest, diff ID and size."""
-        self._out(self._packer.flush())
-        return f"sha256:{self._blob.hexdigest()}", f"sha256:{self._tar.hexdigest()}", self._size
-
-    def _out(self, data: bytes) -> None:
-        self._blob.update(data)
-        self._size += self._file.write(data)
+    def close(self) -> str:
+        """The end of the tar: its digest is the diff ID."""
+        self.file.write(self.gzip.flush())
+        return f"sha256:{self.tar.hexdigest()}"
 
 
-def pack(directory: str, file: BinaryIO, whiteouts: str = "overlay") -> tuple[str, str, int]:
-    """Write a directory as a packed layer; return (digest, diff ID, size). Needs the right to read all of it."""
+def pack(source: str | BinaryIO, file: BinaryIO) -> str:
+    """Write a directory, or a tar, as a packed layer; return its diff ID. Needs the right to read all of it."""
     packer = Packer(file)
-    write_layer(directory, packer, whiteouts)
+    if isinstance(source, str):
+        write_layer(source, packer)
+    else:
+        shutil.copyfileobj(source, packer, CHUNK)
     return packer.close()
 
 
-def write_layer(directory: str, stream: BinaryIO | Packer, whiteouts: str = "none") -> None:
+def write_layer(directory: str, stream: BinaryIO | Packer, whiteouts: str = "overlay") -> None:
     """Write the layer to `stream`. `whiteouts`: "overlay" if the directory has those of OverlayFS, or "none".
 
     Needs the right to read all of it, and CAP_SYS_ADMIN for attributes of the kind "trusted": root. A container may
