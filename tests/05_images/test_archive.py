@@ -327,7 +327,7 @@ def test_whiteouts_do_not_come_out(here, tmp_path):
     from minidocker.images.image import make
 
     with here.writing():
-        pairs = [here.add_layer(str(base), "none"), here.add_layer(str(upper), "overlay")]
+        pairs = [here.add_layer(str(base)), here.add_layer(str(upper))]
         rootfs = {"type": "layers", "diff_ids": [diff_id for _, diff_id in pairs]}
         made = make(here, {**media.platform(), "config": {}, "rootfs": rootfs}, [layer for layer, _ in pairs])
         with open(tmp_path / "files.tar", "wb") as file:

@@ -155,7 +155,7 @@ def test_what_was_pulled_runs(debian, here, tmp_path):
 
 def for_arm(here, tmp_path):
     """An image for another architecture."""
-    layer, diff_id = here.add_layer(str(tree(tmp_path / "arm", "arm")), "none")
+    layer, diff_id = here.add_layer(str(tree(tmp_path / "arm", "arm")))
     rootfs = {"type": "layers", "diff_ids": [diff_id]}
     with here.writing():
         return make(here, {"os": "linux", "architecture": "s390x", "config": {}, "rootfs": rootfs}, [layer])

@@ -420,7 +420,7 @@ def test_a_layer_may_come_twice(store, tmp_path, order):
     for name, made in {"a": lambda path: (path / "x").write_text("a"), "c": hides_x, "e": lambda path: None}.items():
         (tmp_path / name).mkdir()
         made(tmp_path / name)
-        pairs[name] = store.add_layer(str(tmp_path / name), "overlay")
+        pairs[name] = store.add_layer(str(tmp_path / name))
     rootfs = {"type": "layers", "diff_ids": [pairs[name][1] for name in order]}
     config = {**media.platform(), "config": {"Cmd": ["sh", "-c", "ls /x; echo runs"]}, "rootfs": rootfs}
     twice = image.make(store, config, [pairs[name][0] for name in order])

@@ -16,7 +16,7 @@ from tests.helpers import HOME, REPO
 def add_image(store, name, root, **config):
     """An image of one layer, with the files of a directory."""
     with store.writing():
-        layer, diff_id = store.add_layer(str(root), "none")
+        layer, diff_id = store.add_layer(str(root))
         document = {**media.platform(), "config": config, "rootfs": {"type": "layers", "diff_ids": [diff_id]}}
         image = make(store, document, [layer])
         store.tag(name, image.descriptor)

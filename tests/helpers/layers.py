@@ -172,10 +172,10 @@ def differences(one, other):
     return lines
 
 
-def packed(directory, whiteouts="none"):
+def packed(directory):
     """The directory as an uncompressed layer."""
     stream = io.BytesIO()
-    write_layer(os.fspath(directory), stream, whiteouts)
+    write_layer(os.fspath(directory), stream)
     return stream.getvalue()
 
 

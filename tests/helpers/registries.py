@@ -33,7 +33,7 @@ def tree(path, seed="", size=3000):
 def image(store, name, trees, config=CONFIG):
     """An image of these directories, the base first."""
     with store.writing():
-        pairs = [store.add_layer(str(path), "none") for path in trees]
+        pairs = [store.add_layer(str(path)) for path in trees]
         rootfs = {"type": "layers", "diff_ids": [diff_id for _, diff_id in pairs]}
         made = make(store, {**media.platform(), "config": config, "rootfs": rootfs}, [layer for layer, _ in pairs])
         if name:

@@ -77,7 +77,7 @@ def app(store, tmp_path):
     from minidocker.images.image import make
 
     with store.writing():
-        pairs = [store.add_layer(str(root), "none"), store.add_layer(str(top), "overlay")]
+        pairs = [store.add_layer(str(root)), store.add_layer(str(top))]
         rootfs = {"type": "layers", "diff_ids": [diff_id for _, diff_id in pairs]}
         config = {"Cmd": ["sh", "/bin/hello"], "Env": ["PATH=/bin", "COLOUR=blue"], "WorkingDir": "/etc"}
         made = make(store, {**media.platform(), "config": config, "rootfs": rootfs}, [layer for layer, _ in pairs])
