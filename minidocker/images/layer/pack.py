@@ -59,13 +59,12 @@ def pack(source: str | BinaryIO, file: BinaryIO) -> str:
     return packer.close()
 
 
-def write_layer(directory: str, stream: BinaryIO | Packer, whiteouts: str = "overlay") -> None:
-    """Write the layer to `stream`. `whiteouts`: "overlay" if the directory has those of OverlayFS, or "none".
+def write_layer(directory: str, stream: BinaryIO | Packer) -> None:
+    """Write the layer to `stream`. Needs the right to read all of it, and CAP_SYS_ADMIN for "trusted" attributes: root.
 
-    Needs the right to read all of it, and CAP_SYS_ADMIN for attributes of the kind "trusted": root. A container may
-    still be at work in the directory: no symlink in it is followed, whatever it puts where meanwhile.
+    A container may still be at work in the directory: no symlink in it is followed, whatever it puts where meanwhile.
     """
-    layer, path = Layer(stream, whiteouts), b""
+    layer, path = Layer(stream), b""
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path, parent, name, status in walk(top):
@@ -82,8 +81,8 @@ def write_layer(directory: str, stream: BinaryIO | Packer, whiteouts: str = "ove
 class Layer:
     """The layer that is being written: where to, and what of it must be remembered."""
 
-    def __init__(self, stream: BinaryIO | Packer, whiteouts: str) -> None:
-        self.stream, self.whiteouts = stream, whiteouts
+    def __init__(self, stream: BinaryIO | Packer) -> None:
+        self.stream = stream
         self.links: dict[tuple[int, int], bytes] = {}  # device and inode -> the name under which the content went out
 
     def add(self, name: bytes, path: bytes, status: os.stat_result) -> None:
@@ -94,8 +93,6 @@ class Layer:
         if base.startswith(WHITEOUT):
             raise BadTar("a file of this name is a whiteout in a layer")
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            if self.whiteouts != "overlay":
-                raise BadTar("a character device 0/0 is a whiteout of OverlayFS")
             self.stream.write(tar.write(Entry(os.path.join(directory, WHITEOUT + base), mode=0)))
         elif not stat.S_ISSOCK(status.st_mode):  # nobody could answer on its socket any more
             self._entry(name, path, status)
@@ -105,14 +102,13 @@ class Layer:
         kind, file, opaque = stat.S_IFMT(status.st_mode), (status.st_dev, status.st_ino), False
         entry = Entry(name or b".", b"%d" % tar.KINDS.index(kind), stat.S_IMODE(status.st_mode))
         entry.uid, entry.gid, entry.mtime = status.st_uid, status.st_gid, status.st_mtime_ns
+        entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
         if file in self.links:
             entry.type, entry.link = tar.HARDLINK, self.links[file]
         else:
             entry.xattrs, opaque = attributes(path)
         if entry.type == tar.SYMLINK:
             entry.link = os.readlink(path)
-        elif entry.type in (tar.CHARACTER, tar.DEVICE):
-            entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
         elif entry.type == tar.DIRECTORY:
             entry.name += b"/"
         elif entry.type == tar.REGULAR:
