@@ -21,7 +21,9 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, BinaryIO
 
 from minidocker.images import manifest as media
 from minidocker.images import tar
@@ -30,8 +32,8 @@ from minidocker.images.image import Image, find, make
 from minidocker.images.layer import CHUNK
 from minidocker.images.layer.pack import write_layer
 from minidocker.images.layer.unpack import decompressed, unpack_from
-from minidocker.images.manifest import check_digest, parse
-from minidocker.images.store import REF_NAME
+from minidocker.images.manifest import Descriptor, check_digest, parse
+from minidocker.images.store import REF_NAME, Store, entry_of
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.syscalls import openat2
@@ -39,51 +41,31 @@ from minidocker.union import Union
 
 FULL_NAME = "io.containerd.image.name"  # where Docker and containerd look first
 RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>: the directory is the root of links, too
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, BinaryIO
-
-    from minidocker.images.manifest import Descriptor
-    from minidocker.images.store import Store
-
-    Found = tuple[Image, list[str]]  # and its names
+Found = tuple[Image, list[str]]  # and its names
 
 
 def save(store: Store, names: Sequence[str], stream: BinaryIO) -> None:
     """Write these images as an archive. The same images give the same bytes: no times, no owners."""
     with store.writing():
-        chosen = [find(store, name) for name in names]
-        blobs = sorted(set[str]().union(*(image.digests() for image in chosen)))
+        blobs, entries, items = set[str](), list[Descriptor](), dict[str, dict[str, Any]]()
+        for image in [find(store, name) for name in names]:
+            blobs |= image.digests()
+            layers = [_path(layer["digest"]) for layer in image.manifest["layers"]]
+            item = items.setdefault(image.id, {"Config": _path(image.id), "RepoTags": [], "Layers": layers})
+            notes = {FULL_NAME: image.name, REF_NAME: parse(image.name).familiar} if image.name else {}
+            item["RepoTags"] += [notes[REF_NAME]] if notes else []
+            entries.append(entry_of(image.descriptor, notes))
         for digest in blobs:
             if not store.has(digest):
                 raise ContainerError(f"{digest}: this part of the image is not in the store: pull or load it again")
-        index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": [_entry(image) for image in chosen]}
-        items = [_item(image, chosen) for image in {image.id: image for image in chosen}.values()]
-        documents = {"oci-layout": {"imageLayoutVersion": "1.0.0"}, "index.json": index, "manifest.json": items}
-        for name, value in documents.items():
+        index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": entries}
+        layout = {"imageLayoutVersion": "1.0.0"}
+        for name, value in {"oci-layout": layout, "index.json": index, "manifest.json": [*items.values()]}.items():
             _add(stream, name, io.BytesIO(json.dumps(value, separators=(",", ":")).encode()))
-        for digest in blobs:
+        for digest in sorted(blobs):
             with open(store.blob(digest), "rb") as file:
                 _add(stream, _path(digest), file)
         stream.write(tar.END)
-
-
-def _entry(image: Image) -> Descriptor:
-    """An image in index.json."""
-    entry = {key: image.descriptor[key] for key in ("mediaType", "digest", "size")}
-    names = {FULL_NAME: image.name, REF_NAME: parse(image.name).familiar} if image.name else {}
-    return {**entry, "annotations": names} if names else entry
-
-
-def _item(image: Image, chosen: list[Image]) -> dict[str, Any]:
-    """An image in manifest.json: once, with all its names."""
-    return {
-        "Config": _path(image.id),
-        "RepoTags": [parse(one.name).familiar for one in chosen if one.id == image.id and one.name] or None,
-        "Layers": [_path(layer["digest"]) for layer in image.manifest["layers"]],
-    }
 
 
 def _path(digest: str) -> str:
@@ -144,17 +126,19 @@ class _Archive:
         with self.open(name) as file:
             return file.read(media.MAX_JSON + 1)
 
+    def document(self, descriptor: Descriptor) -> dict[str, Any]:
+        """A JSON document that is a blob of the layout."""
+        return media.parsed(self.small(_path(descriptor["digest"])), descriptor)
+
     def layout(self) -> Iterator[Found]:
         """The images of an OCI layout; of several platforms' the one that is this machine's."""
         entries = media.parsed(self.small("index.json"), what="index.json of the archive").get("manifests")
         listed = [media.check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
         for entry in list(filter(media.fits, listed)) or listed:
             descriptor = media.check_descriptor(entry, (*media.INDEXES, *media.MANIFESTS))
-            document = media.parsed(self.small(_path(descriptor["digest"])), descriptor)
             while descriptor["mediaType"] in media.INDEXES:
-                descriptor = media.for_platform(document)
-                document = media.parsed(self.small(_path(descriptor["digest"])), descriptor)
-            manifest = media.check_manifest(document)
+                descriptor = media.for_platform(self.document(descriptor))
+            manifest = media.check_manifest(self.document(descriptor))
             for blob in (manifest["config"], *manifest["layers"], descriptor):
                 self.keep(blob)
             notes = entry["annotations"] if isinstance(entry.get("annotations"), dict) else {}

@@ -12,18 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from minidocker import state
 from minidocker.images import manifest as media
+from minidocker.images.manifest import Descriptor
+from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from minidocker.images.manifest import Descriptor
-    from minidocker.images.store import Store
 
 
 class NoSuchImage(ContainerError):

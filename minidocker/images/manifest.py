@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+from typing import Any
 
 from minidocker.outcome import ContainerError
 
@@ -42,12 +43,7 @@ _HOST = r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9a-f:]+\])(?::[0-9]+)?"
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _NAME = rf"(?:(?=[^/]*[.:]|localhost/)({_HOST})/)?({_PART}(?:/{_PART})*)(?::(\w[\w.-]{{,127}}))?(?:@(.*))?"
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    Descriptor = dict[str, Any]
-
+Descriptor = dict[str, Any]
 CONFIG_KINDS: dict[str, Any] = {  # what the keys of a config that we use have to be, if they are there
     **dict.fromkeys(("created", "author", "architecture", "os", "variant"), str),
     "config": {

@@ -28,6 +28,8 @@ import os
 import re
 import socket
 import urllib.request
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlencode, urljoin
 
 import urllib3
@@ -35,7 +37,7 @@ from urllib3.connection import port_by_scheme
 from urllib3.util import Url, parse_url
 
 from minidocker.images import manifest as media
-from minidocker.images.manifest import DEFAULT_REGISTRY
+from minidocker.images.manifest import DEFAULT_REGISTRY, Descriptor
 from minidocker.outcome import ContainerError
 
 HUB_URL = "https://registry-1.docker.io"
@@ -52,13 +54,6 @@ MEANINGS = {
     404: "it does not have that: check the name and the tag",
     429: "too many requests: wait, log in, set MINIDOCKER_MIRROR to a registry nearby, or minidocker load a file",
 }
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
-    from minidocker.images.manifest import Descriptor
 
 
 def url_of(name: str) -> str:

@@ -19,22 +19,17 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from io import BufferedRandom
+from typing import Any, BinaryIO
 
 from minidocker import state, trees
 from minidocker.images import manifest as media
+from minidocker.images.manifest import Descriptor
 from minidocker.outcome import ContainerError
 
 REF_NAME, STEP = "org.opencontainers.image.ref.name", "minidocker.build.step"
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from io import BufferedRandom
-    from typing import Any, BinaryIO
-
-    from minidocker.images.manifest import Descriptor
-
-    Index = dict[tuple[str, str], Descriptor]  # (annotation, its value) -> entry; ("", digest) of what has no name
+Index = dict[tuple[str, str], Descriptor]  # (annotation, its value) -> entry; ("", digest) of what has no name
 
 
 class Store:
@@ -128,11 +123,8 @@ class Store:
                     os.rename(directory, target)
         return target
 
-    def add_layer(self, source: str | BinaryIO, whiteouts: str = "overlay") -> tuple[Descriptor, str]:
-        """Pack a directory, or a tar, as a layer; return the descriptor of its blob, and its diff ID.
-
-        The blob is the same for the same content.
-        """
+    def add_layer(self, source: str | BinaryIO) -> tuple[Descriptor, str]:
+        """Pack a directory, or a tar, as a layer; return the descriptor of its blob, and its diff ID."""
         from minidocker.images.layer.pack import pack
 
         with self.incoming() as file:
@@ -170,8 +162,8 @@ class Store:
         wanted = media.parse(name) if name else None
         with self._changing() as entries:
             if before := entries.pop((REF_NAME, str(wanted)), None):
-                entries["", before["digest"]] = _entry(before)
-            entry = _entry(descriptor, REF_NAME, wanted.familiar if wanted else "")
+                entries["", before["digest"]] = entry_of(before, {})
+            entry = entry_of(descriptor, {REF_NAME: wanted.familiar} if wanted else {})
             entries[_key(entry)] = entry
 
     def untag(self, name: str) -> bool:
@@ -183,7 +175,7 @@ class Store:
     def remember(self, step: str, descriptor: Descriptor) -> None:
         """Note the image that this step made. A cache that cannot be written is none."""
         with contextlib.suppress(OSError), self._changing() as entries:
-            entries[STEP, step] = _entry(descriptor, STEP, step)
+            entries[STEP, step] = entry_of(descriptor, {STEP: step})
 
     def forget_steps(self) -> None:
         """Empty the build cache."""
@@ -301,7 +293,7 @@ def _key(entry: Descriptor) -> tuple[str, str]:
         return "", entry["digest"]
 
 
-def _entry(descriptor: Descriptor, key: str = "", value: str = "") -> Descriptor:
-    """A descriptor as the index has it, with one annotation or none."""
+def entry_of(descriptor: Descriptor, notes: dict[str, str]) -> Descriptor:
+    """A descriptor as an index has it, with these annotations."""
     entry: Descriptor = {field: descriptor[field] for field in ("mediaType", "digest", "size") if field in descriptor}
-    return {**entry, "annotations": {key: value}} if value else entry
+    return {**entry, "annotations": notes} if notes else entry

@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 
@@ -23,22 +24,15 @@ from tqdm.utils import CallbackIOWrapper
 
 from minidocker.images import manifest as media
 from minidocker.images.image import Image, NoSuchImage, find
-from minidocker.images.manifest import DEFAULT_REGISTRY, parse
+from minidocker.images.manifest import DEFAULT_REGISTRY, Descriptor, Reference, parse
 from minidocker.images.registry import Registry, Unreachable
+from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 
 PARALLEL = 3  # layers at once, as Docker does: more would not be faster on one line, and registries count connections
 MAX_INDEXES = 3  # an index that points to an index that points to an index
 tqdm.monitor_interval = 0  # no thread of its own: who unpacks forks
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from minidocker.images.manifest import Descriptor, Reference
-    from minidocker.images.store import Store
-
-    Advance = Callable[[int], object]
+Advance = Callable[[int], object]
 
 
 def pull(store: Store, name: str, platform: str = "", show: bool = False) -> Image:
