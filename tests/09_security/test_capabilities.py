@@ -15,7 +15,7 @@ from minidocker.security.capabilities import DEFAULT, NAMES, capabilities
 from tests.helpers.images import HOME, add_image, minidocker, new_store
 
 pytestmark = [
-    pytest.mark.chapter(5),
+    pytest.mark.chapter(9),
     pytest.mark.skipif(os.geteuid() != 0, reason="capabilities are root's"),
 ]
 
