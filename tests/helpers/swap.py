@@ -19,6 +19,7 @@ MODULES = {
     6: "minidocker.volumes",
     7: "minidocker.network",
     8: "bench.memory",
+    9: "minidocker.security.capabilities",
 }  # the module that a reader of a chapter may write; of a package, its `__init__`
 PACKAGES = {
     "minidocker": REPO,

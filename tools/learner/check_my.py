@@ -29,6 +29,7 @@ LONG = ("host_side_is_killed", "thousand_starts")  # minutes of the same again: 
 PARTS = {
     5: ("test_layers",),
     8: ("pss", "two_processes_share", "fleet", "kernels_part", "open_files", "machine_uses"),
+    9: ("test_capabilities",),
 }  # which tests are about it, where it is one module of many
 
 
