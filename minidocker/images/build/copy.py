@@ -105,17 +105,13 @@ def _regex(pattern: str) -> re.Pattern[str]:
 NOTHING = Ignore()
 
 
-def entered(path: str, stack: contextlib.ExitStack) -> int:
-    """A directory, open until the stack is closed."""
-    root = os.open(path, DIRECTORY)
-    stack.callback(os.close, root)
-    return root
-
-
 @contextlib.contextmanager
-def opened(root: int, path: str, flags: int = DIRECTORY) -> Iterator[int]:
-    """Open something below an open directory, for a while. A link leads to another place there, also one to /etc."""
-    descriptor = openat2(root, path or ".", flags | os.O_CLOEXEC, BELOW)
+def opened(root: int | None, path: str, flags: int = DIRECTORY) -> Iterator[int]:
+    """Open something below an open directory, for a while. A link leads to another place there, also one to /etc.
+
+    Without a `root`: a path of this machine.
+    """
+    descriptor = os.open(path, flags) if root is None else openat2(root, path or ".", flags | os.O_CLOEXEC, BELOW)
     try:
         yield descriptor
     finally:
@@ -154,7 +150,7 @@ def real(root: int, path: str, ignore: Ignore) -> str | None:
 def standing(layers: Sequence[str], stack: contextlib.ExitStack) -> int:
     """The root made of layers as an open directory; a process waits in it meanwhile: proc(5), /proc/PID/root."""
     process = stack.enter_context(start(signal.pause, *_jail(layers)))
-    return entered(f"/proc/{process.pid}/root", stack)
+    return stack.enter_context(opened(None, f"/proc/{process.pid}/root"))
 
 
 def _jail(lowers: Sequence[str], upper: str | None = None) -> list[Isolator]:
@@ -335,4 +331,4 @@ def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Sourc
             unpack_from(file, place)
         except ContainerError as refused:
             raise ContainerError(f"{source.name}: {refused}") from None
-    return Source(entered(place, stack), "", "")
+    return Source(stack.enter_context(opened(None, place)), "", "")

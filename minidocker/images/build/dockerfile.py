@@ -18,7 +18,8 @@ import json
 import posixpath
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from minidocker.outcome import ContainerError
 
@@ -55,12 +56,7 @@ PART = re.compile(
     re.S | re.X,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    Config = dict[str, Any]
+Config = dict[str, Any]
 
 
 class DockerfileError(ContainerError):
@@ -91,7 +87,12 @@ class Instruction:
             flag, *others = self.text.split(None, 1)
             self.text = "".join(others)
             name, _, value = flag.removeprefix("--").partition("=")
-            self._flag(name, value)
+            if name not in FLAGS[self.keyword]:
+                known = " ".join(f"--{flag}" for flag in FLAGS[self.keyword]) or "none"
+                raise self.error(f"{self.keyword} has no flag --{name} here; there are: {known}")
+            if not value or name in self.flags:
+                raise self.error(f"{self.keyword}: --{name} wants one value, --{name}=VALUE, and once")
+            self.flags[name] = value
         if not self.text:
             raise self.error(f"{self.keyword} needs an argument")
         if self.keyword in JSON_FORM and self.text.startswith("["):
@@ -111,14 +112,6 @@ class Instruction:
             if not (found := STAGE.fullmatch(self.text)):
                 raise self.error("FROM takes IMAGE, or IMAGE AS NAME, of a letter, then letters, digits, - _ and .")
             self.base, self.name = found[1], (found[2] or "").lower()
-
-    def _flag(self, name: str, value: str) -> None:
-        if name not in FLAGS[self.keyword]:
-            known = " ".join(f"--{flag}" for flag in FLAGS[self.keyword]) or "none"
-            raise self.error(f"{self.keyword} has no flag --{name} here; there are: {known}")
-        if not value or name in self.flags:
-            raise self.error(f"{self.keyword}: --{name} wants one value, --{name}=VALUE, and once")
-        self.flags[name] = value
 
     def error(self, problem: object) -> DockerfileError:
         """What is wrong here, to raise."""
@@ -155,7 +148,10 @@ class Instruction:
         return [*(config.get("Shell") or SHELL), script]
 
 
-def parse(text: str) -> tuple[list[Instruction], list[list[Instruction]]]:
+Dockerfile = tuple[list[Instruction], list[list[Instruction]]]
+
+
+def parse(text: str) -> Dockerfile:
     """Read a Dockerfile. Raises `DockerfileError` for whatever is wrong with it."""
     if len(text) > MAX_SIZE:
         raise ContainerError(f"a Dockerfile of {len(text)} characters: more than {MAX_SIZE} are refused", exit_code=1)

@@ -16,13 +16,16 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from minidocker.child import DEFAULT_PATH
 from minidocker.images import manifest
-from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, entered, planned, standing, unpacked
-from minidocker.images.build.dockerfile import LEFT_OUT, Instruction, change, environment, expand
+from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, opened, planned, standing, unpacked
+from minidocker.images.build.dockerfile import LEFT_OUT, Dockerfile, Instruction, change, environment, expand
 from minidocker.images.container import container
 from minidocker.images.image import Image, NoSuchImage, find, make
+from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.process import start
 
@@ -30,15 +33,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")  #
 RESOLVER = ("/etc/resolv.conf", "/etc/hosts")  # what a program needs to reach others by name
 SCRIPT = "/dev/script"
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any
-
-    from minidocker.images.store import Store
-
-    Dockerfile = tuple[list[Instruction], list[list[Instruction]]]
-    Work = Callable[[list[str], str], object]  # (directories below, the one for the changes)
+Work = Callable[[list[str], str], object]  # (directories below, the one for the changes)
 
 
 def build(
@@ -48,8 +43,8 @@ def build(
 
     `options` are those of `Build`. Needs root. Raises `DockerfileError`, which has the line.
     """
-    with contextlib.ExitStack() as stack, store.writing():
-        image = Build(store, dockerfile, entered(context, stack), **options).up_to(target)
+    with opened(None, context) as root, store.writing():
+        image = Build(store, dockerfile, root, **options).up_to(target)
         for tag in tags or [""]:
             store.tag(tag, image.descriptor)
     return image
@@ -250,13 +245,15 @@ class Build:
                 if name == "scratch":
                     raise instruction.error("--from=scratch: there is nothing in it")
                 root, ignore, owners = standing(self.find(name).layers(), stack), NOTHING, True
-            place = stack.enter_context(self.store.place()) if instruction.documents else ""
+            if instruction.documents:
+                place = stack.enter_context(self.store.place())
+                directory = stack.enter_context(opened(None, place))
             for number, (name, content, expands) in enumerate(instruction.documents):
                 with open(f"{place}/{number}", "w") as file:
                     file.write(expand(content, self.variables(), True) if expands else content)
                     os.fchmod(file.fileno(), 0o644)
                 os.utime(file.name, (0, 0))
-                copying.sources.append(Source(entered(place, stack), str(number), name, owners=False))
+                copying.sources.append(Source(directory, str(number), name, owners=False))
             for pattern in patterns:
                 copying.take(root, pattern, ignore, owners)
             digest = copying.digest()
@@ -277,7 +274,10 @@ class Build:
     def advance(self, text: str, work: Work | None = None, key: object = None) -> None:
         """The stage's next image: out of the cache, or made now and noted there."""
         name = hashlib.sha256(json.dumps([self.image.id, text, key]).encode()).hexdigest()
-        if image := _whole(self.store, self.steps.get(name)):
+        image = None
+        with contextlib.suppress(ContainerError, KeyError):
+            image = Image(self.store, self.steps[name])
+        if image and all(map(self.store.has, image.digests())):
             self.say(" ---> CACHED")
         else:
             image = self.made(text, work)
@@ -331,15 +331,6 @@ def _uncover(upper: str, paths: Iterable[str]) -> None:
         made = os.path.realpath(upper) + path
         if os.path.realpath(made) == made and os.path.isfile(made) and not os.path.getsize(made):
             os.unlink(made)
-
-
-def _whole(store: Store, descriptor: manifest.Descriptor | None) -> Image | None:
-    """The image, unless parts of it are gone."""
-    with contextlib.suppress(ContainerError):
-        image = Image(store, descriptor) if descriptor else None
-        if image and all(map(store.has, image.digests())):
-            return image
-    return None
 
 
 def _now() -> str:
