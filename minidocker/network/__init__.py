@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import os
 
+from minidocker.cgroups.hierarchy import read
 from minidocker.namespaces import Join
-from minidocker.network import firewall, links, names, networks, ports
+from minidocker.network import firewall, links, networks, ports
 from minidocker.network.networks import DEFAULT, Bridge, create, inspect, listed, prune, remove
 from minidocker.network.ports import Port, parse_port
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator
 from minidocker.syscalls import CLONE_NEWNET, CLONE_NEWNS
+from minidocker.volumes import Bind
 
 __all__ = ["Bridge", "Network", "Port", "create", "inspect", "listed", "parse_port", "prune", "remove"]
 
 VIEWS = "/etc/hosts", "/etc/resolv.conf"
+RESOLV_CONF = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"  # systemd's own, where the first names its stub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +55,10 @@ class Network(Isolator):
         egress: str | int | None = None,
         ingress: str | int | None = None,
     ) -> None:
-        self.network, self.root = network, os.path.abspath(root) if root is not None else None
+        self.network, self.root = network, os.path.abspath(root) if root is not None else ""
         self.published = [port for text in ports for port in parse_port(text)]
-        self.aliases, self.dns = names.checked([*aliases]), [*dns]
-        self.extra = "".join(names.extra_host(text) for text in hosts)
+        self.aliases, self.dns = networks.checked([*aliases]), [*dns]
+        self.extra = "".join(extra_host(text) for text in hosts)
         self.egress, self.ingress = (links.parse_rate(rate) if rate is not None else 0 for rate in (egress, ingress))
         self.warnings, self.addresses = list[str](), list[str]()
         self.files: dict[str, str] = {}  # what it sees -> the host's file
@@ -64,7 +67,7 @@ class Network(Isolator):
         self.number, self.interface, self.lease = 0, "", ""  # its IPv4 address, its port of the bridge, its directory
         self._held: list[int] = []  # descriptors: of its lease, and of the host's ports
         shared = network == "host" or network.startswith("container:")
-        self.clone_flags = (CLONE_NEWNS if root is not None else 0) | (0 if shared else CLONE_NEWNET)
+        self.clone_flags = (CLONE_NEWNS if self.root else 0) | (0 if shared else CLONE_NEWNET)
         self._bridged = not shared and network != "none"
         if not self._bridged and (self.published or self.egress or self.ingress or aliases):
             raise ContainerError(f"Network: {network}: ports, names and limits need a network of our own")
@@ -93,7 +96,7 @@ class Network(Isolator):
     def _plug_in(self) -> None:
         """Take what the container gets: ports of the host, an address, lines in hosts files, elements."""
         links.program("nft")
-        called, servers = names.checked([self.container, *self.aliases]), names.resolv_conf(self.dns)
+        called, servers = networks.checked([self.container, *self.aliases]), resolv_conf(self.dns)
         self.warnings = ports.unforwarded(self.published)
         for port in self.published:
             self._held += ports.reserve(port)
@@ -108,7 +111,7 @@ class Network(Isolator):
             elements, extra = self._elements(), self.extra.replace("host-gateway\t", f"{bridge.gateways()[0]}\t")
             lines = "".join(f"{address}\t{' '.join(called)}\n" for address in self.addresses)
             for name, text in ("names", lines), ("extra", extra), ("resolv.conf", servers), ("elements", elements):
-                names.write(f"{self.lease}/{name}", text)
+                networks.write(f"{self.lease}/{name}", text)
             bridge.introduce()
             self.warnings += host.tell(elements)
 
@@ -142,15 +145,18 @@ class Network(Isolator):
             links.tool("tc", *links.limit(self.interface, self.ingress))
         if self.egress:
             links.tool("tc", *links.limit(links.CARD, self.egress), pid=pid)
-        names.write(f"{self.lease}/pid", f"{pid}")
+        networks.write(f"{self.lease}/pid", f"{pid}")
 
     def inside(self) -> None:
         """Enter another's network, and cover the two files."""
         if self.join:
             self.join.inside()
-        for target, source in self.files.items():
-            if self.root:
-                names.show(self.root, source, target)
+        for target, source in self.files.items() if self.root else ():
+            try:
+                Bind(source, target, self.root, readonly=True).inside()
+            except FileNotFoundError:  # a link that leads into the /run of a running system: what it leads to is made
+                leads_to = os.path.join(os.path.dirname(target), os.readlink(self.root + target))
+                Bind(source, leads_to, self.root, readonly=True).inside()
 
     def __exit__(self, *_: object) -> None:
         """Let go of everything. The cable went with the container's namespace, and the lease is now a dead owner's."""
@@ -162,3 +168,35 @@ class Network(Isolator):
         if self._bridged:
             with networks.Host():
                 pass
+
+
+def extra_host(text: str) -> str:
+    """A line of the hosts file from NAME:ADDRESS, as after docker run --add-host; host-gateway is for the bridge."""
+    name, _, address = text.partition(":")
+    if address != "host-gateway":
+        address = _address(address, f"{text!r}: write NAME:ADDRESS, such as db:192.0.2.7 or host:host-gateway")
+    return f"{address}\t{networks.checked([name])[0]}\n"
+
+
+def resolv_conf(servers: Sequence[str]) -> str:
+    """What a container asks for names of the world, resolv.conf(5): these servers, or those of the host that are not on
+    its loopback interface, since a container has another one.
+    """
+    if servers:
+        found = [_address(server, f"name server {server!r} is no address") for server in servers]
+        return "".join(f"nameserver {address}\n" for address in found)
+    for path in RESOLV_CONF:
+        useless = ("nameserver 127.", "nameserver ::1", "#")
+        lines = [line for line in read(path).splitlines(keepends=True) if not line.startswith(useless)]
+        if any(line.startswith("nameserver") for line in lines):
+            return "".join(lines)
+    return "# the host's name servers listen on its loopback interface only: name one with dns\n"
+
+
+def _address(text: str, otherwise: str) -> str:
+    """An address, without brackets; or an error in these words."""
+    try:
+        links.family_of(text.strip("[]"))
+    except OSError:
+        raise ContainerError(f"Network: {otherwise}") from None
+    return text.strip("[]")

@@ -177,17 +177,14 @@ def uninstall() -> None:
 
 def foreign() -> dict[str, list[str]]:
     """The chains of others that are asked whether the host may pass a packet on, with their lines: hook, then rules."""
-    found, lines, table, chain = dict[str, list[str]](), list[str](), "", ""
-    for line in tool("nft", "-a", "-t", "list", "ruleset").splitlines():
-        words = line.split()
-        if words[:1] == ["table"]:
-            table, lines = f"{words[1]} {words[2]}", []  # its sets have handles, too
-        elif words[:1] == ["chain"]:
-            chain, lines = words[1], []
-        elif "hook forward" in line and table.startswith(FAMILIES) and " minidocker" not in table:
-            lines = found[f"{table} {chain}"] = [line]
-        elif " # handle " in line:
-            lines.append(line)
+    found = dict[str, list[str]]()
+    for table in f"\n{tool('nft', '-a', '-t', 'list', 'ruleset')}".split("\ntable ")[1:]:
+        head, *chains = table.split("\n\tchain ")
+        for chain in chains:
+            name, hook, *rules = chain.splitlines()
+            if "hook forward" in hook and head.startswith(FAMILIES) and " minidocker" not in head.partition("{")[0]:
+                called = " ".join([*head.split()[:2], name.split()[0]])
+                found[called] = [hook, *(rule for rule in rules if " # handle " in rule)]
     return found
 
 

@@ -10,11 +10,13 @@ only the directory; then the rest is made again. All of this is the host side.
 from __future__ import annotations
 
 import _socket as socket
+import errno
 import os
 
 from minidocker import state
 from minidocker.cgroups.hierarchy import read
-from minidocker.network import firewall, links, names
+from minidocker.images.inside import LOCALHOST
+from minidocker.network import firewall, links
 from minidocker.network.links import dotted, eui64_of, exists, ipv6, mac_of, numbers, tool
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
@@ -25,6 +27,7 @@ CANDIDATES = [f"10.77.{third}.0/22" for third in range(0, 256, 4)]
 LARGEST = 22  # a bridge has at most 1024 ports, and so many addresses has a /22
 BLOCK = 32  # so many addresses the firewall learns at a time, and most starts have nothing to tell it
 NAME_LENGTH = 12
+LONGEST = 87  # letters of all names of a container: one line of a file that everybody reads
 LOCK = "/run/minidocker.network"  # of all homes, since all of them look for free subnets
 NAMED = "/run/netns"  # where ip-netns(8) keeps namespaces
 BOOT = "/proc/sys/kernel/random/boot_id"
@@ -97,7 +100,7 @@ class Host:
             warnings = firewall.restore("".join(network.elements() for network in self.networks.values()))
         if firewall.generation() == before + 1 and not warnings:
             try:
-                names.write(f"{self.place}/generation", f"{before + 1}")
+                write(f"{self.place}/generation", f"{before + 1}")
             except OSError:
                 pass  # on a full disk it is made anew each time
         return warnings
@@ -120,7 +123,7 @@ class Bridge:
     """
 
     def __init__(self, host: Host, name: str) -> None:
-        if name in ("none", "host") or not 1 <= len(names.checked([name])[0]) <= NAME_LENGTH or name[0] in ".-":
+        if name in ("none", "host") or not 1 <= len(checked([name])[0]) <= NAME_LENGTH or name[0] in ".-":
             raise ContainerError(f"Network: a network cannot be called {name!r}: 1 to {NAME_LENGTH} letters and digits")
         self.host, self.name, self.interface = host, name, links.bridge_of(name)
         self.path = os.path.join(host.place, name)
@@ -192,7 +195,7 @@ class Bridge:
         """Write the hosts files of all who live in it: each has the names of all."""
         everybody = "".join(read(f"{path}/names") for path in self.living)
         for path in self.living:
-            names.write(f"{path}/hosts", names.LOCALHOST + read(f"{path}/extra") + everybody)
+            write(f"{path}/hosts", LOCALHOST + read(f"{path}/extra") + everybody)
 
     def elements(self) -> str:
         """What the firewall is to know of it, and of all who live in it; of those who may come next, too."""
@@ -200,6 +203,28 @@ class Bridge:
         guests = [n for n in numbers(self.subnet)[2:-1] if n // BLOCK == self.last // BLOCK or dotted(n) in near]
         told = [read(f"{path}/elements") for path in self.living]
         return firewall.network(self.interface, self.subnet, guests) + "".join(told)
+
+
+def checked(names: list[str]) -> list[str]:
+    """The names, if each can stand in a hosts file, hosts(5)."""
+    for name in names:
+        if not name.isascii() or not name or not all(letter.isalnum() or letter in "-_." for letter in name):
+            raise ContainerError(f"Network: {name!r} cannot be the name of a host: use letters, digits, - and .")
+    if len(" ".join(names)) >= LONGEST:
+        raise ContainerError(f"Network: too many names, or too long: {' '.join(names)}")
+    return names
+
+
+def write(path: str, text: str) -> None:
+    """Write a file in place: who has it mounted sees the same file, and at no time an empty one."""
+    descriptor, data = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC), text.encode()
+    try:
+        os.fchmod(descriptor, 0o644)
+        if os.pwrite(descriptor, data, 0) < len(data):  # what was there before is not cut off then
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.ftruncate(descriptor, len(data))
+    finally:
+        os.close(descriptor)
 
 
 def namespace() -> str:
@@ -267,7 +292,7 @@ def create(name: str, subnet: str | None = None) -> Bridge:
             raise ContainerError(f"Network: there is a network called {name!r} already")
         made.make(subnet)
         host.tell()
-        names.write(f"{made.path}/kept", "")
+        write(f"{made.path}/kept", "")
     return made
 
 
