@@ -16,8 +16,9 @@ import pytest
 from hosts import SEND, SINK, counters, get, ours, real, ruleset, sysctl, until
 
 from minidocker import network
+from minidocker.images.inside import LOCALHOST
 from minidocker.namespaces import Join, namespace_of
-from minidocker.network import Network, links, names, parse_port
+from minidocker.network import Network, links, parse_port
 from minidocker.process import ContainerError, run, start
 from tests.helpers import HOME, REPO, both_ways, need
 from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
@@ -171,7 +172,7 @@ def test_the_hosts_file_is_as_docker_writes_it(host):
         with idle(Network(root=ROOT), "short"):
             pass
         text = run(["cat", "/etc/hosts"], Join(stays.pid)).stdout
-    assert text == names.LOCALHOST + "".join(f"{address}\tstays db\n" for address in net.addresses)
+    assert text == LOCALHOST + "".join(f"{address}\tstays db\n" for address in net.addresses)
 
 
 def test_a_network_that_stays_forgets_the_names_of_its_last_container(host):
@@ -218,11 +219,11 @@ def test_a_wrong_name_server_leaves_nothing(host):
 
 def test_a_loopback_name_server_of_the_host_is_of_no_use(host, tmp_path, monkeypatch):
     conf = tmp_path / "resolv.conf"
-    monkeypatch.setattr(names, "RESOLV_CONF", (str(conf),))
+    monkeypatch.setattr(network, "RESOLV_CONF", (str(conf),))
     conf.write_text("# stub\nnameserver 127.0.0.53\noptions edns0\n")
-    assert "nameserver" not in names.resolv_conf([])
+    assert "nameserver" not in network.resolv_conf([])
     conf.write_text("nameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch example\n")
-    assert names.resolv_conf([]) == "nameserver 192.0.2.53\nsearch example\n"
+    assert network.resolv_conf([]) == "nameserver 192.0.2.53\nsearch example\n"
 
 
 @both_ways
