@@ -5,7 +5,7 @@
 
 The lower directories are only read, by any number of containers at the same time. What the container changes goes to
 its own upper directory, which is thrown away with it, or kept if you name one. Another driver is a class that puts
-something else below `root`: `Copy`, a full copy, which is what a VM has; chapter 4's own AUFS, in Python over FUSE.
+something else at `root`, such as chapter 4's own AUFS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minidocker import state
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
-from minidocker.syscalls import CLONE_NEWNS, MS_BIND, mount
+from minidocker.syscalls import CLONE_NEWNS, mount
 from minidocker.trees import remove
 
 # <linux/proc_ns.h>, PROC_USER_INIT_INO: the inode number of the user namespace that the machine started with
@@ -27,11 +27,10 @@ SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and b
 # were renamed point to where they were, copied-up files have no content yet, and an index beside it joins hard links
 DEFAULTS = "redirect_dir=nofollow,index=off,metacopy=off"
 UPPER_REMEDY = "the upper directory must be on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
-MARK = "trusted.minidocker.copy"  # xattr(7): only the host's root may set an attribute of this kind, or see it
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
 class Union(Isolator):
@@ -39,30 +38,30 @@ class Union(Isolator):
 
     `upper`: a directory to keep what the container writes; it must exist, and one container uses it at a time. By
     default the container has one of its own, which is removed at its end.
+    `held`: files and directories that are to stay as long as the container runs, such as the layers of an image.
     `root` is the same path for all containers: each mounts there in its own mount namespace, so the host sees nothing
     there, and nothing has to be unmounted. Before `PivotRoot(union.root)` in the list. Works without root in a user
     namespace, since Linux 5.11.
     """
 
     clone_flags = CLONE_NEWNS
-    needs_root = False
     work = ""
 
-    def __init__(self, lowers: Sequence[str], upper: str | None = None) -> None:
+    def __init__(self, lowers: Sequence[str], upper: str | None = None, held: Sequence[str] = ()) -> None:
         if isinstance(lowers, str):
             raise self._error(f"the lower directories are a list, not {lowers!r}: write [{lowers!r}]")
         self.lowers = [os.path.abspath(lower) for lower in lowers]
         self.kept = os.path.abspath(upper) if upper else None
-        self.root = os.path.join(state.home(), "merged")
+        self.held, self.root = held, os.path.join(state.home(), "merged")
         self._locks: list[int] = []
 
     def __enter__(self) -> Isolator:
         """Claim the container's directory, and let the driver prepare. Host side, the caller's rights."""
-        self._check()
         os.makedirs(self.root, exist_ok=True)
         self.own = state.directory(self.container)
         self._locks = [state.claim(self.own)]
         try:
+            self._check()
             self._prepare_upper()
             self.prepare()
         except BaseException:
@@ -71,8 +70,8 @@ class Union(Isolator):
         return self
 
     def _check(self) -> None:
-        if self.needs_root and os.geteuid() != 0:
-            raise self._error("this driver needs root: use OverlayFS")
+        for path in self.held:
+            self._hold(path, "has just been removed: pull or build the image again", exclusive=False, wait=True)
         for path in [*self.lowers, *([self.kept] if self.kept else [])]:
             if not os.path.isdir(path):
                 raise self._error(f"{path} is not a directory", path)
@@ -91,10 +90,13 @@ class Union(Isolator):
             os.mkdir(self.upper)
             os.chmod(self.upper, top.st_mode & 0o7777)
             os.chown(self.upper, top.st_uid, top.st_gid) if os.geteuid() == 0 else None
-        elif (lock := state.hold(self.kept)) is not None:
-            self._locks.append(lock)
         else:
-            raise self._error(f"{self.kept} is in use by another container")
+            self._hold(self.kept, "is in use by another container")
+
+    def _hold(self, path: str, otherwise: str, **how: bool) -> None:
+        if (lock := state.hold(path, **how)) is None:
+            raise self._error(f"{path} {otherwise}", path)
+        self._locks.append(lock)
 
     def prepare(self) -> None:
         """The work directory, beside the upper one: the kernel copies up into it, and only a whole copy leaves it."""
@@ -145,33 +147,3 @@ class Union(Isolator):
         finally:
             while self._locks:
                 os.close(self._locks.pop())
-
-
-class Copy(Union):
-    """All files of the lower directories are copied into the upper one, as a virtual machine has them."""
-
-    needs_root = True
-
-    def prepare(self) -> None:
-        """Mount the union for a moment, and copy what it shows. A kept directory that was filled before has a mark."""
-        from functools import partial
-
-        from minidocker.files import copy
-        from minidocker.process import run
-
-        if MARK in os.listxattr(self.upper):
-            return
-        if os.listdir(self.upper):
-            raise self._error(f"{self.upper} is not empty, and no whole copy: empty it, or name another", self.upper)
-        union = Union(self.lowers)
-        run(partial(_copy, copy, union.root, self.upper), union)
-        os.setxattr(self.upper, MARK, b"")
-
-    def inside(self) -> None:
-        """mount(2) with MS_BIND: the same directory, seen in a second place."""
-        make_mounts_private()
-        mount(self.upper, self.root, flags=MS_BIND)
-
-
-def _copy(copy: Callable[[int, int], None], source: str, target: str) -> None:
-    copy(os.open(source, os.O_RDONLY | os.O_DIRECTORY), os.open(target, os.O_RDONLY | os.O_DIRECTORY))

@@ -27,7 +27,6 @@ from typing import Any, BinaryIO
 
 from minidocker.images import manifest as media
 from minidocker.images import tar
-from minidocker.images.container import Layers
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer import CHUNK
 from minidocker.images.layer.pack import write_layer
@@ -203,8 +202,8 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
 def export(image: Image, descriptor: int) -> None:
     """Write the files of an image, as a container would see them, as a tar to a file descriptor. Needs root."""
     layers = image.layers()
-    union = Union(layers)
-    if run(partial(_write, union.root), Layers(layers), union, stdout=descriptor).exit_code:
+    union = Union(layers, held=layers)
+    if run(partial(_write, union.root), union, stdout=descriptor).exit_code:
         raise ContainerError("export: it was killed before all files were written: try again")
 
 

@@ -63,28 +63,6 @@ def _stamp(home: str) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-class Layers(Isolator):
-    """Hold the config and the unpacked layers of an image while a container runs on them, shared with all others.
-
-    What is held is not removed: no layer, and no image whose config it is.
-    """
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = paths
-
-    def __enter__(self) -> Isolator:
-        self._locks = [state.hold(path, exclusive=False, wait=True) for path in self.paths]
-        if None in self._locks:
-            self.__exit__()
-            raise ContainerError("a part of the image has just been removed: pull or build it again")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for lock in self._locks:
-            if lock is not None:
-                os.close(lock)
-
-
 def container(
     image: Ready,
     command: Sequence[str] = (),
@@ -116,14 +94,13 @@ def container(
     cwd = cwd or config.get("WorkingDir") or "/"
     user = user or config.get("User") or ""
     kept = capabilities(privileged=privileged) if kept is None else kept
-    union = Union(image["layers"], upper)
+    union = Union(image["layers"], upper, image.get("held") or image["layers"])
     root = PivotRoot(union.root, proc=False)
     root.devices = True  # from now on /dev is the container's, and there may be a terminal
     isolators = [
         Namespaces(f"pid mount uts ipc {'net' if network == 'none' else ''}", hostname=hostname),
         Cgroup(**(limits or {})),
         Namespaces("cgroup"),
-        Layers(image.get("held") or image["layers"]),
         union,
         *([] if isinstance(network, str) else [network(union.root)]),
         Filesystems(union.root, privileged, files),

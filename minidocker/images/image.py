@@ -67,7 +67,7 @@ class Image:
         return [name for name, entry in self.store.tags().items() if entry["digest"] == self.descriptor["digest"]]
 
     def in_use(self) -> bool:
-        """Whether a container runs that was made of it: that holds the config, see `container.Layers`."""
+        """Whether a container runs that was made of it: that holds the config, see `Union`."""
         lock = state.hold(self.store.blob(self.id))
         if lock is not None:
             os.close(lock)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aufs import DRIVERS, Aufs
+from aufs import DRIVERS, Aufs, Copy
 from aufs.branches import Writable
 from minidocker import files, state
 from minidocker.files import copy, usage
@@ -27,7 +27,7 @@ from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
 from minidocker.trees import NotRemoved, remove, walk
-from minidocker.union import Copy, Union
+from minidocker.union import Union
 from tests.helpers import HOME
 from tests.helpers.union_model import Model, Real, outcome
 from tools.learner.nobody import NOBODY, PYTHON, as_nobody

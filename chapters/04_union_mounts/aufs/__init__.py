@@ -1,16 +1,14 @@
-"""Chapter 4: the driver `aufs`, our own union file system: AUFS's format, in Python, over FUSE.
+"""Chapter 4: two drivers beside OverlayFS: a full copy, and our own AUFS, in Python, over FUSE.
 
     Aufs([root], trace="/tmp/trace")
 
-AUFS was Docker's first storage driver, and never became a part of Linux. FUSE lets a process be a file system: the
-kernel turns each call that reaches the mount into a message on /dev/fuse, and waits for the answer.
+FUSE lets a process be a file system: the kernel turns each call into a message on /dev/fuse, and waits for the answer.
 
     container's process ── open("/etc/motd") ──► kernel ── message on /dev/fuse ──► our server, on the host
                                                         ◄── descriptor, or errno ──
 
-The server (module `server`) is started before the container and outside of it. It ends with its mount, because the
-last process that sees the mount closes the connection; before there is a mount, it ends with the pipe to its owner.
-So it outlives neither, however they end.
+The server is started before the container and outside of it. It ends with its mount, because the last process that sees
+the mount closes the connection; before there is a mount, it ends with the pipe to its owner.
 """
 
 from __future__ import annotations
@@ -19,29 +17,54 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 
 from minidocker import state
+from minidocker.isolator import Isolator
+from minidocker.process import run
 from minidocker.rootfs import make_mounts_private
-from minidocker.syscalls import mount
-from minidocker.union import Copy, Union
+from minidocker.syscalls import MS_BIND, mount
+from minidocker.union import Union
 
 BOOT = "import sys; sys.path[:0] = {paths!r}; from aufs.server import main; main(sys.argv[1])"  # the server's program
+MARK = "trusted.minidocker.copy"  # xattr(7): only the host's root may set an attribute of this kind, or see it
 
 _servers: dict[int, Popen[bytes]] = {}  # by their numbers
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+
+class _ByRoot(Union):
+    def __enter__(self) -> Isolator:
+        if os.geteuid() != 0:
+            raise self._error("this driver needs root: use OverlayFS")
+        return super().__enter__()
 
 
-class Aufs(Union):
+class Copy(_ByRoot):
+    """All files of the lower directories are copied into the upper one, as a virtual machine has them."""
+
+    def prepare(self) -> None:
+        """Mount the union for a moment, and copy what it shows. A kept directory that was filled before has a mark."""
+        if MARK in os.listxattr(self.upper):
+            return
+        if os.listdir(self.upper):
+            raise self._error(f"{self.upper} is not empty, and no whole copy: empty it, or name another", self.upper)
+        union = Union(self.lowers)
+        if (copied := run(["cp", "-a", f"{union.root}/.", self.upper], union)).exit_code:
+            raise self._error(copied.stderr, self.upper)
+        os.setxattr(self.upper, MARK, b"")
+
+    def inside(self) -> None:
+        make_mounts_private()
+        mount(self.upper, self.root, flags=MS_BIND)
+
+
+class Aufs(_ByRoot):
     """The server's owner. Needs /dev/fuse, libfuse 3 and mfusepy; set-up brings the last two.
 
     `trace`: a file that the server appends to, one line for each lookup, copy-up and whiteout.
     """
 
-    needs_root = True
     server = -1
 
     def __init__(self, lowers: Sequence[str], upper: str | None = None, trace: str | None = None) -> None:
@@ -90,8 +113,7 @@ class Aufs(Union):
     def __exit__(self, *_: object) -> None:
         """The mount is gone, so the server ends; if something that the container left running holds it, end it here."""
         self.attach()
-        if self.server in _servers:
-            server = _servers.pop(self.server)
+        if (server := _servers.pop(self.server, None)) is not None:
             try:
                 server.wait(2)
             except TimeoutExpired:

@@ -18,7 +18,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
+from typing import Any
 
 from minidocker.files import copy_entry
 from minidocker.trees import remove
@@ -29,11 +31,6 @@ ORPHAN = ".wh..wh.orphan"
 ORPHANS = ".fuse_hidden"  # what libfuse calls a file that was deleted while it is open
 TEMPORARY = ".wh..wh.copy-up"  # a copy that is not whole yet
 OVERLAY_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Any
 
 
 def refuse(number: int, path: str) -> OSError:
@@ -83,7 +80,7 @@ class Branches:
     Paths are those of the union and begin with "/". One thread at a time. Nobody else may change the branches.
     """
 
-    upper: str | None = None
+    upper = ""
 
     def __init__(self, branches: Sequence[str]) -> None:
         self.branches = [*branches]
@@ -121,13 +118,6 @@ class Branches:
             return entry
         raise refuse(errno.ENOENT, path)
 
-    def exists(self, path: str) -> bool:
-        """Whether the union shows this path."""
-        try:
-            return bool(self.find(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
     def names(self, path: str) -> dict[str, str]:
         """The names in a directory, each with where it really is: all branches' names, less what is hidden."""
         shown, hidden = dict[str, str](), set[str]()
@@ -161,8 +151,6 @@ class Writable(Branches):
     Everything that changed is there, and nothing that changed is anywhere else. Chapter 5 makes a layer of it; so a
     hard link does not outlive a copy-up, and a directory that is partly below cannot be renamed (EXDEV).
     """
-
-    upper: str
 
     def __init__(self, upper: str, lowers: Sequence[str], trace: Callable[[str], object] | None = None) -> None:
         super().__init__([upper, *lowers])
@@ -220,9 +208,7 @@ class Writable(Branches):
         if self.names(path):
             raise refuse(errno.ENOTEMPTY, path)
         self._hide(path)
-        real = self._place(path)
-        if os.path.isdir(real):
-            remove(real)  # it holds nothing but names of the format
+        remove(self._place(path))  # it holds nothing but names of the format
         self._stacks.clear()
 
     def rename(self, old: str, new: str) -> None:
@@ -234,7 +220,7 @@ class Writable(Branches):
         is_directory = stat.S_ISDIR(status.st_mode)
         if is_directory and (len(self.stack(old)) > 1 or not self.is_upper(real)):
             raise refuse(errno.EXDEV, old)
-        if is_directory and self.exists(new):
+        if is_directory and os.path.basename(new) in self.names(os.path.dirname(new)):
             self.rmdir(new)
         source, target = self.copy_up(old), self._place(new)
         if os.path.lexists(target) and os.path.samestat(os.lstat(source), os.lstat(target)):
@@ -257,7 +243,6 @@ class Writable(Branches):
         return os.path.join(self.copy_up(parent), name)
 
     def is_upper(self, real: str) -> bool:
-        """Whether this path of a branch is in the writable one."""
         return real.startswith(self.upper + "/")
 
     def _is_below(self, path: str) -> bool:
@@ -268,7 +253,6 @@ class Writable(Branches):
         return next(entries, (path, None))[1] is not None
 
     def _hide(self, path: str) -> None:
-        """Make a whiteout, if there is something below to hide."""
         if self._is_below(path):
             self._mark("whiteout", path, whiteout(self._place(path)))
 

@@ -14,14 +14,11 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from aufs.branches import Writable, refuse
 from minidocker.files import OVERLAY_MARKS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
 
 FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
 
@@ -75,6 +72,7 @@ class Operations:
         self._seen: dict[str, str] = {}  # traced lookups: the kernel asks again and again
         # Of a file that is open, libfuse makes a rename to .fuse_hidden..., and the unlink at its close
         self.unlink, self.rmdir, self.rename = branches.unlink, branches.rmdir, branches.rename
+        self.link = lambda new, old: branches.link(old, new)
 
     readlink = _where_it_is(os.readlink)
     getxattr = _where_it_is(lambda real, name: os.getxattr(real, name, follow_symlinks=False))
@@ -103,7 +101,6 @@ class Operations:
             yield name, {"st_ino": self.branches.number(status), "st_mode": status.st_mode}, 0
 
     def statfs(self, _: str) -> dict[str, int]:
-        """The free space is that of the writable branch."""
         status = os.statvfs(self.branches.branches[0])
         return {name: int(getattr(status, name)) for name in dir(status) if name.startswith("f_")}
 
@@ -147,9 +144,6 @@ class Operations:
         if stat.S_ISCHR(mode) and device == 0:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         os.mknod(real, mode, device)
-
-    def link(self, new: str, old: str) -> None:
-        self.branches.link(old, new)
 
     # The kernel has checked that the caller may
     chmod = _in_a_copy(lambda real, mode: os.chmod(real, stat.S_IMODE(mode)))

@@ -4,9 +4,8 @@
         ground.layers(10)                   # bytes on disk after five of each have really run, and written their logs
         ground.copies(2), ground.disks(2), ground.clones(2)
 
-Each way is a directory in which the servers keep what is theirs, and each server has run: it wrote a log file of some
-kilobytes and was stopped. What is counted is what du(1) counts: blocks on the disk, each file once, however many names
-it has. So a hole in a disk image costs nothing, and a file of one byte costs a block.
+Each way is a directory in which the servers keep what is theirs, and each server has run. What is counted is what du(1)
+counts: blocks on the disk. So a hole in a disk image costs nothing, and a file of one byte costs a block.
 """
 
 import os
@@ -23,7 +22,7 @@ from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.rootfs import PivotRoot
-from minidocker.union import Copy, Union
+from minidocker.union import Union
 
 # What a server without a program leaves behind: a hundred lines of an access log, and the number of its process
 SERVE = (
@@ -47,8 +46,7 @@ Server = tuple[list[str], list[str]]  # layers, the top one first; a command
 class Ground:
     """A directory among those of the containers, for as long as the measuring takes: all on one file system.
 
-    `servers` are (layers, the top one first, and a command); containers take turns with them. Needs root. If its owner
-    is killed, `minidocker prune` removes it.
+    `servers` are (layers, the top one first, and a command); containers take turns with them. Needs root.
     """
 
     def __init__(self, servers: Sequence[Server]) -> None:
@@ -66,11 +64,11 @@ class Ground:
     def layers(self, number: int) -> int:
         """Containers above the layers: each layer once, and for each server what it changed."""
         used = {layer for layers, _ in self.servers[:number] for layer in layers}
-        return usage(*used, *self._containers(number, Union))
+        return usage(*used, *self._containers(number, "Union"))
 
     def copies(self, number: int) -> int:
         """Containers that share nothing: a full copy of the files for each."""
-        return usage(*self._containers(number, Copy))
+        return usage(*self._containers(number, "Copy"))
 
     def disks(self, number: int) -> int:
         """Machines with a disk of their own each: raw copies of the usual guest's, with holes where nothing is."""
@@ -80,16 +78,18 @@ class Ground:
         """Machines whose disks are linked clones, qcow2 files that hold what differs from one image that all share."""
         return usage(original(), *self._machines(number, "qcow2"))
 
-    def _containers(self, number: int, driver: type[Union]) -> list[str]:
+    def _containers(self, number: int, kind: str) -> list[str]:
         """The upper directories of containers that have run; those that an earlier call made are there already."""
-        uppers = [os.path.join(self.path, f"{driver.__name__}-{count}") for count in range(number)]
+        uppers = [os.path.join(self.path, f"{kind}-{count}") for count in range(number)]
         for count, upper in enumerate(uppers):
             if not os.path.exists(upper):
                 os.mkdir(upper, 0o755)
                 layers, command = self.servers[count % len(self.servers)]
-                union = driver(layers, upper)
-                walls = [Namespaces("pid mount uts ipc net"), union, PivotRoot(union.root)]
-                result = run(command, *walls, timeout=BOOT)
+                union = Union(layers, None if kind == "Copy" else upper)
+                if kind == "Copy":
+                    run(["cp", "-a", f"{union.root}/.", upper], union)
+                walls = [PivotRoot(upper)] if kind == "Copy" else [union, PivotRoot(union.root)]
+                result = run(command, Namespaces("pid mount uts ipc net"), *walls, timeout=BOOT)
                 if result.exit_code:
                     raise ContainerError(f"server {count} did not serve: {result}", path=upper)
         return uppers

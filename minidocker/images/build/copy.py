@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from minidocker import files, trees
 from minidocker.images.build.dockerfile import DOCUMENT, Instruction, expand
-from minidocker.images.container import Layers
 from minidocker.images.inside import records, resolve
 from minidocker.images.store import Store
 from minidocker.isolator import Isolator
@@ -155,8 +154,8 @@ def standing(layers: Sequence[str], stack: contextlib.ExitStack) -> int:
 
 def _jail(lowers: Sequence[str], upper: str | None = None) -> list[Isolator]:
     """A root made of layers, in which our own code reads or writes: nothing is mounted there, and nothing executed."""
-    union = Union(lowers, upper)
-    return [Layers(lowers), union, PivotRoot(union.root, proc=False)]
+    union = Union(lowers, upper, held=lowers)
+    return [union, PivotRoot(union.root, proc=False)]
 
 
 class Source:
