@@ -179,10 +179,8 @@ def _forget_the_parent() -> None:
 
 
 def _open_terminal(order: Order) -> tuple[int]:
-    """A pseudo-terminal, pty(7), on the devpts that is at /dev/pts now. Returns the end that the host side will hold.
-
-    The other becomes descriptors 0 to 2, and the controlling terminal of this session.
-    """
+    """A pseudo-terminal, pty(7), on the devpts that is at /dev/pts now. Its other end becomes the controlling terminal
+    of this session, and descriptors 0 to 2; returns the end that the host side will hold."""
     ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
     syscalls.call("ioctl", ours, TIOCSPTLCK, bytes(4))
     theirs = syscalls.call("ioctl", ours, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
@@ -194,10 +192,11 @@ def _open_terminal(order: Order) -> tuple[int]:
 def _show_console() -> None:
     """/dev/console is the terminal of the container, as the OCI specification has it; a volume may have been first."""
     try:
-        os.close(os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        console = os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         return
-    syscalls.mount(os.ttyname(0), "/dev/console", flags=syscalls.MS_BIND)
+    syscalls.mount("/proc/self/fd/0", f"/proc/self/fd/{console}", flags=syscalls.MS_BIND)  # no path (CVE-2025-52565)
+    os.close(console)
 
 
 class _Sealed:
