@@ -40,7 +40,7 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000  # <fcntl.h>
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 
 
-class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
     """The long of C, as wide as a register; a bare number would be passed as an int, and be cut to 32 bits."""
 
     _type_ = "l"
@@ -60,7 +60,7 @@ def call(name: str, *arguments: object, path: object = None) -> int:
     number = [NUMBERS[name]] if name in NUMBERS else []
     function = _Function(_ctypes.dlsym(_libc, "syscall" if number else name))
     encoded = (os.fsencode(word) if isinstance(word, str) else word for word in (*number, *arguments))
-    result: int = function(*(_Long(word) if isinstance(word, int) else word for word in encoded))
+    result: int = function(*(Long(word) if isinstance(word, int) else word for word in encoded))
     if result == -1:
         raise error(name, _ctypes.get_errno(), path)
     return result

@@ -11,6 +11,7 @@ import os
 import stat
 
 from minidocker.isolator import Isolator
+from minidocker.security.paths import PATH, check_proc
 from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, mount_setattr
 
 MOUNT_ATTR_NODEV = 4  # <linux/mount.h>
@@ -34,6 +35,7 @@ class NoDevices(Isolator):
         """Needs CAP_SYS_ADMIN over the mounts; who keeps that can undo it."""
         mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, MOUNT_ATTR_NODEV)
         with open("/proc/self/mountinfo", "rb") as file:
+            check_proc(file.fileno())
             mounts = [line.split(b" ") for line in file]
         terminals = {words[2] for words in mounts if words[words.index(b"-") + 1] == b"devpts"}
         for words in mounts:
@@ -43,7 +45,7 @@ class NoDevices(Isolator):
     def _spare(self, path: bytes, terminals: set[bytes]) -> None:
         """Judges what it has opened, and not the path: that may be in a volume, which others change meanwhile."""
         try:
-            mounted = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            mounted = os.open(path, PATH)
             status = os.fstat(mounted)
             own = stat.S_ISCHR(status.st_mode) and status.st_rdev in self.own
             if own or b"%d:%d" % (os.major(status.st_dev), os.minor(status.st_dev)) in terminals:

@@ -7,21 +7,31 @@ No namespace divides them. Some of them change the machine: they become read-onl
 
 from __future__ import annotations
 
+import _ctypes
+import errno
 import os
+import stat
 
 from minidocker.isolator import Isolator
-from minidocker.rootfs import NO_SURPRISES
-from minidocker.syscalls import CLONE_NEWNS, MS_BIND, MS_RDONLY, MS_REMOUNT, mount
+from minidocker.syscalls import CLONE_NEWNS, MS_BIND, MS_RDONLY, Long, call, mount, mount_setattr, openat2
+from minidocker.trees import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 
-READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")  # the machine's; as in Docker
-MASKED = (  # they tell about the machine, or about other containers; as in Docker
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")  # and the next: as in Docker
+MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi",
     "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+    *(f"/sys/devices/system/cpu/cpu{number}/thermal_throttle" for number in range(os.sysconf("SC_NPROCESSORS_CONF"))),
 )  # fmt: skip
+PROC = 0x9FA0  # <linux/magic.h>
+PATH = os.O_PATH | os.O_CLOEXEC
 
 
 class Masked(Isolator):
-    """Those paths below `root`, after `Filesystems` has mounted /proc, /dev and /sys there."""
+    """Those below `root`, after `Filesystems` has mounted /proc, /dev and /sys there, and before there are volumes.
+
+    A path is looked up once, and what was opened is judged. Else who puts a link in the way, through an image or a
+    volume, would have us cover or show a file of his choice (CVE-2025-31133, CVE-2025-52881).
+    """
 
     clone_flags = CLONE_NEWNS
 
@@ -29,12 +39,46 @@ class Masked(Isolator):
         self.root = root
 
     def inside(self) -> None:
-        """Needs CAP_SYS_ADMIN over the mounts."""
-        for path in filter(os.path.exists, [self.root + path for path in READ_ONLY]):
-            mount(path, path, flags=MS_BIND)
-            mount(None, path, flags=MS_REMOUNT | MS_BIND | MS_RDONLY | NO_SURPRISES)  # not a flag of the first call
-        for path in filter(os.path.exists, [self.root + path for path in MASKED]):
-            if os.path.isdir(path):
-                mount("tmpfs", path, "tmpfs", MS_RDONLY, "size=4k")
+        """Needs CAP_SYS_ADMIN over the mounts. What this kernel does not have is left out."""
+        root = os.open(self.root, PATH)
+        null, proc, sys = (openat2(root, path, PATH, RESOLVE_NO_SYMLINKS) for path in ("dev/null", "proc", "sys"))
+        check_null(null)
+        check_proc(proc)
+        for path in (*READ_ONLY, *MASKED):
+            top, below = (proc, path[6:]) if path.startswith("/proc/") else (sys, path[5:])
+            try:
+                place = openat2(top, below, PATH, RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS)
+            except FileNotFoundError:
+                continue
+            name = f"/proc/self/fd/{place}"
+            if path in READ_ONLY:
+                mount(name, name, flags=MS_BIND)
+                mount_setattr(top, below, 0, MS_RDONLY)
+            elif os.path.isdir(name):
+                mount("tmpfs", name, "tmpfs", MS_RDONLY, "size=4k")
             else:
-                mount(f"{self.root}/dev/null", path, flags=MS_BIND)
+                mount(f"/proc/self/fd/{null}", name, flags=MS_BIND)
+            os.close(place)
+        for descriptor in (root, null, proc, sys):
+            os.close(descriptor)
+
+
+def check_null(descriptor: int) -> None:
+    """What covers files must be the device, and no other file that would then be seen in their place."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+        raise OSError(errno.ENODEV, "it is not the device 1:3, and files cannot be covered with it", "/dev/null")
+
+
+class _Statfs(_ctypes.Array):  # type: ignore[type-arg]
+    """struct statfs, as an array of long."""
+
+    _type_, _length_ = Long, 32
+
+
+def check_proc(descriptor: int) -> None:
+    """fstatfs(2): the type of the file system comes first in its answer."""
+    answer = _Statfs()
+    call("fstatfs", descriptor, answer)
+    if answer[0] != PROC:
+        raise OSError(errno.EINVAL, "it is not of the kernel's own file system", "/proc")
