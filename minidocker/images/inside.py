@@ -2,8 +2,7 @@
 
     run(argv, ..., union, Filesystems(union.root), PivotRoot(union.root, proc=False), User("www-data", "/srv"))
 
-An image holds files, and no devices or processes: its /dev and /proc are empty, or not there. Sources: the OCI runtime
-specification, config-linux.md ("Default Filesystems", "Default Devices"); Docker's documentation of USER and WORKDIR.
+An image has no devices and no processes. Sources: config-linux.md of the OCI runtime specification; Dockerfile(5).
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import stat
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
 from minidocker.rootfs import NO_SURPRISES, make_mounts_private
-from minidocker.syscalls import CLONE_NEWNS, MS_BIND, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, openat2
+from minidocker.security.paths import PATH
+from minidocker.syscalls import AT_FDCWD, CLONE_NEWNS, MS_BIND, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, openat2
 
 MOUNTS = (  # target, type, flags, options
     ("/proc", "proc", NO_SURPRISES, None),
@@ -28,11 +28,11 @@ MOUNTS = (  # target, type, flags, options
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 LINKS = {
     "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx",
+    "ptmx": "pts/ptmx", "core": "/proc/kcore",
 }  # fmt: skip
 # sysctls of the network namespace, below net.ipv4; Docker's: no port is special, and every group may ping
 SYSCTLS = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"}
-RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10  # <linux/openat2.h>
 LOCALHOST = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::\tip6-localnet
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
 class Filesystems(Isolator):
     """Mount /proc, /dev and /sys below `root`, as each container has them. Needs a new mount namespace.
 
-    Before the volumes in the list, which may want to be on top of them, and so before the change of root. `files`: what
-    this container has as its own in the image's place.
+    Before the volumes, which may want to be on top of them. `files`: what stands in files of its own, below / or /etc.
     """
 
     clone_flags = CLONE_NEWNS
@@ -91,7 +90,7 @@ class Filesystems(Isolator):
 
     def _cover(self, memory: str) -> None:
         """Mount files in memory over the image's, whose links are followed below the root."""
-        root = os.open(self.root, os.O_PATH | os.O_CLOEXEC)
+        opened = [os.open(self.root, PATH)]
         for path, text in self.files.items():
             parent, name = os.path.split(path)
             with open(f"{memory}/{name}", "x") as file:
@@ -99,13 +98,14 @@ class Filesystems(Isolator):
                 os.fchmod(file.fileno(), 0o755 if text.startswith("#!") else 0o644)
             try:
                 _directory(self.root + parent)
-                directory = openat2(root, parent, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
-                if name not in os.listdir(f"/proc/self/fd/{directory}"):
-                    os.mknod(name, 0o644, dir_fd=directory)
-                target = openat2(root, path, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
-                mount(file.name, f"/proc/self/fd/{target}", None, MS_BIND)
+                if name not in os.listdir(self.root + parent):
+                    os.mknod(self.root + path, 0o644)
+                opened.append(openat2(opened[0], path, PATH, RESOLVE_IN_ROOT))
+                mount(file.name, f"/proc/self/fd/{opened[-1]}", None, MS_BIND)
             except OSError:
                 pass  # the image has no place for it, and goes without
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _directory(path: str) -> None:
@@ -120,8 +120,7 @@ def _directory(path: str) -> None:
 class User(Isolator):
     """Become `user`: "name", "uid", "name:group", ":gid"; names are those of the image's /etc/passwd, /etc/group.
 
-    Makes the working directory `cwd` first, if it is missing; it is root's then, as Docker's WORKDIR. A name that the
-    image does not have is an error; a number need not be known.
+    Makes the working directory `cwd` first, if it is missing, for root, as Docker does. An unknown name is an error.
     """
 
     def __init__(self, user: str = "", cwd: str = "") -> None:
@@ -131,6 +130,7 @@ class User(Isolator):
         """Groups before the user: who is not root any more cannot change them."""
         if self.cwd:
             os.makedirs(self.cwd, exist_ok=True)
+            os.close(openat2(AT_FDCWD, self.cwd, PATH, RESOLVE_NO_MAGICLINKS))  # /proc/self/fd/3 (CVE-2024-21626)
         uid, gid, groups = resolve(self.user, records("/etc/passwd"), records("/etc/group"))
         if os.isatty(0):
             os.fchown(0, uid, -1)  # or /dev/stdout could not be opened
