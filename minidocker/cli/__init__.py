@@ -31,7 +31,7 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **dict.fromkeys(("system df", "system prune", "prune", "doctor", "reset"), "nouns"),
 }
 WITHOUT_ROOT = ("doctor", "reset")  # they say themselves what needs it
-SWITCH = {None: True, "true": True, "1": True, "false": False, "0": False}
+SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def command() -> None:
@@ -130,31 +130,26 @@ class Options(dict):  # type: ignore[type-arg]
 
     def read(self, word: str, rest: list[str]) -> None:
         """One word: "--env=A", "-eA"; "-it" is two options. The value may be the next word, the first of the `rest`."""
-        letters = not word.startswith("--") and word[2:3] not in ("", "=")
-        if word.startswith("--"):
-            option, equals, text = word.partition("=")
-            value = text if equals else None
-        else:
-            option, value = word[:2], word[2:].removeprefix("=") or None
+        option, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            option, equals, value = word[:2], word[2:3], word[2:].removeprefix("=")
         if option not in self.names and option in ("--help", "-h"):
             raise HelpWanted
         if option not in self.names:
             raise ContainerError(f"unknown option {option}{nearest(option, self.names)}: see --help")
         long = self.names[option]
-        kind = type(self[long])
         self.given.add(long)
-        if kind is bool and letters:
-            self[long] = True
-            self.read(f"-{value}", rest)
-        elif kind is bool and value not in SWITCH:
-            raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
-        elif kind is bool:
-            self[long] = SWITCH[value]
-        elif value is None and not rest:
+        if isinstance(self[long], bool):
+            self[long] = SWITCH.get(value) if equals == "=" else True
+            if self[long] is None:
+                raise ContainerError(f"{option} takes no value but true or false, and got {value!r}")
+            if equals not in ("", "="):
+                self.read(f"-{value}", rest)
+            return
+        if not equals and not rest:
             raise ContainerError(f"{option} needs a value")
-        else:
-            value = rest.pop(0) if value is None else value
-            self[long] = [*self[long], value] if kind is list else value
+        value = value if equals else rest.pop(0)
+        self[long] = [*self[long], value] if isinstance(self[long], list) else value
 
     def number(self, name: str, kind: type[float]) -> float:
         """The value of an option that is a number, or 0 if it was not given."""

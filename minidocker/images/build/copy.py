@@ -5,9 +5,8 @@
     copy.digest()                                           # for the key of the build cache
     copy.into(lowers, upper)
 
-Two trees may be hostile: the one that files are taken from, which is the build context or the root of another image,
-and the image that gets them. So sources are looked up by openat2(2) as if that open directory were the root of
-everything, and they are put into place in a jail whose root is the image: there a symlink leads to the image's own.
+Both trees may be hostile, the one that files are taken from and the image that gets them. So sources are looked up by
+openat2(2) as if that open directory were the root of everything, and put into place in a jail whose root is the image.
 """
 
 from __future__ import annotations
@@ -106,10 +105,7 @@ NOTHING = Ignore()
 
 @contextlib.contextmanager
 def opened(root: int | None, path: str, flags: int = DIRECTORY) -> Iterator[int]:
-    """Open something below an open directory, for a while. A link leads to another place there, also one to /etc.
-
-    Without a `root`: a path of this machine.
-    """
+    """Open a path for a while: of this machine, or below an open directory. There no link leads out, not one to /etc."""
     descriptor = os.open(path, flags) if root is None else openat2(root, path or ".", flags | os.O_CLOEXEC, BELOW)
     try:
         yield descriptor

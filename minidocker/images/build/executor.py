@@ -116,8 +116,7 @@ class Build:
         if name.lower() in self.done:
             return self.done[name.lower()][0]
         if name == "scratch":
-            inner = {"Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"}
-            empty = {"rootfs": {"type": "layers", "diff_ids": []}, "config": inner, "history": []}
+            empty = {"rootfs": {"type": "layers", "diff_ids": []}, "config": {"WorkingDir": "/"}, "history": []}
             return make(self.store, {**manifest.platform(), **empty}, [])
         with contextlib.suppress(NoSuchImage):
             return find(self.store, name)
@@ -245,9 +244,8 @@ class Build:
                 if name == "scratch":
                     raise instruction.error("--from=scratch: there is nothing in it")
                 root, ignore, owners = standing(self.find(name).layers(), stack), NOTHING, True
-            if instruction.documents:
-                place = stack.enter_context(self.store.place())
-                directory = stack.enter_context(opened(None, place))
+            place = stack.enter_context(self.store.place())
+            directory = stack.enter_context(opened(None, place))
             for number, (name, content, expands) in enumerate(instruction.documents):
                 with open(f"{place}/{number}", "w") as file:
                     file.write(expand(content, self.variables(), True) if expands else content)
