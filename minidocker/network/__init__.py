@@ -120,9 +120,7 @@ class Network(Isolator):
         lines = [
             firewall.published(host, port.protocol, port.number, guest, port.container)
             for port in self.published
-            for host in port.addresses()
-            for guest in self.addresses
-            if (":" in host) == (":" in guest)
+            for host, guest in zip(port.addresses(), self.addresses[1 if ":" in port.address else 0 :], strict=False)
         ]
         return "".join(lines) + (firewall.policed(self.interface, self.egress) if self.egress else "")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import _socket as socket
 import struct
 
-from minidocker.network.links import dotted, eui64_of, interface_of, ipv6, mac_of, numbers, tag, tool
+from minidocker.network.links import tag, tool
 from minidocker.outcome import ContainerError
 
 # md-* are our bridges, mv* their ports: interfaces that nobody else makes. A name as of a wildcard is a comparison of
@@ -128,18 +128,6 @@ def generation() -> int:
 def element(name: str, *items: str) -> str:
     """The line that adds them to a set or a map."""
     return f"add element {name} {{ {', '.join(items)} }}\n"
-
-
-def network(bridge: str, subnet: str, guests: list[int]) -> str:
-    """What the tables know of a network, and of its guests: what each may say it is, by which port it comes."""
-    lines = [element("inet minidocker same", f'"{bridge}" . "{bridge}"'), element("inet minidocker subnets4", subnet)]
-    for number in guests:
-        port, half = f'"{interface_of(number)}"', eui64_of(number)
-        card, both = f"{port} . {mac_of(number)}", [ipv6(first, half) for first in (numbers(subnet)[0], 0)]
-        lines.append(element("bridge minidocker guests4", f"{card} . {dotted(number)}"))
-        lines.append(element("bridge minidocker guests6", *(f"{card} . {address}" for address in both)))
-        lines.append(element("bridge minidocker neighbours", f"{port} . 0x{half.hex()}"))
-    return "".join(lines)
 
 
 def published(host: str, protocol: str, number: int, guest: str, port: int) -> str:

@@ -14,19 +14,20 @@ import binascii
 import os
 
 from minidocker import state
+from minidocker.cgroups.hierarchy import read
 from minidocker.outcome import ContainerError
 
 DIRECTORIES = ":/usr/sbin:/sbin"  # where the tools are, also for whom they are not in PATH
 PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "conntrack": "conntrack", "nsenter": "util-linux"}
+BOOT = "/proc/sys/kernel/random/boot_id"
+SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>
 CARD = "eth0"  # the container's end of the cable
 UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}  # networks count in powers of ten, and in bits
 
 
 def tool(name: str, *arguments: str, text: str = "", pid: int = 0) -> str:
-    """Run a program that reads `text`, in the network namespace of `pid` if there is one, and return what it printed;
-    `ContainerError` with its first complaint.
-
-    Its streams are files in memory: no pipe can fill, and `subprocess` need not be imported.
+    """Run a program that reads `text`, in the network namespace of `pid` if there is one; return what it printed, or
+    raise its first complaint. Its streams are files in memory: no pipe can fill, and `subprocess` is not imported.
     """
     argv = [program(name), *arguments]
     if pid:
@@ -54,16 +55,26 @@ def program(name: str) -> str:
     raise ContainerError(f"Network: {text}, or --network none or host", isolator="Network")
 
 
+def namespace() -> str:
+    """The name of this thread's network namespace: "host" for that of the machine, whose networks outlive a reboot.
+    An inode number may be another one's later; the cookie may not, socket(7), until the next boot.
+    """
+    inode = os.stat("/proc/thread-self/ns/net").st_ino
+    try:
+        if inode == os.stat("/proc/1/ns/net").st_ino:
+            return "host"
+    except PermissionError:
+        pass  # root without CAP_SYS_PTRACE
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    cookie = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8).hex()
+    probe.close()
+    return f"{inode}.{cookie}.{read(BOOT)[:8]}"
+
+
 def tag() -> str:
     """What the names of this home's objects in the kernel have in them, so that two homes on one host cannot meet."""
     home = os.path.realpath(state.home())
     return "" if home == state.HOME else f"{binascii.crc32(os.fsencode(home)) & 0xFFFF:04x}"
-
-
-def bridge_of(network: str) -> str:
-    """The bridge of a network; an interface's name has at most 15 letters."""
-    name = f"md{tag()}-{network}"
-    return name if len(name) <= 15 else f"md{tag()}-{binascii.crc32(network.encode()):08x}"
 
 
 # A container's interface, hardware address and IPv6 addresses follow from its IPv4 address: no neighbour has to forget.
@@ -128,10 +139,8 @@ def routes() -> list[tuple[str, range]]:
 
 
 def cable(number: int, bridge: str, pid: int) -> str:
-    """A pair of interfaces, veth(4): one end a port of the bridge, the other born in the namespace of `pid`.
-
-    There is never an end in the wrong place that somebody would have to remove. In hairpin mode a port gets back what
-    came in through it: a container that calls its own published port.
+    """A pair of interfaces, veth(4): one end a port of the bridge, the other born in the namespace of `pid`, never in a
+    wrong place. In hairpin mode a port gets back what came in through it: a container calls its own published port.
     """
     name = interface_of(number)
     peer = f"peer name {CARD} address {mac_of(number)} netns {pid}"

@@ -9,15 +9,17 @@ only the directory; then the rest is made again. All of this is the host side.
 
 from __future__ import annotations
 
-import _socket as socket
+import binascii
 import errno
+import fcntl
 import os
 
 from minidocker import state
 from minidocker.cgroups.hierarchy import read
 from minidocker.images.inside import LOCALHOST
 from minidocker.network import firewall, links
-from minidocker.network.links import dotted, eui64_of, exists, ipv6, mac_of, numbers, tool
+from minidocker.network.firewall import element
+from minidocker.network.links import dotted, eui64_of, exists, interface_of, ipv6, mac_of, namespace, numbers, tool
 from minidocker.network.ports import has_ipv6
 from minidocker.outcome import ContainerError
 from minidocker.trees import remove as remove_tree
@@ -26,31 +28,26 @@ DEFAULT = "bridge"  # is made with its first container, and removed with its las
 CANDIDATES = [f"10.77.{third}.0/22" for third in range(0, 256, 4)]
 LARGEST = 22  # a bridge has at most 1024 ports, and so many addresses has a /22
 BLOCK = 32  # so many addresses the firewall learns at a time, and most starts have nothing to tell it
-NAME_LENGTH = 12
+NAME_LENGTH, INTERFACE_LENGTH = 12, 15  # letters; the second is the kernel's
 LONGEST = 87  # letters of all names of a container: one line of a file that everybody reads
 LOCK = "/run/minidocker.network"  # of all homes, since all of them look for free subnets
 NAMED = "/run/netns"  # where ip-netns(8) keeps namespaces
-BOOT = "/proc/sys/kernel/random/boot_id"
-SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>
 
 
 class Host:
     """The networks of this host, and the lock on them: who changes something holds it, and all others wait.
-
     To enter is to tidy up: what dead owners left is taken away, and said in `removed`. A container that ends in good
     order lets go of its lease, and somebody enters: then it is one of the dead. A host is a network namespace.
     """
 
     def __enter__(self) -> Host:
-        held = None
-        while held is None:
-            os.close(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            held = state.hold(LOCK, wait=True)
-        self.lock, self.place, self.removed = held, os.path.join(state.home(), "network", namespace()), list[str]()
+        self.lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.place, self.removed = os.path.join(state.home(), "network", namespace()), list[str]()
         try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
             os.makedirs(self.place, mode=0o700, exist_ok=True)
-            found = [Bridge(self, os.path.basename(path)) for path in state.directories(self.place)]
-            self.networks = {network.name: network for network in found}
+            names = [os.path.basename(path) for path in state.directories(self.place)]
+            self.networks = {name: Bridge(self, name) for name in names}
             self.tidy()
         except BaseException:
             self.__exit__()
@@ -92,7 +89,6 @@ class Host:
 
     def tell(self, elements: str = "") -> list[str]:
         """Add elements to the firewall; if it is not as we left it, make it anew instead. Returns warnings.
-
         As we left it: nobody has changed anything since, in whatever table, so nothing of ours either.
         """
         before, warnings = firewall.generation(), list[str]()
@@ -116,16 +112,17 @@ class Host:
 
 class Bridge:
     """A network: its `name`, the `interface` that is its bridge, its `subnet`, and whether it is `kept` when nobody is
-    in it. `living` and `dead` are leases.
-
-    A lease is an address in use: a directory of its name, which the host side of its container holds, chapter 4. All
-    that the host knows of the container is in it: its `names`, its `elements` of the firewall, its `pid`.
+    in it. `living` and `dead` are leases. A lease is an address in use: a directory of its name, which the host side of
+    its container holds, chapter 4. All that the host knows of the container is in it: its `names`, its `elements` of
+    the firewall, its `pid`.
     """
 
     def __init__(self, host: Host, name: str) -> None:
         if name in ("none", "host") or not 1 <= len(checked([name])[0]) <= NAME_LENGTH or name[0] in ".-":
             raise ContainerError(f"Network: a network cannot be called {name!r}: 1 to {NAME_LENGTH} letters and digits")
-        self.host, self.name, self.interface = host, name, links.bridge_of(name)
+        self.host, self.name, self.interface = host, name, f"md{links.tag()}-{name}"
+        if len(self.interface) > INTERFACE_LENGTH:
+            self.interface = f"md{links.tag()}-{binascii.crc32(name.encode()):08x}"
         self.path = os.path.join(host.place, name)
         self.kept = os.path.exists(f"{self.path}/kept")
         self.subnet, last = read(f"{self.path}/subnet").split() or ("", "0")
@@ -138,8 +135,8 @@ class Bridge:
 
     def addresses(self, number: int) -> list[str]:
         """Those of a container, or of the bridge: IPv4, and IPv6 where there is any."""
-        six = ipv6(numbers(self.subnet)[0], eui64_of(number))
-        return [dotted(number), six] if has_ipv6() else [dotted(number)]
+        both = [dotted(number), ipv6(numbers(self.subnet)[0], eui64_of(number))]
+        return both if has_ipv6() else both[:1]
 
     def gateways(self) -> list[str]:
         """The bridge's own addresses."""
@@ -158,7 +155,6 @@ class Bridge:
 
     def connect(self) -> None:
         """Make the bridge, or what is missing of it, with the first address of each family for this host itself.
-
         Frames to 01:80:c2:00:00:0x, which the guard does not see, teach it nothing; and it is no party in IGMP. The
         sysctl lets an answer for 127.0.0.1 come back through it; what else it would allow, the firewall forbids.
         """
@@ -175,7 +171,6 @@ class Bridge:
 
     def take(self) -> tuple[int, str, int]:
         """An address as a number, its lease, with nothing in it yet, and the descriptor that holds that.
-
         Each time the next one, since an address may have a late packet on its way, or a namespace that still ends.
         """
         guests = numbers(self.subnet)[2:-1]
@@ -198,11 +193,20 @@ class Bridge:
             write(f"{path}/hosts", LOCALHOST + read(f"{path}/extra") + everybody)
 
     def elements(self) -> str:
-        """What the firewall is to know of it, and of all who live in it; of those who may come next, too."""
-        near = {os.path.basename(path) for path in self.living}
-        guests = [n for n in numbers(self.subnet)[2:-1] if n // BLOCK == self.last // BLOCK or dotted(n) in near]
-        told = [read(f"{path}/elements") for path in self.living]
-        return firewall.network(self.interface, self.subnet, guests) + "".join(told)
+        """What the firewall is to know of it, and of all who live in it or may come next: what each may say it is, by
+        which port it comes.
+        """
+        near, port = {os.path.basename(path) for path in self.living}, f'"{self.interface}"'
+        lines = [element("inet minidocker same", f"{port} . {port}"), element("inet minidocker subnets4", self.subnet)]
+        guests = numbers(self.subnet)
+        for number in guests[2:-1]:
+            if number // BLOCK == self.last // BLOCK or dotted(number) in near:
+                port, half = f'"{interface_of(number)}"', eui64_of(number)
+                card, both = f"{port} . {mac_of(number)}", [ipv6(first, half) for first in (guests[0], 0)]
+                lines.append(element("bridge minidocker guests4", f"{card} . {dotted(number)}"))
+                lines.append(element("bridge minidocker guests6", *(f"{card} . {address}" for address in both)))
+                lines.append(element("bridge minidocker neighbours", f"{port} . 0x{half.hex()}"))
+        return "".join([*lines, *(read(f"{path}/elements") for path in self.living)])
 
 
 def checked(names: list[str]) -> list[str]:
@@ -227,23 +231,6 @@ def write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def namespace() -> str:
-    """The name of this thread's network namespace: "host" for that of the machine, whose networks outlive a reboot.
-
-    Its inode number may be another one's later. The cookie may not, socket(7), until the next boot.
-    """
-    inode = os.stat("/proc/thread-self/ns/net").st_ino
-    try:
-        if inode == os.stat("/proc/1/ns/net").st_ino:
-            return "host"
-    except PermissionError:
-        pass  # root without CAP_SYS_PTRACE
-    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    cookie = probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8).hex()
-    probe.close()
-    return f"{inode}.{cookie}.{read(BOOT)[:8]}"
-
-
 def _free_subnet(others: list[Bridge], wanted: str | None) -> str:
     """The wanted one, or the first of our candidates, if no other network is in it, and no route leads there."""
     used = [numbers(other.subnet) for other in others] + [addresses for _, addresses in links.routes()]
@@ -264,9 +251,8 @@ def called(lease: str) -> str:
 
 
 def find(wanted: str) -> tuple[int, str]:
-    """The pid of the container with this name or pid, and its lease; `ContainerError` if there is none.
-
-    One that is in no network of ours is known by its pid only, and has none.
+    """The pid of the container with this name or pid, and its lease: "" for one that is in no network of ours, and so
+    is known by its pid only.
     """
     with Host() as host:
         for lease in [lease for network in host.networks.values() for lease in network.living]:
@@ -325,8 +311,8 @@ def inspect(name: str) -> dict[str, object]:
 
 
 def prune() -> list[str]:
-    """Remove what dead owners left, networks that were not created and are not used, and the files of hosts that are no
-    more; return a line for each.
+    """Remove what dead owners left, networks that nobody created or uses, and the files of hosts that are no more;
+    return a line for each.
     """
     import glob
 
@@ -340,7 +326,7 @@ def prune() -> list[str]:
         living.discard(here.partition(".")[0])
         for name in {*os.listdir(parent)} - {"host", here}:
             inode = name.partition(".")[0]
-            if inode not in living or not name.endswith(read(BOOT)[:8]):
+            if inode not in living or not name.endswith(read(links.BOOT)[:8]):
                 remove_tree(f"{parent}/{name}")
                 host.removed.append(f"files of network namespace {inode}")
         return host.removed

@@ -35,9 +35,8 @@ class Port:
 
     def __repr__(self) -> str:
         where = f"[{self.address}]" if ":" in self.address else self.address or "*"
-        asked = (
-            "?" if self.choices == ANY else "-".join(str(end) for end in sorted({self.choices[0], self.choices[-1]}))
-        )
+        ends = sorted({self.choices[0], self.choices[-1]})
+        asked = "?" if self.choices == ANY else "-".join(map(str, ends))
         return f"{where}:{self.number or asked} -> {self.container}/{self.protocol}"
 
     def addresses(self) -> list[str]:
@@ -52,9 +51,8 @@ def has_ipv6() -> bool:
 
 def parse_port(text: str) -> list[Port]:
     """The ports of a text [ADDRESS:][HOST:]CONTAINER[/PROTOCOL], as after docker run -p.
-
     HOST and CONTAINER are numbers or ranges of the same length; a range for one port means any that is free, and 0 any
-    at all. For a text that is none: `ContainerError`.
+    at all.
     """
     try:
         rest, slash, protocol = text.partition("/")
@@ -101,9 +99,8 @@ def _range(part: str, least: int = 1) -> range:
 
 
 def reserve(port: Port) -> list[int]:
-    """Open one of the port's choices, note it as its number, and return the descriptors that hold it.
-
-    Host side; ports below 1024 want CAP_NET_BIND_SERVICE. The descriptors die with their owner, and so does the claim.
+    """Open one of the port's choices, note it as its number, and return the descriptors that hold it until they or
+    their owner end. Ports below 1024 want CAP_NET_BIND_SERVICE.
     """
     for number in port.choices if port.choices != ANY else [0] * ATTEMPTS:
         held, port.number = list[int](), number
@@ -146,7 +143,6 @@ def _open(address: str, port: Port) -> int:
 
 def unforwarded(ports: list[Port]) -> list[str]:
     """What will not work on a host that does not forward; for a port that was asked for in vain, `ContainerError`.
-
     To switch it on is for the owner of the host: it makes a router of a machine that perhaps must be none.
     """
     warnings = []
@@ -164,7 +160,6 @@ def unforwarded(ports: list[Port]) -> list[str]:
 
 def forget_udp(ports: list[Port]) -> list[str]:
     """Let connection tracking forget who sent to these ports by UDP; return a warning where conntrack(8) is missing.
-
     The kernel asks the rules about the first packet of a connection only. UDP has none: a client that goes on sending
     from the same port is one, to the kernel, and would be led to a container that is gone, for ever.
     """
