@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import marshal
 import os
 import time
 
@@ -25,6 +26,7 @@ HOME = "/var/lib/minidocker"  # root's, unless MINIDOCKER_HOME names another
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Remove = Callable[[str], object]
 
@@ -139,3 +141,20 @@ def replace(path: str, data: bytes, sync: bool = False) -> None:
         if os.path.exists(new):
             os.unlink(new)
         raise
+
+
+def remembered(path: str, stamp: Any, make: Callable[[], Any]) -> Any:
+    """What `make` returned when the stamp was the same: we keep it in this file, like Python its byte code."""
+    value, made_from = None, None
+    try:
+        with open(path, "rb") as file:
+            made_from, value = marshal.loads(file.read())
+    except (OSError, ValueError, EOFError, TypeError):
+        pass  # never made, or by another version of Python, or of a name that no file can have
+    if made_from != stamp or stamp is None:
+        value = make()
+        try:
+            replace(path, marshal.dumps((stamp, value)))
+        except OSError:
+            pass  # a full disk is no reason not to start
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from minidocker.cli import Options
+from minidocker.security.privileges import privileges as privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

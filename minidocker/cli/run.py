@@ -59,7 +59,9 @@ def run(options: Options, name: str, *command: str) -> int:
         --ingress RATE          limit of what it receives
         --cap-add NAME...       a right of root more, capabilities(7): NET_ADMIN, or ALL
         --cap-drop NAME...      one less
-        --privileged            all rights of root, devices that open, a /sys to write to
+        --privileged            all rights of root, devices that open, all system calls, a /sys to write to
+        --security-opt RULE...  no-new-privileges, seccomp=FILE (or unconfined), systempaths=unconfined
+        --ulimit NAME=SOFT[:HARD]...  limit of each process, getrlimit(2), e.g. nofile=1024
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
@@ -77,6 +79,7 @@ def run(options: Options, name: str, *command: str) -> int:
     files = {"/etc/hostname": f"{host or called}\n"}
     if not networked:  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
+    opted = options.security_opt or options.ulimit
     argv, isolators, settings = container(
         image,
         command,
@@ -93,6 +96,7 @@ def run(options: Options, name: str, *command: str) -> int:
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
         files=files,
+        **(_asked().privileges(options.security_opt, options.ulimit) if opted else {}),
     )
     return _attached(argv, isolators, settings, options, called)
 

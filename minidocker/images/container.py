@@ -10,7 +10,6 @@ what came of it: ready/NAME, valid as long as index.json is the one it was made 
 
 from __future__ import annotations
 
-import marshal
 import os
 
 from minidocker import state
@@ -24,6 +23,7 @@ from minidocker.rootfs import PivotRoot
 from minidocker.security.capabilities import Bounding, Capabilities, capabilities
 from minidocker.security.devices import NoDevices
 from minidocker.security.paths import Masked
+from minidocker.security.seccomp import Seccomp
 from minidocker.union import Union
 
 TYPE_CHECKING = False
@@ -37,30 +37,19 @@ if TYPE_CHECKING:
 def ready(name: str, home: str | None = None) -> Ready:
     """What a container needs to know of the image of this name, or of this ID; unpacks its layers if need be."""
     home = home or state.home()
-    path = f"{home}/ready/{name.replace('/', '%')}"
+
+    def found() -> Ready:
+        from minidocker.images.image import find
+        from minidocker.images.store import Store
+
+        return find(Store(home), name).ready()
+
     try:
-        with open(path, "rb") as file:
-            made_from, image = marshal.loads(file.read())
-        if made_from == _stamp(home):
-            return image  # type: ignore[no-any-return]
-    except (OSError, ValueError, EOFError, TypeError):
-        pass  # never made, or by another version of Python, or of a name that no file can have: `find` judges that
-    from minidocker.images.image import find
-    from minidocker.images.store import Store
-
-    store = Store(home)
-    stamp = _stamp(home)  # before reading: a change meanwhile makes it outdated, not wrong
-    image = find(store, name).ready()
-    try:
-        state.replace(path, marshal.dumps((stamp, image)))
-    except OSError:
-        pass  # a full disk is no reason not to start
-    return image
-
-
-def _stamp(home: str) -> tuple[int, int, int]:
-    status = os.stat(f"{home}/images/index.json")
-    return status.st_mtime_ns, status.st_ino, status.st_size
+        status = os.stat(f"{home}/images/index.json")  # before reading: a change meanwhile makes it outdated, not wrong
+        stamp = status.st_mtime_ns, status.st_ino, status.st_size
+    except FileNotFoundError:
+        stamp = None
+    return state.remembered(f"{home}/ready/{name.replace('/', '%')}", stamp, found)  # type: ignore[no-any-return]
 
 
 def container(
@@ -80,6 +69,9 @@ def container(
     mounts: Callable[[str], Sequence[Isolator]] = lambda root: (),
     kept: frozenset[int] | None = None,
     privileged: bool = False,
+    seccomp: str = "",
+    covered: bool = True,
+    walls: Sequence[Isolator] = (),
     files: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[Isolator], dict[str, Any]]:
     """(command, isolators, options of `start`) for a container of the image. Needs root.
@@ -88,7 +80,8 @@ def container(
     ("NAME=value", or "NAME" to remove it) over Env, and that over `defaults`. `upper` keeps what the container changes.
     `mounts` is told where the union is, and makes the isolators that go there. `network`: "none" has lo alone, "host"
     is the host's; or what makes an isolator of chapter 7. `limits` are those of `Cgroup`. `kept`: its capabilities,
-    see `security`; `privileged`: all, any device, and a /sys to write to. `files`: what stands in files of /etc.
+    see `security`; `privileged`: all, any device and system call, and a /sys to write to. `seccomp`: the profile of
+    system calls; `covered`: some of /proc; `walls`: more isolators, inside. `files`: what stands in files of /etc.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
@@ -104,10 +97,12 @@ def container(
         union,
         *([] if isinstance(network, str) else [network(union.root)]),
         Filesystems(union.root, privileged, files),
-        *([] if privileged else [Masked(union.root)]),
+        *([Masked(union.root)] if covered and not privileged else []),
         *mounts(union.root),  # on top of /dev and its like
         root,
         *([] if privileged else [NoDevices(DEVICES.values())]),
+        *walls,
+        Seccomp(kept, seccomp or ("unconfined" if privileged else "")),
         Bounding(kept),
         User(user, cwd),
         Capabilities(kept),

@@ -88,15 +88,8 @@ class Capabilities(Isolator):
 
     def inside(self) -> None:
         """Nothing is inheritable, and so nothing ambient (CVE-2022-24769): only a file's own set can add anything."""
-        mask = sum(1 << number for number in self.kept if _has(number)) if os.geteuid() == 0 else 0
+        have = (number for number in range(len(NAMES)) if number in self.kept and prctl(PR_CAPBSET_READ, number))
+        mask = sum(1 << number for number in have) if os.geteuid() == 0 else 0
         low, high = (half.to_bytes(4, sys.byteorder) for half in (mask & 0xFFFFFFFF, mask >> 32))
         header = VERSION_3.to_bytes(4, sys.byteorder) + bytes(4)
         call("capset", header, low + low + bytes(4) + high + high + bytes(4))
-
-
-def _has(number: int) -> bool:
-    """Whether the bounding set has it; this kernel may have fewer."""
-    try:
-        return prctl(PR_CAPBSET_READ, number) == 1
-    except OSError:
-        return False
