@@ -197,7 +197,7 @@ def test_a_broken_index_is_named_with_the_remedy(store, data):
 
 
 def test_a_document_is_believed_only_if_it_is_what_its_descriptor_says(store):
-    descriptor = store.put_json({"a": 1}, media.CONFIG)
+    descriptor = store.put(json.dumps({"a": 1}).encode(), media.CONFIG)
     with open(store.blob(descriptor["digest"]), "wb") as file:
         file.write(b'{"a":2}')
     with pytest.raises(ContainerError, match="digest"):
@@ -497,9 +497,9 @@ def test_the_image_of_a_running_container_is_not_removed(store, tmp_path, runnin
 )
 def test_a_config_with_a_key_of_another_kind_is_refused_at_the_door_and_breaks_no_list(store, tmp_path, change):
     good = image.find(store, "busybox")
-    config = store.put_json({**good.config, **change}, media.CONFIG)
+    config = store.put(json.dumps({**good.config, **change}).encode(), media.CONFIG)
     document = {**good.manifest, "config": config}
-    bad = store.put_json(document, media.MANIFEST)
+    bad = store.put(json.dumps(document).encode(), media.MANIFEST)
     store.tag("bad", bad)
     with pytest.raises(ContainerError, match="that cannot be"):
         image.find(store, "bad")
