@@ -54,16 +54,14 @@ def save(store: Store, names: Sequence[str], stream: BinaryIO) -> None:
             notes = {FULL_NAME: image.name, REF_NAME: parse(image.name).familiar} if image.name else {}
             item["RepoTags"] += [notes[REF_NAME]] if notes else []
             entries.append(entry_of(image.descriptor, notes))
-        for digest in blobs:
-            if not store.has(digest):
-                raise ContainerError(f"{digest}: this part of the image is not in the store: pull or load it again")
+        files = {_path(digest): store.stored(digest) for digest in sorted(blobs)}
         index = {"schemaVersion": 2, "mediaType": media.INDEX, "manifests": entries}
         layout = {"imageLayoutVersion": "1.0.0"}
         for name, value in {"oci-layout": layout, "index.json": index, "manifest.json": [*items.values()]}.items():
             _add(stream, name, io.BytesIO(json.dumps(value, separators=(",", ":")).encode()))
-        for digest in sorted(blobs):
-            with open(store.blob(digest), "rb") as file:
-                _add(stream, _path(digest), file)
+        for name, path in files.items():
+            with open(path, "rb") as file:
+                _add(stream, name, file)
         stream.write(tar.END)
 
 

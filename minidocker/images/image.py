@@ -76,10 +76,9 @@ class Image:
 
 def make(store: Store, config: dict[str, Any] | bytes, layers: list[Descriptor]) -> Image:
     """Store the config and a manifest for these layers, the base first. Hold `store.writing()` until it has a name."""
-    head = {"schemaVersion": 2, "mediaType": media.MANIFEST}
-    blob = store.put(config, media.CONFIG) if isinstance(config, bytes) else store.put_json(config, media.CONFIG)
-    document = {**head, "config": blob, "layers": layers}
-    return Image(store, store.put_json(document, media.MANIFEST))
+    blob = store.put(config, media.CONFIG)
+    document = {"schemaVersion": 2, "mediaType": media.MANIFEST, "config": blob, "layers": layers}
+    return Image(store, store.put(document, media.MANIFEST))
 
 
 def find(store: Store, word: str) -> Image:

@@ -61,24 +61,25 @@ class Store:
         """Whether the blob is there. What is there is whole: it got its name after its content was on the disk."""
         return os.path.exists(self.blob(digest))
 
-    def put(self, data: bytes, media_type: str) -> Descriptor:
-        """Store a small blob; return its descriptor."""
-        with self.incoming() as file:
-            file.write(data)
-            return self.keep(file, media_type)
+    def stored(self, digest: str) -> str:
+        """The path of a blob that is there."""
+        if not self.has(digest):
+            raise ContainerError(f"{digest}: this part of an image is not in the store: pull or load it again")
+        return self.blob(digest)
 
-    def put_json(self, value: object, media_type: str) -> Descriptor:
-        """Store a JSON document, always in the same spelling, since its digest is its name."""
-        return self.put(json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), media_type)
+    def put(self, value: bytes | dict[str, Any], kind: str) -> Descriptor:
+        """Store a small blob; a document always in the same spelling, since its digest is its name."""
+        with self.incoming() as file:
+            data = (
+                value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+            )
+            file.write(data)
+            return self.keep(file, kind)
 
     def get_json(self, descriptor: Descriptor) -> dict[str, Any]:
         """A JSON blob, believed only if size, digest and shape are right."""
-        try:
-            with open(self.blob(descriptor["digest"]), "rb") as file:
-                return media.parsed(file.read(media.MAX_JSON + 1), descriptor)
-        except FileNotFoundError:
-            missing = f"{descriptor['digest']}: this blob is not in the store: pull or load its image again"
-            raise ContainerError(missing) from None
+        with open(self.stored(descriptor["digest"]), "rb") as file:
+            return media.parsed(file.read(media.MAX_JSON + 1), descriptor)
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[BufferedRandom]:
@@ -115,10 +116,8 @@ class Store:
         if not os.path.isdir(target):
             from minidocker.images.layer.unpack import unpack  # not needed where all layers are unpacked
 
-            if not self.has(descriptor["digest"]):
-                raise ContainerError(f"{descriptor['digest']}: this layer is not in the store: pull its image again")
             with self.place() as directory:
-                unpack(self.blob(descriptor["digest"]), directory, diff_id)
+                unpack(self.stored(descriptor["digest"]), directory, diff_id)
                 with contextlib.suppress(OSError):  # another process was faster with the same layer
                     os.rename(directory, target)
         return target

@@ -141,13 +141,12 @@ def upload(store: Store, registry: Registry, blob: Descriptor, advance: Advance)
 
     After an interruption a new upload follows: of the old one the registry may have kept a part.
     """
-    if not store.has(blob["digest"]):
-        raise ContainerError(f"{blob['digest']}: this layer is not in the store: pull its image again")
+    path = store.stored(blob["digest"])
     there = registry.request("HEAD", f"blobs/{blob['digest']}")
     if there.status == 200 and there.headers.get("Content-Length") == str(blob["size"]):
         return "Layer already exists"
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob["size"])}
-    with open(store.blob(blob["digest"]), "rb") as file:
+    with open(path, "rb") as file:
         body = CallbackIOWrapper(advance, file, "read")
         put = {"headers": headers, "body": body, "body_pos": 0, "retries": registry.again.new(read=0)}
         for attempt in range(registry.retries + 1):
