@@ -10,12 +10,10 @@ The ID of an image is the digest of its config: that names the diff IDs of all l
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from minidocker import state
 from minidocker.images import manifest as media
 from minidocker.images.manifest import Descriptor
 from minidocker.images.store import Store
@@ -68,10 +66,8 @@ class Image:
 
     def in_use(self) -> bool:
         """Whether a container runs that was made of it: that holds the config, see `Union`."""
-        lock = state.hold(self.store.blob(self.id))
-        if lock is not None:
-            os.close(lock)
-        return lock is None
+        with self.store.locked(self.store.blob(self.id), exclusive=True, wait=False) as idle:
+            return not idle
 
 
 def make(store: Store, config: dict[str, Any] | bytes, layers: list[Descriptor]) -> Image:

@@ -33,10 +33,7 @@ Index = dict[tuple[str, str], Descriptor]  # (annotation, its value) -> entry; (
 
 
 class Store:
-    """All images below one directory, by default the state directory. Needs root: layers have owners.
-
-    Any number of processes may use it at once.
-    """
+    """All images below one directory, for any number of processes at once. Needs root: layers have owners."""
 
     def __init__(self, home: str | None = None) -> None:
         self.home = home or state.home()
@@ -195,7 +192,7 @@ class Store:
         A manifest is dangling only if no other entry names it. An index that is shorter needs no room: on a full disk
         it is written over the old one, which is how one gets room again.
         """
-        with self._locked(self.layout, exclusive=True):
+        with self.locked(self.layout, exclusive=True):
             for name in os.listdir(self.layout):
                 if name.endswith(".new"):  # of one who was killed here: everybody else waits
                     trees.remove(f"{self.layout}/{name}")
@@ -215,10 +212,11 @@ class Store:
 
     def writing(self) -> contextlib.AbstractContextManager[bool]:
         """Hold this while there are blobs that nothing names yet: `collect` waits for it."""
-        return self._locked(self.tmp)
+        return self.locked(self.tmp)
 
     @contextlib.contextmanager
-    def _locked(self, path: str, exclusive: bool = False, wait: bool = True) -> Iterator[bool]:
+    def locked(self, path: str, exclusive: bool = False, wait: bool = True) -> Iterator[bool]:
+        """Hold something of the store; whether it is there, and free."""
         lock = state.hold(path, exclusive, wait)
         try:
             yield lock is not None
@@ -246,16 +244,15 @@ class Store:
         Nothing counts references, since a counter is wrong after the first `kill -9`. While another process makes an
         image: wait for it, or leave it to the next time. What a container runs on is held, and stays.
         """
-        with self._locked(self.tmp, exclusive=True, wait=wait) as alone:
+        with self.locked(self.tmp, exclusive=True, wait=wait) as alone:
             if not alone:
                 return 0
             needed = self._needed()
             for directory in (self.tmp, self._ready, self._blobs, self._layers):
-                for name in os.listdir(directory):
-                    lock = None if f"sha256:{name}" in needed else state.hold(f"{directory}/{name}")
-                    if lock is not None:  # out of its place at once, to be removed file by file
-                        os.rename(f"{directory}/{name}", f"{self._trash}/{os.urandom(4).hex()}")
-                        os.close(lock)
+                for name in {*os.listdir(directory)} - needed:
+                    with self.locked(f"{directory}/{name}", exclusive=True, wait=False) as idle:
+                        if idle:  # out of its place at once, to be removed file by file
+                            os.rename(f"{directory}/{name}", f"{self._trash}/{os.urandom(4).hex()}")
             nothing = os.stat(self._trash).st_blocks * 512
             try:
                 return trees.remove(self._trash) - nothing
@@ -263,7 +260,7 @@ class Store:
                 os.makedirs(self._trash, exist_ok=True)
 
     def _needed(self) -> set[str]:
-        """The digests of all blobs and all unpacked layers that the index leads to."""
+        """The digests, in hexadecimal, of all blobs and all unpacked layers that the index leads to."""
         needed, waiting = set[str](), [*self.entries().values()]
         while waiting:
             descriptor = waiting.pop()
@@ -277,7 +274,7 @@ class Store:
                     known = [media.check_descriptor(part) for part in parts if part]
                     needed |= {part["digest"] for part in known}
                     waiting += [part for part in known if part.get("mediaType") in media.DOCUMENTS]
-        return needed
+        return {digest.removeprefix("sha256:") for digest in needed}
 
 
 def _key(entry: Descriptor) -> tuple[str, str]:
