@@ -74,30 +74,23 @@ def decompressed(source: int) -> Iterator[io.FileIO]:
     """The content of a file or a pipe, from a process that can do nothing else. If that fails, it fails at the end."""
     output, data = os.pipe()
     fcntl.fcntl(data, fcntl.F_SETPIPE_SZ, CHUNK)
-    refused = None
     with (
         open(output, "rb", buffering=0) as reader,
         open(data, "wb", buffering=0) as writer,
-        start(decompress, Namespaces(WALLS), Nowhere(), stdin=source, stdout=data) as process,
+        start(decompress, Namespaces(WALLS), Nowhere("/proc", proc=False), stdin=source, stdout=data) as process,
     ):
         writer.close()
         try:
             yield reader
-        except ContainerError as wrong:
-            refused = wrong
-        reader.close()  # now the other side learns that nobody reads any more
-        if process.wait().exit_code:  # its own failure comes first: it is why the archive looked cut off
-            refused = ContainerError("its decompressing was killed: by a limit of memory?")
-    if refused:
-        raise refused
+        finally:
+            reader.close()  # now the other side learns that nobody reads any more
+            if process.wait().exit_code:  # its own failure comes first: it is why the archive looked cut off
+                raise ContainerError("its decompressing was killed: by a limit of memory?")
 
 
 class Nowhere(PivotRoot):
     """An empty root, and a user without any rights. Decompressors are large programs in C: one that was taken over can
     do nothing but read its input and write its output."""
-
-    def __init__(self) -> None:
-        super().__init__("/proc", proc=False)
 
     def inside(self) -> None:
         """The root is a file system in memory, mounted over any directory. Groups go while root may still do that."""
