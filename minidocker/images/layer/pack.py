@@ -15,6 +15,7 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from isal import isal_zlib  # the same format as zlib's: much faster, and a little larger
@@ -30,6 +31,7 @@ from minidocker.trees import READ, walk
 HOST = ("security.selinux", "security.ima", "security.evm", "system.nfs4_acl")
 LONGEST = 4095  # bytes: no system call takes a longer path, so no tool could unpack it
 GZIP_WINDOW = 16 + 15  # deflateInit2 of zlib.h: 15 is the largest window, and 16 asks for gzip's header, without a time
+Links = dict[tuple[int, int], bytes]  # device and inode -> the name under which the content went out
 
 
 class Packer:
@@ -64,11 +66,12 @@ def write_layer(directory: str, stream: BinaryIO | Packer) -> None:
 
     A container may still be at work in the directory: no symlink in it is followed, whatever it puts where meanwhile.
     """
-    layer, path = Layer(stream), b""
+    links, path = Links(), b""
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for path, parent, name, status in walk(top):
-            layer.add(path, place(parent, name), status)
+            for piece in add(path, place(parent, name), status, links):
+                stream.write(piece)
     except (OSError, BadTar) as refused:
         where = os.path.join(directory, os.fsdecode(path))
         why = getattr(refused, "strerror", None) or refused
@@ -78,48 +81,42 @@ def write_layer(directory: str, stream: BinaryIO | Packer) -> None:
     stream.write(tar.END)
 
 
-class Layer:
-    """The layer that is being written: where to, and what of it must be remembered."""
+def add(name: bytes, path: bytes, status: os.stat_result, links: Links) -> Iterator[bytes]:
+    """What the tar has of one file, whatever it stands for; only the last part of `path` can be a symlink."""
+    directory, base = os.path.split(name)
+    if len(name) > LONGEST:
+        raise BadTar(os.strerror(errno.ENAMETOOLONG))
+    if base.startswith(WHITEOUT):
+        raise BadTar("a file of this name is a whiteout in a layer")
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+        yield tar.write(Entry(os.path.join(directory, WHITEOUT + base), mode=0))
+    elif not stat.S_ISSOCK(status.st_mode):  # nobody could answer on its socket any more
+        yield from _entry(name, path, status, links)
 
-    def __init__(self, stream: BinaryIO | Packer) -> None:
-        self.stream = stream
-        self.links: dict[tuple[int, int], bytes] = {}  # device and inode -> the name under which the content went out
 
-    def add(self, name: bytes, path: bytes, status: os.stat_result) -> None:
-        """One file of the directory, whatever it stands for; only the last part of `path` can be a symlink."""
-        directory, base = os.path.split(name)
-        if len(name) > LONGEST:
-            raise BadTar(os.strerror(errno.ENAMETOOLONG))
-        if base.startswith(WHITEOUT):
-            raise BadTar("a file of this name is a whiteout in a layer")
-        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            self.stream.write(tar.write(Entry(os.path.join(directory, WHITEOUT + base), mode=0)))
-        elif not stat.S_ISSOCK(status.st_mode):  # nobody could answer on its socket any more
-            self._entry(name, path, status)
-
-    def _entry(self, name: bytes, path: bytes, status: os.stat_result) -> None:
-        """A file: header, content, and for an opaque directory its mark, before anything that is in it."""
-        kind, file, opaque = stat.S_IFMT(status.st_mode), (status.st_dev, status.st_ino), False
-        entry = Entry(name or b".", b"%d" % tar.KINDS.index(kind), stat.S_IMODE(status.st_mode))
-        entry.uid, entry.gid, entry.mtime = status.st_uid, status.st_gid, status.st_mtime_ns
-        entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
-        if file in self.links:
-            entry.type, entry.link = tar.HARDLINK, self.links[file]
-        else:
-            entry.xattrs, opaque = attributes(path)
-        if entry.type == tar.SYMLINK:
-            entry.link = os.readlink(path)
-        elif entry.type == tar.DIRECTORY:
-            entry.name += b"/"
-        elif entry.type == tar.REGULAR:
-            entry.size = status.st_size
-        self.stream.write(tar.write(entry))
-        if entry.size:
-            content(path, status, self.stream)
-        if opaque:
-            self.stream.write(tar.write(Entry(os.path.join(name, OPAQUE), mode=0)))
-        if status.st_nlink > 1 and entry.type != tar.DIRECTORY:
-            self.links.setdefault(file, name)
+def _entry(name: bytes, path: bytes, status: os.stat_result, links: Links) -> Iterator[bytes]:
+    """A file: header, content, and for an opaque directory its mark, before anything that is in it."""
+    kind, file, opaque = stat.S_IFMT(status.st_mode), (status.st_dev, status.st_ino), False
+    entry = Entry(name or b".", b"%d" % tar.KINDS.index(kind), stat.S_IMODE(status.st_mode))
+    entry.uid, entry.gid, entry.mtime = status.st_uid, status.st_gid, status.st_mtime_ns
+    entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    if file in links:
+        entry.type, entry.link = tar.HARDLINK, links[file]
+    else:
+        entry.xattrs, opaque = attributes(path)
+    if entry.type == tar.SYMLINK:
+        entry.link = os.readlink(path)
+    elif entry.type == tar.DIRECTORY:
+        entry.name += b"/"
+    elif entry.type == tar.REGULAR:
+        entry.size = status.st_size
+    yield tar.write(entry)
+    if entry.size:
+        yield from content(path, status)
+    if opaque:
+        yield tar.write(Entry(os.path.join(name, OPAQUE), mode=0))
+    if status.st_nlink > 1 and entry.type != tar.DIRECTORY:
+        links.setdefault(file, name)
 
 
 def attributes(path: bytes) -> tuple[dict[bytes, bytes], bool]:
@@ -132,7 +129,7 @@ def attributes(path: bytes) -> tuple[dict[bytes, bytes], bool]:
     return own, marks.get("opaque") == b"y"
 
 
-def content(path: bytes, status: os.stat_result, stream: BinaryIO | Packer) -> None:
+def content(path: bytes, status: os.stat_result) -> Iterator[bytes]:
     """The content, filled up to whole blocks.
 
     A file that changes meanwhile would make a broken archive, or one that no moment looked like: an error. And it may
@@ -141,9 +138,9 @@ def content(path: bytes, status: os.stat_result, stream: BinaryIO | Packer) -> N
     with open(os.open(path, READ), "rb", buffering=0) as file:
         left = status.st_size
         while data := file.read(min(CHUNK, left)):
-            stream.write(data)
+            yield data
             left -= len(data)
         after = os.fstat(file.fileno())
     if any(getattr(status, field) != getattr(after, field) for field in ("st_ino", "st_size", "st_mtime_ns")):
         raise BadTar("it changed while it was read")
-    stream.write(bytes(tar.padded(status.st_size) - status.st_size))
+    yield bytes(tar.padded(status.st_size) - status.st_size)
