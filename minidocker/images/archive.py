@@ -5,11 +5,9 @@
     export(find(Store(), "app"), file.fileno())                # only its files, as a container would see them
     import_(Store(), file.fileno(), "mine:1")
 
-Two formats are in use. An oci-archive is an image layout (the one of our store) in a tar. A docker-archive has
-manifest.json, a list of {"Config", "RepoTags", "Layers"}: names of other files in the same tar. `save` writes one file
-that is both, as Docker does since version 25: manifest.json may name the blobs of the layout. `load` reads all three.
-Sources: the OCI image specification, image-layout.md; Docker's image specification v1.2, "Combined Image JSON +
-Filesystem Changeset Format".
+An oci-archive is an image layout in a tar. A docker-archive has manifest.json, a list of {"Config", "RepoTags",
+"Layers"}: names of files in the same tar. `save` writes one file that is both, as Docker does since version 25.
+Sources: the OCI image specification, image-layout.md; Docker's image specification v1.2.
 """
 
 from __future__ import annotations
@@ -79,10 +77,9 @@ def _add(stream: BinaryIO, name: str, file: BinaryIO) -> None:
 
 
 def load(store: Store, source: int, what: str = "the archive") -> list[str]:
-    """Bring all images of an archive into the store; return their names, or IDs of those that have none.
+    """Bring all images of an archive, a file or a pipe, into the store; return their names, or IDs where there is none.
 
-    `source` is a descriptor, of a file or a pipe. The archive is unpacked where a layer would be, behind the same
-    walls. Needs root. Raises `ContainerError`, and leaves nothing then.
+    It is unpacked as a layer is, behind the same walls. Needs root. Raises `ContainerError`, and leaves nothing then.
     """
     with store.bringing(what), store.place() as directory:
         try:
@@ -129,9 +126,8 @@ class _Archive:
 
     def layout(self) -> Iterator[Found]:
         """The images of an OCI layout; of several platforms' the one that is this machine's."""
-        entries = media.parsed(self.small("index.json"), what="index.json of the archive").get("manifests")
-        listed = [media.check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
-        for entry in list(filter(media.fits, listed)) or listed:
+        entries = media.listed(media.parsed(self.small("index.json"), what="index.json of the archive"))
+        for entry in [entry for entry in entries if media.fits(entry)] or entries:
             descriptor = media.check_descriptor(entry, (*media.INDEXES, *media.MANIFESTS))
             while descriptor["mediaType"] in media.INDEXES:
                 descriptor = media.for_platform(self.document(descriptor))
@@ -179,7 +175,7 @@ class _Archive:
 def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = (), comment: str = "Imported") -> Image:
     """Make an image of one layer of a tar, compressed or not; `changes`: instructions that set its config ("USER www").
 
-    The tar is checked as any layer is, by unpacking it in the jail. Needs root. Raises `ContainerError`.
+    Needs root: it is unpacked at once, as any layer is.
     """
     from minidocker.images.build.dockerfile import configured
 

@@ -1,15 +1,13 @@
 """Chapter 5: what an image is, on paper: a name, and three kinds of JSON documents that point to each other by digest.
 
     name ──► index ──► manifest ──► config    {"architecture", "os", "config": {"Env", …}, "rootfs": {"diff_ids"}, …}
-                                └─► layers    one descriptor for each, the base first
+                                └─► layers    one descriptor for each, the base first: {"mediaType", "digest", "size"}
 
     parse("nginx")                            docker.io/library/nginx:latest
     parse("localhost:5000/team/app:1.2")      registry localhost:5000, repository team/app, tag 1.2
-    parse("app@sha256:…")                     exactly this content, whatever the tag points to today
 
-A descriptor is {"mediaType", "digest", "size"}. Docker's older documents (schema 2) have the same shape under other
-names, and are read as well. In a name, a first part with a dot, a colon or the name localhost is a registry: Docker's
-custom. Source: the OCI image specification, descriptor.md, manifest.md, config.md, image-index.md.
+Docker's older documents (schema 2) have the same shape under other names. Source: the OCI image specification,
+descriptor.md, manifest.md, config.md, image-index.md.
 """
 
 from __future__ import annotations
@@ -57,10 +55,7 @@ CONFIG_KINDS: dict[str, Any] = {  # what the keys of a config that we use have t
 
 
 class Reference:
-    """`registry`, `repository`, and `tag` or `digest` or both. `str`: the full name; `familiar`: what people type.
-
-    `name` is the column REPOSITORY of `images`: what people type, without tag and digest.
-    """
+    """A full name. `familiar` is what people type, and `name` that without tag and digest."""
 
     def __init__(self, registry: str, repository: str, tag: str, digest: str) -> None:
         self.registry, self.repository, self.tag, self.digest = registry, repository, tag, digest
@@ -98,10 +93,7 @@ def check_digest(digest: str) -> str:
 
 
 def parsed(data: bytes, descriptor: Descriptor | None = None, what: str = "the document") -> dict[str, Any]:
-    """A JSON object; with a descriptor, only if it is what that describes. Raises `ContainerError` for all else.
-
-    `what`: where a document without a descriptor is from, for the error.
-    """
+    """A JSON object; with a descriptor, only if it is what that describes. `what`: where it is from, for the error."""
     what = descriptor["digest"] if descriptor else what
     if len(data) > MAX_JSON:
         raise ContainerError(f"{what}: more than {MAX_JSON} bytes for a manifest or config: refused")
@@ -193,14 +185,20 @@ def fits(descriptor: Descriptor, wanted: str = "") -> bool:
     return not isinstance(has, dict) or all((has.get(key) or value) == value for key, value in pairs)
 
 
+def listed(index: dict[str, Any]) -> list[Descriptor]:
+    """The entries of an index from outside."""
+    entries = index.get("manifests")
+    return [check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
+
+
 def for_platform(index: dict[str, Any], wanted: str = "") -> Descriptor:
     """The entry of an index for this platform, by default this machine's."""
     if "layers" in index or "config" in index:
         raise ContainerError("an index that is a manifest as well: it would be two images, CVE-2021-41190")
-    entries = index.get("manifests")
-    there = [check_descriptor(entry) for entry in entries] if isinstance(entries, list) else []
-    for entry in filter(lambda entry: fits(entry, wanted), there):
-        return dict(check_descriptor(entry, (*INDEXES, *MANIFESTS)))
+    there = listed(index)
+    for entry in there:
+        if fits(entry, wanted):
+            return check_descriptor(entry, (*INDEXES, *MANIFESTS))
     has = " ".join(_spelled(entry["platform"]) for entry in there)
     raise ContainerError(f"no image for {wanted or _spelled(platform())}; there are {printable(has) or 'none'}")
 

@@ -1,21 +1,16 @@
 """Chapter 5: a registry is a web server. This is a client of it, request by request.
 
-    with Registry("docker.io", "library/busybox") as registry:
-        data, descriptor = registry.manifest("latest")
-        answer = registry.blob(layer, 0)
-
     GET   /v2/NAME/manifests/TAG-OR-DIGEST      what the image consists of
     GET   /v2/NAME/blobs/DIGEST                 one part of it
     HEAD  the same                              is it there?
     POST  /v2/NAME/blobs/uploads/               a new upload; then PUT the content where the answer says
     PUT   /v2/NAME/manifests/TAG                the image, when all its parts are there
 
-What comes is believed if digest and size are those that were asked for, and is never read further than that. Plain HTTP
-is for registries on this machine, and for those named in MINIDOCKER_INSECURE ("host:port,…"): anybody on the way can
-read it, and answer in their place. Each registry gets its own password only: of MINIDOCKER_AUTH
-("localhost:5000=ann:secret"), or of the file that `docker login` writes, where it is in base64, a spelling and no
-secret. Sources: the OCI distribution specification, spec.md; RFC 9110, 11 (challenges); Docker's registry
-specification, "Token Authentication".
+What comes is believed if digest and size are those that were asked for, and is never read further than that. Plain
+HTTP is for registries on this machine, and for those named in MINIDOCKER_INSECURE ("host:port,…"). Each registry gets
+its own password only: of MINIDOCKER_AUTH ("localhost:5000=ann:secret"), or of the file that `docker login` writes.
+Sources: the OCI distribution specification, spec.md; RFC 9110, 11; Docker's registry specification, "Token
+Authentication".
 """
 
 from __future__ import annotations

@@ -5,11 +5,9 @@
     ready/…                                          what a start needs to know of an image, see `container.ready`
     tmp/…, layers/trash/…                            what is being made, or removed; a rename moves it from, or there
 
-A name in index.json (annotation org.opencontainers.image.ref.name) points to a manifest, that to a config and layers.
-So does, in the build cache, what a step depends on: to the image that it made. Who changes the index holds the layout's
-lock for a moment. Who makes blobs holds `writing` as long as nothing names them yet, and `collect`, which removes what
-nothing names, waits for all of those. A process that is killed leaves litter and no lock. Source: the OCI image
-specification, image-layout.md and descriptor.md.
+An entry of index.json has a name, or what a step of a build depends on: the build cache. Who changes the index holds
+the layout's lock for a moment. Who makes blobs holds `writing` as long as nothing names them yet, and `collect` waits
+for all of those. Source: the OCI image specification, image-layout.md and descriptor.md.
 """
 
 from __future__ import annotations

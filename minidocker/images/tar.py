@@ -1,9 +1,7 @@
 """Chapter 5: the tar format, as far as layers use it: ustar headers, pax records, and what GNU tar adds.
 
-A tar archive is a list of entries: a header of 512 bytes with the fields as octal text, then the content, filled up to
-the next 512. What does not fit into a field (long names, large numbers, extended attributes, parts of a second)
-comes in an entry before it: pax records (type x), or GNU's long names (types L and K). Two blocks of zeros are the end.
-
+A list of entries: a header of 512 bytes with the fields as octal text, then the content, filled up to the next 512.
+What does not fit into a field comes in an entry before it: pax records (type x), or GNU's long names (types L and K).
 Ours, since tarfile takes three times as long, and drops setuid bits or refuses honest layers. See pax(1) and tar(5).
 """
 

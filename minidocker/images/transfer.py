@@ -3,8 +3,7 @@
     image = pull(Store(), "debian:12")
     push(Store(), "localhost:5000/team/app:1.2", show=True)
 
-In the order that is safe: the parts first, then the manifest that needs them, at last the name. A process that is
-killed in between leaves parts without a name, which `prune` removes. MINIDOCKER_MIRROR is a registry ("host:port", or a
+The parts first, then the manifest that needs them, at last the name. MINIDOCKER_MIRROR is a registry ("host:port", or a
 URL) that is asked before docker.io is. `show`: a line on standard error for each part, and a bar on a terminal.
 """
 
@@ -87,10 +86,7 @@ def _chosen(registry: Registry, reference: str, platform: str) -> tuple[bytes, D
 
 
 def fetch(store: Store, registry: Registry, blob: Descriptor, advance: Advance) -> str:
-    """Bring a blob here, unless it is; after each interruption go on where it stopped. Returns what to say.
-
-    `advance` is told how many bytes have come; a negative number, if they come once more.
-    """
+    """Bring a blob here, unless it is; after each interruption go on where it stopped, or begin anew."""
     size = blob["size"]
     if store.has(blob["digest"]):
         if (found := os.path.getsize(store.blob(blob["digest"]))) != size:
@@ -137,10 +133,7 @@ def push(store: Store, name: str, show: bool = False) -> Descriptor:
 
 
 def upload(store: Store, registry: Registry, blob: Descriptor, advance: Advance) -> str:
-    """Bring a blob there, unless it is: one PUT of the open file. Returns what to say.
-
-    After an interruption a new upload follows: of the old one the registry may have kept a part.
-    """
+    """Bring a blob there, unless it is. After an interruption anew: of the old upload there may be a part."""
     path = store.stored(blob["digest"])
     there = registry.request("HEAD", f"blobs/{blob['digest']}")
     if there.status == 200 and there.headers.get("Content-Length") == str(blob["size"]):
@@ -165,7 +158,8 @@ def upload(store: Store, registry: Registry, blob: Descriptor, advance: Advance)
 def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor], show: bool) -> None:
     """Do it for each blob once, for some at the same time. The first failure stops the others, and is raised.
 
-    `work` is given what to call with the number of bytes that have passed, and returns what it did.
+    `work` calls what it is given with the number of bytes that have passed (below 0, if they come once more), and
+    returns what to say.
     """
     stopped = threading.Event()
 

@@ -1,11 +1,10 @@
 """Chapter 5: a directory becomes a layer, in a form that depends on nothing but the directory.
 
-    diff_id = pack("/…/upper", file)                           # packed: what a container changed
+    diff_id = pack("/…/upper", file)                            # packed: what a container changed
     write_layer(root, stream)                                   # or the tar alone: a whole root file system
 
-Entries come in the order of their names, with numbers for owners and without the names of this machine, so that the
-same tree gives the same bytes. The diff ID is the digest of the tar, and says what the layer is; the digest is that of
-the blob, the packed tar, and says what is transferred. Packed by another program, it is another blob of the same layer.
+Entries come in the order of their names, with numbers for owners and without the names of this machine. The diff ID is
+the digest of the tar, and says what the layer is. Packed by another program, it is another blob of the same layer.
 """
 
 from __future__ import annotations
