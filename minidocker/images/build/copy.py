@@ -41,8 +41,6 @@ CLASS = r"\[(?P<not>\^?)(?P<class>(?:\\.|[^\]\\])+)\]"
 GLOB = re.compile(rf"(?P<star>\*+)|(?P<any>\?)|{CLASS}|(?P<open>\[)|\\?(?P<letter>.)", re.S)
 END = r"(?=/|\Z)"
 
-Entry = tuple[str, int, bytes, os.stat_result]
-
 
 def component(pattern: str) -> re.Pattern[str]:
     """One part of a path, by Go's filepath.Match. Raises ValueError for a bad pattern.
@@ -163,12 +161,12 @@ class Source:
     def __init__(self, root: int, path: str, name: str, ignore: Ignore = NOTHING, owners: bool = True) -> None:
         self.root, self.path, self.name, self.ignore, self.owners = root, path, name, ignore, owners
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[tuple[str, int, bytes, os.stat_result]]:
         """(path below, open directory, name in it, status) of the source, and of all in it that is not left out.
 
         A directory comes before what is in it. One that is left out can hold something that is not: then it comes, too.
         """
-        held = dict[str, Entry]()
+        held = dict[str, tuple[str, int, bytes, os.stat_result]]()
         parent, base = posixpath.split(self.path)
         with opened(self.root, parent) as above:
             skips = None if self.ignore.exceptions else self._left_out

@@ -57,6 +57,7 @@ PART = re.compile(
 )
 
 Config = dict[str, Any]
+Dockerfile = tuple[list["Instruction"], list[list["Instruction"]]]
 
 
 class DockerfileError(ContainerError):
@@ -146,9 +147,6 @@ class Instruction:
         if len(self.words) == len(self.documents) == 1:
             script = self.documents[0][1]
         return [*(config.get("Shell") or SHELL), script]
-
-
-Dockerfile = tuple[list[Instruction], list[list[Instruction]]]
 
 
 def parse(text: str) -> Dockerfile:

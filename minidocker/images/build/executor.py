@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from minidocker.child import DEFAULT_PATH
@@ -167,10 +167,7 @@ class Build:
         self.advance(f"ARG {instruction.text}")
 
     def do_other(self, instruction: Instruction) -> None:
-        """The config. The directory of WORKDIR is made if it is missing, and belongs to USER.
-
-        A new ENTRYPOINT does not want the arguments that the base has for its own.
-        """
+        """The config. WORKDIR makes its directory, for USER; a new ENTRYPOINT does not want the base's arguments."""
         text = change(instruction, self.config, self.variables())
         work = None
         if instruction.keyword == "WORKDIR":
@@ -232,7 +229,10 @@ class Build:
                     output.write(data)
                     output.flush()
                 code = process.wait().exit_code
-            _uncover(options["upper"], files)
+            for path in files:  # what was made to mount on where the image has deleted its own; no link is followed
+                made = os.path.realpath(options["upper"]) + path
+                if os.path.realpath(made) == made and os.path.isfile(made) and not os.path.getsize(made):
+                    os.unlink(made)
             return code
 
     def do_copy(self, instruction: Instruction) -> None:
@@ -321,14 +321,6 @@ def upper_of(store: Store, below: str) -> Iterator[str]:
         os.chown(f"{place}/upper", root.st_uid, root.st_gid)
         os.chmod(f"{place}/upper", root.st_mode & 0o7777)
         yield f"{place}/upper"
-
-
-def _uncover(upper: str, paths: Iterable[str]) -> None:
-    """Remove the empty files that were made to mount on, if the image has deleted its own. No link is followed."""
-    for path in paths:
-        made = os.path.realpath(upper) + path
-        if os.path.realpath(made) == made and os.path.isfile(made) and not os.path.getsize(made):
-            os.unlink(made)
 
 
 def _now() -> str:
