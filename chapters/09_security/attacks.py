@@ -32,7 +32,7 @@ UNFILTERED, UNCOVERED = "--security-opt seccomp=unconfined", "--security-opt sys
 CLONE_NEWUSER, SIGCHLD = 0x10000000, 17
 AT_FDCWD = -100
 # Why another engine ends an attack in another way
-OF_2020 = "Debian 12's 20.10 has the filter of 2020; later ones refuse it"
+OF_2020 = "the filter of 20.10 is of 2020; 24 refuses vsock, 25 io_uring"
 ITS_LIST = "its filter is another list: users may make namespaces, and what is not in it is ENOSYS"
 ATTACKS = {}  # name -> the function, with what the decorator says of it
 
