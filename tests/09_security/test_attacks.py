@@ -105,6 +105,8 @@ def test_under_another_engine_it_is_the_same(engine, peers, defended):
     wrong = {}
     for name, how in peers[engine].items():
         other = ATTACKS[name].differs.get(engine, ("", ""))[0]
+        if other == "worked" and how in ATTACKS[name].through:
+            continue
         if how != other and how.replace("EACCES", "EPERM") != defended[name].replace("EACCES", "EPERM"):
             wrong[name] = (how, defended[name])
     assert wrong == {}
