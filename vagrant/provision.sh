@@ -43,9 +43,11 @@ esac
 [ "${1:-}" != --packages ] || { echo $PACKAGES; echo $EXTRA_PACKAGES; exit; }
 # Servers that the labs start in namespaces of their own. A service that comes with a package would listen on the
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
-SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket"
-# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, Vagrant. A guest has none of these.
+SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket
+    docker.io:docker.service docker.io:docker.socket docker.io:containerd.service"
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, Vagrant, a Docker. A guest has none of these.
 TEST_PACKAGES="chromium vagrant vagrant-libvirt"
+command -v dockerd >/dev/null || TEST_PACKAGES="$TEST_PACKAGES docker.io"    # one of another origin will do
 case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
