@@ -23,7 +23,7 @@ from minidocker.union import Union
 
 HOME = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
 ROOT = f"{HOME}/roots/{os.environ.get('MINIDOCKER_ROOT', 'busybox')}"
-TRIES = "mount -t tmpfs none /mnt", "mknod /disk b 7 0; cat /disk", "dmesg", "unshare -U true", "test -s /proc/keys"
+TRIES = "mount -t tmpfs none /mnt", "mknod /disk b 7 0; cat /disk", "dmesg", "unshare -U true", "grep -q . /proc/keys"
 DEMO = "; ".join(f"({one}) 2>/dev/null && echo {one!r} works || echo {one!r} is stopped" for one in TRIES)
 
 kept, union = capabilities(), Union([ROOT])

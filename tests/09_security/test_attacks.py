@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from minidocker.cli.run import run
 from minidocker.security.capabilities import NAMES
 from tests.helpers import BARE, GUEST, HOME, REPO, python
 from tests.helpers.images import minidocker
@@ -24,7 +23,6 @@ ATTACK = ["/usr/bin/python3", "/mnt/attacks.py"]
 ABSENT = ("ENOSYS", "ENOENT")  # this kernel does not have it
 WORKS = {name: one.off for name, one in ATTACKS.items() if one.off}
 EVERYTHING = [name for name in ATTACKS if name not in HARMFUL]
-unfinished = pytest.mark.xfail("--security-opt" not in str(run.__doc__), reason="to come: a filter of system calls")
 
 
 def outcomes(text):
@@ -79,7 +77,6 @@ def wanted(name):
     return "worked" if ATTACKS[name].on else ATTACKS[name].ends
 
 
-@unfinished
 def test_each_attack_ends_at_its_wall(defended, naked):
     """Exactly as the table says; what is not in this kernel ends as it does without walls."""
     found = {name: how for name, how in defended.items() if how not in ABSENT or how != naked.get(name)}
@@ -87,7 +84,6 @@ def test_each_attack_ends_at_its_wall(defended, naked):
     assert {*defended} == {*ATTACKS}
 
 
-@unfinished
 @pytest.mark.xfail(bool(BARE), reason="the guest has no Docker, and no room for Podman", run=False)
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_under_another_engine_it_is_the_same(engine, defended):
@@ -102,7 +98,6 @@ def test_under_another_engine_it_is_the_same(engine, defended):
     assert wrong == {}
 
 
-@unfinished
 @pytest.mark.parametrize("off", sorted({*WORKS.values()}))
 def test_without_its_wall_each_works(off, naked):
     """One wall at a time, and only what is harmless then."""
@@ -116,7 +111,6 @@ def test_without_its_wall_each_works(off, naked):
     assert stopped == {}
 
 
-@unfinished
 @pytest.mark.parametrize("on", sorted({one.on for one in ATTACKS.values() if one.on}))
 def test_a_wall_that_docker_leaves_down_can_be_put_up(on):
     names = [name for name, one in ATTACKS.items() if one.on == on]
