@@ -43,7 +43,7 @@ class Host:
     def enter(self):
         """Move the calling thread there."""
         descriptor = os.open(f"/proc/{self.keeper.pid}/ns/net", os.O_RDONLY)
-        syscalls.setns(descriptor, syscalls.CLONE_NEWNET)
+        syscalls.call("setns", descriptor, syscalls.CLONE_NEWNET)
         os.close(descriptor)
 
     @contextlib.contextmanager
@@ -54,7 +54,7 @@ class Host:
         try:
             yield self
         finally:
-            syscalls.setns(home, syscalls.CLONE_NEWNET)
+            syscalls.call("setns", home, syscalls.CLONE_NEWNET)
             os.close(home)
 
     def do(self, function, *arguments, **options):

@@ -88,7 +88,7 @@ SHARED = """
     from minidocker import syscalls
     from minidocker.process import run
     from minidocker.rootfs import PivotRoot
-    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.call("unshare", syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", flags=syscalls.MS_REC | (1 << 20))  # MS_SHARED, as systemd has it
     before = pathlib.Path("/proc/self/mountinfo").read_text()
     assert "shared:" in before

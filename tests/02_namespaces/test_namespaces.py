@@ -75,7 +75,7 @@ SHARED = """
     from minidocker.namespaces import Namespaces
     from minidocker.process import run
     from minidocker.rootfs import PivotRoot
-    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.call("unshare", syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", flags=syscalls.MS_REC | (1 << 20))  # MS_SHARED, as systemd has it
     run(["mount", "-t", "tmpfs", "none", sys.argv[1]], Namespaces("mount"))
     run(["mount", "--bind", "/etc", sys.argv[1]], Namespaces("mount"))

@@ -33,7 +33,7 @@ def detach(place: str) -> None:
     """Unmount what lies below a directory: Podman leaves its store mounted on itself."""
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for mount in sorted((mount for mount in mounts if mount.startswith(place)), reverse=True):
-        syscalls.umount(mount, syscalls.MNT_DETACH)
+        syscalls.call("umount2", mount, syscalls.MNT_DETACH)
 
 
 def podman_client(scratch: Path, data: Path) -> list[str]:

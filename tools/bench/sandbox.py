@@ -45,9 +45,9 @@ def lab() -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            syscalls.umount(str(ROOT), syscalls.MNT_DETACH)
+            syscalls.call("umount2", str(ROOT), syscalls.MNT_DETACH)
             for place in (folder, "/dev/shm", "/run"):
-                syscalls.umount(place, syscalls.MNT_DETACH)
+                syscalls.call("umount2", place, syscalls.MNT_DETACH)
             for path in cgroups():
                 if path not in before and (path.name in THEIRS or path.name.startswith((GROUP, "lxc."))):
                     remove_groups(path)
@@ -58,11 +58,11 @@ def leave_host(folder: str) -> None:
 
     crun and podman refuse those. Whoever calls it has one thread, is root, and cannot go back.
     """
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
+    syscalls.call("unshare", syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
     make_mounts_private()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if os.path.ismount("/sys/fs/cgroup/unified"):
-        syscalls.umount("/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
+        syscalls.call("umount2", "/sys/fs/cgroup/unified", syscalls.MNT_DETACH)
     for place in ("/run", "/dev/shm", folder):
         syscalls.mount("tmpfs", place, "tmpfs")
 
@@ -82,7 +82,7 @@ def program(words: list[str], subject: str, parts: dict[Callable[..., Raw], Sequ
                     scratch.mkdir()
                     raw |= measure.attempt(part.__name__, partial(part, int(options.get("RUNS", 41)), scratch), 0) or {}
         finally:
-            syscalls.umount(folder, syscalls.MNT_DETACH)
+            syscalls.call("umount2", folder, syscalls.MNT_DETACH)
     measure.report(raw, subject, options.get("OUT"))
     return 0
 

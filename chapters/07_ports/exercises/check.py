@@ -26,7 +26,7 @@ def on_a_host_of_its_own(check):
     """The check runs in a network namespace that plays a host, with its own files: yours are left alone."""
 
     def checked(module):
-        syscalls.unshare(syscalls.CLONE_NEWNET)
+        syscalls.call("unshare", syscalls.CLONE_NEWNET)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         with tempfile.TemporaryDirectory() as home:
             os.environ["MINIDOCKER_HOME"] = home
