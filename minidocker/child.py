@@ -104,14 +104,14 @@ def _fork(birth: Birth, channel: int, read_order: Callable[[], Order]) -> int:
     home = os.open("/proc/self/ns/pid", os.O_RDONLY)
     try:
         if there >= 0:
-            syscalls.setns(there, syscalls.CLONE_NEWPID)
+            syscalls.call("setns", there, syscalls.CLONE_NEWPID)
         pid = syscalls.clone3(flags, max(cgroup, 0))
         if pid == 0:
             _live(birth, channel, read_order)
         return pid
     finally:
         if there >= 0:
-            syscalls.setns(home, syscalls.CLONE_NEWPID)
+            syscalls.call("setns", home, syscalls.CLONE_NEWPID)
         os.close(home)
 
 

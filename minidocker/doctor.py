@@ -92,4 +92,4 @@ def unshare_as_nobody() -> None:
     """In the child, as nobody: a user namespace, and another that it owns. AppArmor allows only the first."""
     if os.geteuid() == 0:
         os.setresuid(65534, 65534, 65534)
-    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWUTS)
+    syscalls.call("unshare", syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWUTS)

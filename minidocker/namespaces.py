@@ -100,7 +100,7 @@ class Namespaces(Isolator):
         if "net" in self.kinds:
             _loopback_up()
         if "cgroup" in self.kinds:
-            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+            syscalls.call("unshare", syscalls.CLONE_NEWCGROUP)
         if "time" in self.kinds:
             _enter_time(self.monotonic, self.boottime)
         if "user" in self.kinds:
@@ -159,10 +159,10 @@ def _loopback_up() -> None:
 
 def _enter_time(monotonic: int, boottime: int) -> None:
     """time_namespaces(7): unshare makes one for children; set its clocks while it is empty, then step in oneself."""
-    syscalls.unshare(syscalls.CLONE_NEWTIME)
+    syscalls.call("unshare", syscalls.CLONE_NEWTIME)
     _write("/proc/self/timens_offsets", f"monotonic {monotonic} 0\nboottime {boottime} 0\n")
     descriptor = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)
-    syscalls.setns(descriptor, syscalls.CLONE_NEWTIME)
+    syscalls.call("setns", descriptor, syscalls.CLONE_NEWTIME)
     os.close(descriptor)
 
 

@@ -201,12 +201,18 @@ class Process:
             isolator.container = self.name
             on_the_host(isolator, "__enter__")
             self._entered.append(isolator)
-        theirs: list[int] = []  # what belongs to the new process
+        given, streams = (stdin, stdout, stderr), list[int]()  # a terminal replaces them inside, when it is opened
         try:
-            streams = dict(enumerate(self._streams(theirs, stdin, stdout, stderr)))
-            self._parent = _parent(child.Birth(self.order.isolators, streams), lambda: self.order)
+            for number, stream in enumerate(given):
+                if not isinstance(stream, int):
+                    stream = in_memory(stream)
+                elif stream == PIPE and number:
+                    ours, stream = os.pipe()
+                    self._ends[ours] = number
+                streams.append(stream)
+            self._parent = _parent(child.Birth(self.order.isolators, dict(enumerate(streams))), lambda: self.order)
         finally:
-            for end in theirs:
+            for end in {*streams} - {*given}:
                 os.close(end)
         self.pid, self.pidfd, self.channel = self._parent.pid, self._parent.pidfd, self._parent.channel
         self._release()
@@ -237,20 +243,6 @@ class Process:
             told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:
             raise failure(*told)
-
-    def _streams(self, theirs: list[int], stdin: str | bytes | int, *outputs: int) -> list[int]:
-        """Descriptors 0, 1 and 2 of the new process. A terminal replaces them there, when it is opened."""
-        if not isinstance(stdin, int):
-            stdin = in_memory(stdin)
-            theirs.append(stdin)
-        streams = [stdin]
-        for number, output in enumerate(outputs, 1):
-            if output == PIPE:
-                ours, output = os.pipe()
-                self._ends[ours] = number
-                theirs.append(output)
-            streams.append(output)
-        return streams
 
     def _chunks(self, timeout: float | None) -> Iterator[tuple[int, bytes]]:
         """Yield (descriptor, bytes) as they come, until the first process has ended and what it wrote is read.

@@ -16,7 +16,7 @@ import os
 from minidocker import syscalls
 from minidocker.isolator import Isolator
 from minidocker.outcome import failure
-from minidocker.syscalls import CLONE_NEWNS, MNT_DETACH, MS_BIND, MS_PRIVATE, MS_REC, call, mount, pivot_root, umount
+from minidocker.syscalls import CLONE_NEWNS, MNT_DETACH, MS_BIND, MS_PRIVATE, MS_REC, call, mount
 
 NO_SURPRISES = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC  # neither rights nor programs from /proc
 
@@ -80,8 +80,8 @@ class PivotRoot(_NewRoot):
         call("chdir", self.root, path=self.root)
         if self.proc:  # before the pivot: a user namespace may mount one only while it still sees another
             mount("proc", "proc", "proc", NO_SURPRISES)
-        pivot_root(".", ".")
-        umount(".", MNT_DETACH)
+        call("pivot_root", ".", ".", path=self.root)
+        call("umount2", ".", MNT_DETACH, path=".")
         call("chdir", "/", path="/")
 
 

@@ -10,7 +10,8 @@ granted once and is not checked again: one too many in a container is a way out 
 
 from __future__ import annotations
 
-import _ctypes  # the halves of these two that are written in C: the others take 5 ms to import
+import _ctypes  # the halves of these three that are written in C: the others take 5 ms each to import
+import _signal  # type: ignore[import-not-found]
 import _socket as socket
 import marshal
 import os
@@ -19,12 +20,10 @@ import sys
 
 TYPE_CHECKING = False  # what only a type checker needs is imported below such a line: a start does not wait for it
 if TYPE_CHECKING:
-    import signal as signal
     from collections.abc import Iterable
     from typing import Any
-else:
-    import _signal as signal  # the same functions, without the 5 ms it takes to give each number a name of an enum
 
+signal = _signal
 _libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what this program consists of, libc with it
 NUMBERS = {"clone3": 435, "openat2": 437}  # no wrapper; the same everywhere, as all that are younger than Linux 5.0
 
@@ -83,30 +82,10 @@ def mount(source: str | None, target: str, fstype: str | None = None, flags: int
     call("mount", source, target, fstype, flags, data, path=target)
 
 
-def umount(target: str, flags: int = 0) -> None:
-    """umount2(2). With MNT_DETACH the mount disappears from the tree now and is freed when nobody uses it any more."""
-    call("umount2", target, flags, path=target)
-
-
-def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2): `new_root` becomes the root mount of this mount namespace, the old one moves to `put_old`."""
-    call("pivot_root", new_root, put_old, path=new_root)
-
-
 def mount_setattr(directory: int, path: str, flags: int, on: int = 0, off: int = 0) -> None:
     """mount_setattr(2), Linux 5.12: set and clear MOUNT_ATTR_* of a mount, and (AT_RECURSIVE) of all below it."""
     attributes = structure(on, off, 0, 0)
     call("mount_setattr", directory, path, flags, attributes, len(attributes), path=path or None)
-
-
-def unshare(flags: int) -> None:
-    """unshare(2): move this process into new namespaces (for PID and time: its next children)."""
-    call("unshare", flags)
-
-
-def setns(descriptor: int, flags: int = 0) -> None:
-    """setns(2): enter a namespace (a /proc/PID/ns file), or those in `flags` of the process behind a pidfd (5.8)."""
-    call("setns", descriptor, flags)
 
 
 def prctl(option: int, argument: int | bytes = 0) -> int:

@@ -23,7 +23,7 @@ from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import make_mounts_private
 from minidocker.state import hold
-from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, call, mount, mount_setattr, openat2, setns
+from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, call, mount, mount_setattr, openat2
 from minidocker.volumes import store
 
 BELOW = 0x10 | 0x02  # RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS of <linux/openat2.h>: links of /proc lead anywhere
@@ -121,9 +121,9 @@ class Named(Volume):
         if not self.descriptors:
             return super().tree()
         home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        setns(self.descriptors[0], syscalls.CLONE_NEWNS)
+        call("setns", self.descriptors[0], syscalls.CLONE_NEWNS)
         tree = super().tree()
-        setns(home, syscalls.CLONE_NEWNS)
+        call("setns", home, syscalls.CLONE_NEWNS)
         os.close(home)
         return tree
 
