@@ -17,7 +17,6 @@ from minidocker import syscalls
 from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError, described
 from minidocker.syscalls import close_range, pair, polled, prctl, receive, send, signal
 
-TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ = 0x40045431, 0x5441, 0x5414  # ioctl_tty(2): unlock, open the other end, its size
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP, PID_NAMESPACE = -1, -2  # what a process is born in; the other descriptors that it needs have a number inside
 
@@ -37,8 +36,8 @@ class Order:
 
     at: Isolator | None = None
 
-    def __init__(self, command: Command, env: dict[str, str], cwd: str | None, walls: Walls, terminal: bytes) -> None:
-        self.command, self.env, self.cwd, self.isolators, self.terminal = command, env, cwd, walls, terminal
+    def __init__(self, command: Command, env: dict[str, str], cwd: str | None, isolators: Walls) -> None:
+        self.command, self.env, self.cwd, self.isolators = command, env, cwd, isolators
 
 
 class Birth:
@@ -136,21 +135,15 @@ def _live(birth: Birth, channel: int, read_order: Callable[[], Order]) -> NoRetu
         os._exit(NOT_FOUND)
 
 
-def _walk(order: Order) -> tuple[int, ...]:
-    """`inside` of each isolator. A terminal is opened as soon as there is a place for it; our end of it is returned."""
-    terminal: tuple[int, ...] = ()
-    if order.terminal and not any(isolator.devices for isolator in order.isolators):
-        terminal = _open_terminal(order)
+def _walk(order: Order) -> list[int]:
+    """`inside` of each isolator. A terminal that one of them has opened is for the host side."""
     for isolator in order.isolators:
         order.at = isolator
         isolator.inside()
-        if order.terminal and isolator.devices:
-            terminal = _open_terminal(order)
-            _show_console()
     order.at = None
     if order.cwd is not None:
         syscalls.call("chdir", order.cwd, path=order.cwd)
-    return terminal
+    return [end for isolator in order.isolators for end in isolator.terminal]
 
 
 def _arrange(channel: int, needed: dict[int, int]) -> int:
@@ -176,27 +169,6 @@ def _forget_the_parent() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(0o022)
-
-
-def _open_terminal(order: Order) -> tuple[int]:
-    """A pseudo-terminal, pty(7), on the devpts that is at /dev/pts now. Its other end becomes the controlling terminal
-    of this session, and descriptors 0 to 2; returns the end that the host side will hold."""
-    ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
-    syscalls.call("ioctl", ours, TIOCSPTLCK, bytes(4))
-    theirs = syscalls.call("ioctl", ours, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-    syscalls.call("ioctl", ours, TIOCSWINSZ, order.terminal)
-    os.login_tty(theirs)
-    return (ours,)
-
-
-def _show_console() -> None:
-    """/dev/console is the terminal of the container, as the OCI specification has it; a volume may have been first."""
-    try:
-        console = os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return
-    syscalls.mount("/proc/self/fd/0", f"/proc/self/fd/{console}", flags=syscalls.MS_BIND)  # no path (CVE-2025-52565)
-    os.close(console)
 
 
 class _Sealed:

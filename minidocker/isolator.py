@@ -33,8 +33,8 @@ class Isolator:
     """Descriptor of a PID namespace, or a pidfd of one of its processes, that the process is born in."""
     descriptors: tuple[int, ...] = ()
     """Open descriptors that `inside` needs; there they have the same numbers. All others are closed before."""
-    devices = False
-    """Whether `inside` mounts a /dev: the terminal of the container, if it has one, is opened there, at that moment."""
+    terminal: tuple[int, ...] = ()
+    """Our end of a terminal that `inside` opened: the host side gets a copy of it."""
     container = ""
     """The name of the container that this isolator serves; the engine sets it before `__enter__`."""
 

@@ -57,23 +57,20 @@ def start(
     stdin: str | bytes | int = b"",
     stdout: int = PIPE,
     stderr: int = PIPE,
-    terminal: bool | bytes = False,
     name: str | None = None,
 ) -> Process:
     """Start `command` behind the isolators, and return once it executes; use it as a context manager.
 
     It is a list of words, or a function without arguments, whose failure is a `ContainerError` of `wait`. `env` is the
     whole environment (default: a PATH). `stdin` is what it reads, or a descriptor. `stdout` and `stderr`: PIPE
-    captures, a descriptor streams to it. With `terminal` (True, or its size) the three are one pseudo-terminal instead,
-    whose other end is `Process.terminal`. `name` names everything that is made for it on the host (default: 12 random
+    captures, a descriptor streams to it. `name` names everything that is made for it on the host (default: 12 random
     hex digits). Needs the rights that its isolators need; with none of them, those of any user.
     """
     for stream in (stdin, stdout, stderr):
         _check_stream(stream)
     fill_streams()
     environment = {"PATH": child.DEFAULT_PATH} if env is None else dict(env)
-    size = bytes(8) if terminal is True else terminal or b""
-    order = child.Order(_checked(command, environment), environment, cwd, isolators, size)
+    order = child.Order(_checked(command, environment), environment, cwd, isolators)
     process = Process(name or os.urandom(6).hex(), order)
     try:
         process._begin(stdin, stdout, stderr)
@@ -186,7 +183,7 @@ class Process:
 
     def lines(self) -> Iterator[str]:
         """Yield the lines that it writes to stdout (or its terminal) as they come, without line ends, until it ends."""
-        rest, end = b"", b"\r" if self.order.terminal else b""  # a terminal makes two characters of a line's end
+        rest, end = b"", b"\r" if self.terminal >= 0 else b""  # a terminal makes two characters of a line's end
         for source, data in self._chunks(None):
             if self._ends[source] == 1:
                 *whole, rest = (rest + data).split(b"\n")
@@ -201,7 +198,7 @@ class Process:
             isolator.container = self.name
             on_the_host(isolator, "__enter__")
             self._entered.append(isolator)
-        given, streams = (stdin, stdout, stderr), list[int]()  # a terminal replaces them inside, when it is opened
+        given, streams = (stdin, stdout, stderr), list[int]()
         try:
             for number, stream in enumerate(given):
                 if not isinstance(stream, int):
@@ -233,12 +230,12 @@ class Process:
         except Exception as error:
             refused = error
             self.kill()
-        told, terminal = receive(self.channel)
+        told, terminals = receive(self.channel)
         if told is None:
             message = f"{self.title}: it ended before it began: killed, perhaps by a limit that is too low for it"
             raise refused or ContainerError(message)
         if told is True:
-            for self.terminal in terminal:
+            for self.terminal in terminals:
                 self._ends[self.terminal] = 1
             told = None if callable(self.order.command) else receive(self.channel)[0]
         if told is not None:

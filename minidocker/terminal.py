@@ -1,6 +1,6 @@
-"""Chapter 0: connect the user's own terminal with that of a container: `docker run -it`.
+"""Chapter 0: a terminal for a container, and how it is connected with the user's own: `docker run -it`.
 
-    with start(["sh"], *isolators, terminal=size(0), env={"TERM": "linux"}) as process:
+    with start(["sh"], Terminal(size(0)), env={"TERM": "linux"}) as process:
         interact(process)
 
 The container writes to a pseudo-terminal of its own. This side copies bytes in both directions, with the user's
@@ -16,14 +16,39 @@ import signal
 import termios
 import tty
 
-from minidocker.process import Process, Result
-from minidocker.syscalls import read
+from minidocker.process import Isolator, Process, Result
+from minidocker.syscalls import MS_BIND, call, mount, read
 
+TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441  # ioctl_tty(2): unlock, open the other end
 PATIENCE = 1000  # ms, from one look at a screen that takes nothing to the next
 
 
+class Terminal(Isolator):
+    """A pseudo-terminal, pty(7), on the devpts that is at /dev/pts then: of the host, or behind a new root its own.
+
+    The command has it as descriptors 0 to 2; the host side as `Process.terminal`. `window`: see `size`. With `console`
+    it is /dev/console, too, as the OCI specification has it.
+    """
+
+    def __init__(self, window: bytes = bytes(8), console: bool = False) -> None:
+        self.window, self.console = window, console
+
+    def inside(self) -> None:
+        """Its other end becomes the controlling terminal of this session."""
+        ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+        call("ioctl", ours, TIOCSPTLCK, bytes(4))
+        theirs = call("ioctl", ours, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+        call("ioctl", ours, termios.TIOCSWINSZ, self.window)
+        os.login_tty(theirs)
+        if self.console and not os.path.lexists("/dev/console"):  # a volume may have been first
+            console = os.open("/dev/console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            mount("/proc/self/fd/0", f"/proc/self/fd/{console}", flags=MS_BIND)  # no path (CVE-2025-52565)
+            os.close(console)
+        self.terminal = (ours,)
+
+
 def size(terminal: int) -> bytes:
-    """The rows and columns of the user's terminal, as `start` takes them; nothing that counts if it is none."""
+    """The rows and columns of the user's terminal, as `Terminal` takes them; nothing that counts if it is none."""
     return fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8)) if os.isatty(terminal) else bytes(8)
 
 

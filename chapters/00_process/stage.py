@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 
 from minidocker.outcome import ContainerError
 from minidocker.process import run, start
-from minidocker.terminal import interact
+from minidocker.terminal import Terminal, interact
 
 DEMO = [
     "sh",
@@ -21,7 +21,7 @@ DEMO = [
 command = sys.argv[1:] or DEMO
 try:
     if sys.argv[1:] and os.isatty(0) and os.isatty(1):
-        with start(command, terminal=True, env=dict(os.environ)) as process:
+        with start(command, Terminal(), env=dict(os.environ)) as process:
             result = interact(process)
     else:
         result = run(command, stdin=0, stdout=1, stderr=2)

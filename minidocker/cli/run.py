@@ -96,6 +96,7 @@ def run(options: Options, name: str, *command: str) -> int:
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
         files=files,
+        terminal=[_asked().terminal(options)] if options.tty else (),
         **(_asked().privileges(options.security_opt, options.ulimit) if opted else {}),
     )
     return _attached(argv, isolators, settings, options, called)
@@ -149,14 +150,7 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
 
     The container is in a session of its own, so Ctrl-C reaches us alone, and we pass it on: Docker's --sig-proxy.
     """
-    keyboard = 0 if options.interactive else -1
-    if options.tty:
-        from minidocker.terminal import interact, size
-
-        if options.interactive and not os.isatty(0):
-            raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
-        settings["terminal"] = size(1 if keyboard < 0 else keyboard)
-    else:
+    if not options.tty:
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
     end_in_order(*FORWARDED)  # a volume's server, or a lock, may keep us waiting
@@ -167,7 +161,11 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
             if signal.getsignal(wanted) != signal.SIG_IGN:
                 signal.signal(wanted, lambda received, _: _pass_on(process, received, options.init))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-        return (interact(process, keyboard) if options.tty else process.wait()).exit_code
+        if options.tty:
+            from minidocker.terminal import interact
+
+            return interact(process, 0 if options.interactive else -1).exit_code
+        return process.wait().exit_code
 
 
 def _pass_on(process: Process, number: int, init: bool = False) -> None:

@@ -73,6 +73,7 @@ def container(
     covered: bool = True,
     walls: Sequence[Isolator] = (),
     files: Mapping[str, str] | None = None,
+    terminal: Sequence[Isolator] = (),
 ) -> tuple[list[str], list[Isolator], dict[str, Any]]:
     """(command, isolators, options of `start`) for a container of the image. Needs root.
 
@@ -82,14 +83,13 @@ def container(
     is the host's; or what makes an isolator of chapter 7. `limits` are those of `Cgroup`. `kept`: its capabilities,
     see `security`; `privileged`: all, any device and system call, and a /sys to write to. `seccomp`: the profile of
     system calls; `covered`: some of /proc; `walls`: more isolators, inside. `files`: what stands in files of /etc.
+    `terminal`: a list of one `Terminal`, or of none.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
     user = user or config.get("User") or ""
     kept = capabilities(privileged=privileged) if kept is None else kept
     union = Union(image["layers"], upper, image.get("held") or image["layers"])
-    root = PivotRoot(union.root, proc=False)
-    root.devices = True  # from now on /dev is the container's, and there may be a terminal
     isolators = [
         Namespaces(f"pid mount uts ipc {'net' if network == 'none' else ''}", hostname=hostname),
         Cgroup(**(limits or {})),
@@ -99,7 +99,8 @@ def container(
         Filesystems(union.root, privileged, files),
         *([Masked(union.root)] if covered and not privileged else []),
         *mounts(union.root),  # on top of /dev and its like
-        root,
+        PivotRoot(union.root, proc=False),
+        *terminal,  # on /dev, which is the container's from now on
         *([] if privileged else [NoDevices(DEVICES.values())]),
         *walls,
         Seccomp(kept, seccomp or ("unconfined" if privileged else "")),
