@@ -17,6 +17,7 @@ import pytest
 
 from minidocker import child, launcher, syscalls
 from minidocker.process import ContainerError, ContainerTimeout, Isolator, run, start
+from minidocker.terminal import Terminal, copy_size
 from tests.helpers import REPO, both_ways, children, need, python, runs, until
 from tests.helpers.isolators import BadUnpickle, Diary, Imports, Kills, ListsDescriptors, Raises, ReadsDescriptor
 from tools.learner.nobody import PYTHON, as_nobody
@@ -551,7 +552,7 @@ def test_a_function_imports_nothing_inside():
 
 @both_ways
 def test_a_terminal():
-    with start(["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && tty && cat"], terminal=True) as process:
+    with start(["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && tty && cat"], Terminal()) as process:
         lines = process.lines()
         assert next(lines).startswith("/dev/pts/")
         os.write(process.terminal, b"typed\n")
@@ -564,7 +565,7 @@ def test_a_terminal():
 @both_ways
 def test_ctrl_c_typed_is_a_signal_to_the_command():
     code = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.01; done"
-    with start(["sh", "-c", code], terminal=True) as process:
+    with start(["sh", "-c", code], Terminal()) as process:
         lines = process.lines()
         assert next(lines) == "ready"
         os.write(process.terminal, b"\x03")
@@ -574,13 +575,9 @@ def test_ctrl_c_typed_is_a_signal_to_the_command():
 
 @both_ways
 def test_a_change_of_the_windows_size_arrives():
-    from minidocker.terminal import copy_size
-
     ours, theirs = os.openpty()
     subprocess.run(["stty", "rows", "12", "cols", "34"], stdin=theirs, check=True)
-    with start(
-        ["sh", "-c", "trap 'stty size' WINCH; echo ready; while :; do sleep 0.01; done"], terminal=True
-    ) as process:
+    with start(["sh", "-c", "trap 'stty size' WINCH; echo ready; while :; do sleep 0.01; done"], Terminal()) as process:
         lines = process.lines()
         assert next(lines) == "ready"
         copy_size(theirs, process.terminal)
@@ -591,10 +588,10 @@ def test_a_change_of_the_windows_size_arrives():
 INTERACT = """
     import sys, threading
     from minidocker.process import start
-    from minidocker.terminal import interact
+    from minidocker.terminal import Terminal, interact
     if sys.argv[1] == "launcher":
         threading.Thread(target=threading.Event().wait, daemon=True).start()
-    with start(["sh"], terminal=True, env={"PATH": "/usr/bin:/bin", "TERM": "dumb", "PS1": "> "}) as process:
+    with start(["sh"], Terminal(), env={"PATH": "/usr/bin:/bin", "TERM": "dumb", "PS1": "> "}) as process:
         sys.exit(interact(process).exit_code)
 """
 

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from minidocker.process import start
-from minidocker.terminal import size
+from minidocker.terminal import Terminal, size
 from tests.helpers import both_ways, need, until
 from tests.helpers.images import HOME
 
@@ -24,8 +24,8 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 INTERACT = """
     import sys
     from minidocker.process import start
-    from minidocker.terminal import interact, size
-    with start(["sh", "-c", sys.argv[1]], terminal=size(0), env={"PATH": "/usr/bin:/bin"}) as process:
+    from minidocker.terminal import Terminal, interact, size
+    with start(["sh", "-c", sys.argv[1]], Terminal(size(0)), env={"PATH": "/usr/bin:/bin"}) as process:
         sys.exit(interact(process, int(sys.argv[2])).exit_code)
 """
 
@@ -118,7 +118,7 @@ def test_the_end_waits_for_a_screen_that_is_slow():
 def test_the_size_is_there_from_the_beginning():
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 34, 0, 0))
-    with start(["stty", "size"], terminal=size(theirs)) as process:
+    with start(["stty", "size"], Terminal(size(theirs))) as process:
         assert list(process.lines()) == ["12 34"]
     os.close(ours), os.close(theirs)
 

@@ -19,6 +19,7 @@ from minidocker import process as engine
 from minidocker.namespaces import KINDS, Init, Join, Namespaces, namespace_of
 from minidocker.process import ContainerError, run, start
 from minidocker.rootfs import PivotRoot
+from minidocker.terminal import Terminal
 from tests.helpers import HOME, REPO, both_ways, need, python, until
 from tests.helpers.joining import InGroup, TooLate
 from tools.learner.nobody import PYTHON, as_nobody
@@ -453,7 +454,7 @@ def test_init_takes_all_with_it():
 @both_ways
 def test_init_in_a_terminal_leaves_the_keys_to_the_command():
     script = "cut -d' ' -f5,8 /proc/$$/stat; trap 'echo int' INT; echo ready; sleep 0.5; sleep 0.5; echo end"
-    with start(["sh", "-c", script], *walls(), Init(), terminal=True) as process:
+    with start(["sh", "-c", script], Terminal(), *walls(), Init()) as process:
         lines = process.lines()
         assert next(lines).strip() == "2 2"  # its group, and the terminal's foreground group, and neither is Init's
         assert next(lines).strip() == "ready"
