@@ -1,12 +1,10 @@
-"""What `minidocker run` imports only if it is asked for: volumes, a network, a terminal, an image that is not here."""
+"""What `minidocker run` imports only if it is asked for: volumes, a network, an image that is not here."""
 
 from __future__ import annotations
 
-import os
 import sys
 
 from minidocker.cli import Options
-from minidocker.outcome import ContainerError
 from minidocker.security.privileges import privileges as privileges
 
 TYPE_CHECKING = False
@@ -40,15 +38,6 @@ def network(options: Options, root: str) -> Any:
         egress=options.egress or None,
         ingress=options.ingress or None,
     )
-
-
-def terminal(options: Options) -> Any:
-    """One of the container's own, of the size that ours has."""
-    from minidocker.terminal import Terminal, size
-
-    if options.interactive and not os.isatty(0):
-        raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
-    return Terminal(size(0 if options.interactive else 1), console=True)
 
 
 def fetch(name: str) -> None:

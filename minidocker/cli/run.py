@@ -8,15 +8,13 @@ from minidocker.cli import Options, end_in_order
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
-from minidocker.process import Isolator, start
+from minidocker.process import Isolator, Process, start
 from minidocker.security.capabilities import capabilities
 from minidocker.syscalls import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from minidocker.process import Process
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -70,6 +68,8 @@ def run(options: Options, name: str, *command: str) -> int:
         raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
+    if options.tty and options.interactive and not os.isatty(0):
+        raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
     image = _image(name, options.pull)
     called = options.name or os.urandom(6).hex()
     paths = image["config"].get("Volumes") or {}
@@ -80,6 +80,11 @@ def run(options: Options, name: str, *command: str) -> int:
     if not networked:  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
     opted = options.security_opt or options.ulimit
+    terminal = []
+    if options.tty:
+        from minidocker.terminal import Terminal, size
+
+        terminal = [Terminal(size(0 if options.interactive else 1), console=True)]
     argv, isolators, settings = container(
         image,
         command,
@@ -96,7 +101,7 @@ def run(options: Options, name: str, *command: str) -> int:
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
         files=files,
-        terminal=[_asked().terminal(options)] if options.tty else (),
+        terminal=terminal,
         **(_asked().privileges(options.security_opt, options.ulimit) if opted else {}),
     )
     return _attached(argv, isolators, settings, options, called)
@@ -146,10 +151,7 @@ def _limits(options: Options) -> dict[str, Any]:
 
 
 def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str) -> int:
-    """Start it with our own streams, or with a terminal.
-
-    The container is in a session of its own, so Ctrl-C reaches us alone, and we pass it on: Docker's --sig-proxy.
-    """
+    """Start it. It is in a session of its own, so Ctrl-C reaches us alone; we pass it on, as Docker's --sig-proxy."""
     if not options.tty:
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}

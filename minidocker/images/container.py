@@ -82,8 +82,7 @@ def container(
     `mounts` is told where the union is, and makes the isolators that go there. `network`: "none" has lo alone, "host"
     is the host's; or what makes an isolator of chapter 7. `limits` are those of `Cgroup`. `kept`: its capabilities,
     see `security`; `privileged`: all, any device and system call, and a /sys to write to. `seccomp`: the profile of
-    system calls; `covered`: some of /proc; `walls`: more isolators, inside. `files`: what stands in files of /etc.
-    `terminal`: a list of one `Terminal`, or of none.
+    system calls; `covered`: some of /proc; `walls`, and a `terminal`: more isolators. `files`: what files of /etc hold.
     """
     config = image["config"]
     cwd = cwd or config.get("WorkingDir") or "/"
