@@ -37,9 +37,8 @@ SWITCH = {"true": True, "1": True, "false": False, "0": False}
 def command() -> None:
     """The whole program: call a verb with the words that were typed, and end this process.
 
-    The caller may have left a strange state: closed streams, a umask, ignored and blocked signals. And Python's own end
-    would give back all that it holds, piece by piece, which takes a tenth of the time of a start. The kernel gives it
-    back at once, and what is to outlive us, or must not, is the business of the verb.
+    The caller may have left a strange state: closed streams, a umask, ignored and blocked signals. Python's own end
+    would give back all that it holds, piece by piece, in a tenth of the time of a start; the kernel does it at once.
     """
     fill_streams()
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
@@ -163,9 +162,7 @@ class Options(dict):  # type: ignore[type-arg]
 
 def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
     """(options, other words), as many of these as the usage says: IMAGE is one, [NAME] at most one, IMAGE... some.
-
-    Options end at the first other word if a [COMMAND...] may follow, which has options of its own.
-    """
+    Options end at the first other word if a [COMMAND...] may follow, which has options of its own."""
     summary, _, table = usage.partition("\n")
     summary, options = summary.partition(": ")[0], Options(table)
     words, rest = list[str](), [*arguments]

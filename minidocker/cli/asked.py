@@ -1,10 +1,11 @@
-"""What `minidocker run` imports only if it is asked for: volumes, a network, an image that is not here."""
+"""What `minidocker run` imports only if it is asked for: volumes, devices, a network, an image that is not here."""
 
 from __future__ import annotations
 
 import sys
 
 from minidocker.cli import Options
+from minidocker.security.options import Nodes
 from minidocker.security.privileges import privileges as privileges
 
 TYPE_CHECKING = False
@@ -13,15 +14,16 @@ if TYPE_CHECKING:
 
 
 def volumes(options: Options, paths: dict[str, Any], root: str) -> list[Any]:
-    """Those of -v, --mount and --tmpfs, and one without a name on each other path that the image wants one for."""
+    """Devices of the host; those of -v, --mount and --tmpfs; without a name, one on each other path of the image's."""
     from minidocker.volumes import Named, ordered
     from minidocker.volumes.spelling import from_mount, from_tmpfs, from_v
 
+    nodes = Nodes(root, [*options.device, *(["/dev"] if options.privileged else [])])
     asked = [from_v(text, root) for text in options.volume]
     asked += [from_mount(text, root) for text in options.mount] + [from_tmpfs(text, root) for text in options.tmpfs]
-    named = [Named("", f"/{path}", root) for path in paths]  # some images write `data` and mean /data
     taken = {volume.target for volume in asked}
-    return [*ordered([*asked, *(volume for volume in named if volume.target not in taken)])]
+    named = [Named("", f"/{path}", root) for path in paths]  # some images write `data` and mean /data
+    return [nodes, *ordered([*asked, *(volume for volume in named if volume.target not in taken)])]
 
 
 def network(options: Options, root: str) -> Any:

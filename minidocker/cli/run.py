@@ -47,6 +47,8 @@ def run(options: Options, name: str, *command: str) -> int:
     -v, --volume [SOURCE:]TARGET[:OPTIONS]...  mount a volume, or a directory of the host
         --mount type=TYPE,...   the same in words: bind, volume or tmpfs; source=, target=, readonly
         --tmpfs TARGET[:OPTIONS]...  mount an empty file system in memory
+        --read-only             write-protect the root file system; what is mounted on it stays writable
+        --device HOST[:CONTAINER[:rwm]]...  a device of the host that opens; of a directory, all
     -p, --publish [[ADDRESS:]PORT:]PORT[/udp]...  lead a port of the host to a port of the container
         --net, --network NAME   none: only itself (the default, unless a port is published); bridge; host;
                                 container:NAME; or one that network create made
@@ -57,7 +59,7 @@ def run(options: Options, name: str, *command: str) -> int:
         --ingress RATE          limit of what it receives
         --cap-add NAME...       a right of root more, capabilities(7): NET_ADMIN, or ALL
         --cap-drop NAME...      one less
-        --privileged            all rights of root, devices that open, all system calls, a /sys to write to
+        --privileged            all rights of root, all devices and system calls, a /sys to write to
         --security-opt RULE...  no-new-privileges, seccomp=FILE (or unconfined), systempaths=unconfined
         --ulimit NAME=SOFT[:HARD]...  limit of each process, getrlimit(2), e.g. nofile=1024
         --init                  a first process that reaps orphans and forwards signals
@@ -73,13 +75,14 @@ def run(options: Options, name: str, *command: str) -> int:
     image = _image(name, options.pull)
     called = options.name or os.urandom(6).hex()
     paths = image["config"].get("Volumes") or {}
-    mounted = paths or options.volume or options.mount or options.tmpfs
+    mounted = paths or options.volume or options.mount or options.tmpfs or options.device or options.privileged
     # Without forwarding, which is the host owner's affair, a bridge leads nowhere: it is for those who ask for it
     networked = options.network not in ("", "none") or options.publish
     files = {"/etc/hostname": f"{host or called}\n"}
     if not networked:  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
-    opted = options.security_opt or options.ulimit
+    opted = options.security_opt or options.ulimit or options.read_only
+    cwd = options.workdir or image["config"].get("WorkingDir") or "/"
     terminal = []
     if options.tty:
         from minidocker.terminal import Terminal, size
@@ -91,7 +94,7 @@ def run(options: Options, name: str, *command: str) -> int:
         entrypoint=[*filter(None, [options.entrypoint])] if "entrypoint" in options.given else None,
         env=_environment(options.env),
         defaults={"HOSTNAME": host or called} | ({"TERM": "xterm"} if options.tty else {}),
-        cwd=options.workdir,
+        cwd=cwd,
         user=options.user,
         hostname=host,
         network=(lambda root: _asked().network(options, root)) if networked else "none",
@@ -102,7 +105,7 @@ def run(options: Options, name: str, *command: str) -> int:
         privileged=options.privileged,
         files=files,
         terminal=terminal,
-        **(_asked().privileges(options.security_opt, options.ulimit) if opted else {}),
+        **(_asked().privileges(options.security_opt, options.ulimit, options.read_only and cwd) if opted else {}),
     )
     return _attached(argv, isolators, settings, options, called)
 
@@ -140,14 +143,13 @@ def _environment(settings: list[str]) -> list[str]:
 
 def _limits(options: Options) -> dict[str, Any]:
     """The limits by the names that `Cgroup` has for them."""
-    limits = {
-        "memory": options.memory,
-        "memory_swap": options.memory_swap,
-        "cpus": options.number("cpus", float),
-        "cpu_weight": options.number("cpu-weight", int),
-        "pids": max(options.number("pids-limit", int), 0),  # -1 is no limit, as for Docker
+    return {
+        "memory": options.memory or None,
+        "memory_swap": options.memory_swap or None,
+        "cpus": options.number("cpus", float) or None,
+        "cpu_weight": options.number("cpu-weight", int) or None,
+        "pids": max(options.number("pids-limit", int), 0) or None,  # -1 is no limit, as for Docker
     }
-    return {name: limit for name, limit in limits.items() if limit}
 
 
 def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str) -> int:
@@ -171,11 +173,9 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
 
 
 def _pass_on(process: Process, number: int, init: bool = False) -> None:
-    """Give it the signal; and kill it if that cannot have an effect, since who sent this one to us wants an end.
-
-    The kernel drops a signal for which the first process of a PID namespace has no handler. `Init` takes each for its
-    command, of which the kernel drops none; and while it waits in sigwait(3), none looks blocked.
-    """
+    """Give it the signal; and kill it if that cannot have an effect, since who sent this one to us wants an end. The
+    kernel drops a signal for which the first process of a PID namespace has no handler. `Init` takes each for its
+    command, of which the kernel drops none; and while it waits in sigwait(3), none looks blocked."""
     process.send_signal(number)
     if init:
         return

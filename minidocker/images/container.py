@@ -97,10 +97,10 @@ def container(
         *([] if isinstance(network, str) else [network(union.root)]),
         Filesystems(union.root, privileged, files),
         *([Masked(union.root)] if covered and not privileged else []),
-        *mounts(union.root),  # on top of /dev and its like
+        *(placed := mounts(union.root)),  # on top of /dev and its like
         PivotRoot(union.root, proc=False),
         *terminal,  # on /dev, which is the container's from now on
-        *([] if privileged else [NoDevices(DEVICES.values())]),
+        *([] if privileged else [NoDevices(DEVICES.values(), *(wall.own for wall in placed if hasattr(wall, "own")))]),
         *walls,
         Seccomp(kept, seccomp or ("unconfined" if privileged else "")),
         Bounding(kept),

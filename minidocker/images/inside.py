@@ -48,10 +48,8 @@ if TYPE_CHECKING:
 
 
 class Filesystems(Isolator):
-    """Mount /proc, /dev and /sys below `root`, as each container has them. Needs a new mount namespace.
-
-    Before the volumes, which may want to be on top of them. `files`: what stands in files of its own, below / or /etc.
-    """
+    """Mount /proc, /dev and /sys below `root`, as each container has them, before the volumes, which may lie on them.
+    Needs a new mount namespace. `files`: what stands in files of the container's own, in /dev or /etc."""
 
     clone_flags = CLONE_NEWNS
 

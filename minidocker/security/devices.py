@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 
 class NoDevices(Isolator):
-    """No device node opens, whoever made it and wherever it is, but terminals and the devices `own`: (major, minor).
+    """No device node opens, whoever made it and wherever it is, but terminals and the container's own devices.
 
     Each mount that is there becomes nodev, mount(8): so it comes after the last of them. Two kinds are spared, since
-    no other node can be in them: mounts of one file, which is one of `own`, and devpts, where mknod(2) is refused.
+    no other node can be in them: mounts of one file, which is an own device, and devpts, where mknod(2) is refused.
+    `own` are the (major, minor) of character devices, `more` the (type, number) of others, as in stat(2).
     """
 
-    def __init__(self, own: Iterable[tuple[int, int]] = ()) -> None:
-        self.own = frozenset(os.makedev(*numbers) for numbers in own)
+    def __init__(self, own: Iterable[tuple[int, int]] = (), more: Iterable[tuple[int, int]] = ()) -> None:
+        self.own = {(stat.S_IFCHR, os.makedev(*numbers)) for numbers in own} | {*more}
 
     def inside(self) -> None:
         """Needs CAP_SYS_ADMIN over the mounts; who keeps that can undo it."""
@@ -47,7 +48,7 @@ class NoDevices(Isolator):
         try:
             mounted = os.open(path, PATH)
             status = os.fstat(mounted)
-            own = stat.S_ISCHR(status.st_mode) and status.st_rdev in self.own
+            own = (stat.S_IFMT(status.st_mode), status.st_rdev) in self.own
             if own or b"%d:%d" % (os.major(status.st_dev), os.minor(status.st_dev)) in terminals:
                 mount_setattr(mounted, "", AT_EMPTY_PATH, off=MOUNT_ATTR_NODEV)
             os.close(mounted)

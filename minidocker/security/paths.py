@@ -42,7 +42,9 @@ class Masked(Isolator):
         """Needs CAP_SYS_ADMIN over the mounts. What this kernel does not have is left out."""
         root = os.open(self.root, PATH)
         null, proc, sys = (openat2(root, path, PATH, RESOLVE_NO_SYMLINKS) for path in ("dev/null", "proc", "sys"))
-        check_null(null)
+        status = os.fstat(null)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+            raise OSError(errno.ENODEV, "it is not the device 1:3, and files cannot be covered with it", "/dev/null")
         check_proc(proc)
         for path in (*READ_ONLY, *MASKED):
             top, below = (proc, path[6:]) if path.startswith("/proc/") else (sys, path[5:])
@@ -61,13 +63,6 @@ class Masked(Isolator):
             os.close(place)
         for descriptor in (root, null, proc, sys):
             os.close(descriptor)
-
-
-def check_null(descriptor: int) -> None:
-    """What covers files must be the device, and no other file that would then be seen in their place."""
-    status = os.fstat(descriptor)
-    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
-        raise OSError(errno.ENODEV, "it is not the device 1:3, and files cannot be covered with it", "/dev/null")
 
 
 class _Statfs(_ctypes.Array):  # type: ignore[type-arg]

@@ -11,6 +11,7 @@ from typing import Any
 
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
+from minidocker.security.options import ReadOnly
 from minidocker.syscalls import call, prctl, structure
 
 PR_SET_NO_NEW_PRIVS = 38  # <linux/prctl.h>
@@ -42,9 +43,9 @@ class Rlimits(Isolator):
             call("prlimit64", 0, RESOURCES.index(name), structure(*(limit % 2**64 for limit in pair)), None, path=name)
 
 
-def privileges(security_opt: Sequence[str], ulimit: Sequence[str]) -> dict[str, Any]:
-    """Docker's flags --security-opt and --ulimit as options of `container`."""
-    found: dict[str, Any] = {"walls": []}
+def privileges(security_opt: Sequence[str], ulimit: Sequence[str], read_only: str = "") -> dict[str, Any]:
+    """Docker's flags --security-opt, --ulimit and, with the working directory, --read-only: options of `container`."""
+    found: dict[str, Any] = {"walls": [ReadOnly(read_only)] if read_only else []}
     for word in security_opt:
         if word in ("no-new-privileges", "no-new-privileges=true"):
             found["walls"].append(NoNewPrivileges())
