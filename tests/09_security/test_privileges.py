@@ -150,3 +150,26 @@ def test_a_limit_that_the_machine_refuses_names_it():
     shown = minidocker(HOME, "run", "--ulimit", "nofile=-1", "busybox", "true")  # fs.nr_open is the most
     assert shown.returncode == 125
     assert shown.stderr == "minidocker: prlimit64(nofile): Operation not permitted\n"
+
+
+RUNC = """
+import json
+from tools.bench import peers
+from tools.bench.sandbox import checked, lab
+
+with lab() as scratch:
+    command = peers.oci(scratch, "runc", walls=True)
+    config = scratch / "runc-walls/config.json"
+    bundle = json.loads(config.read_text())
+    bundle["process"]["args"] = ["sh", "-c", "cat /proc/self/status; cut -d' ' -f5 /proc/self/mountinfo"]
+    config.write_text(json.dumps(bundle))
+    print(checked(command))
+"""
+
+
+def test_the_bundle_of_the_bench_has_the_same_walls():
+    """Beside `minidocker run` it would prove nothing to time a runc that puts up fewer."""
+    theirs = python(RUNC).stdout
+    assert lines(theirs) == status()
+    for path in ("/proc/sys", "/proc/keys", "/dev/mqueue", "/dev/shm", "/dev/pts"):
+        assert path in theirs.splitlines()

@@ -105,7 +105,11 @@ def start_up(bench: Bench) -> Outcome:
     raw = {"start.first_line": first, "start.end": end}
     records = []
     for ours in ("library", "stage", "image"):
-        theirs = {peer: end.get(peer, []) for peer in [*commands, "uml"]}
+        theirs = {peer: end.get(peer, []) for peer in [*commands, "uml"] if not peer.endswith(peers.WALLS)}
+        if ours == "image":  # it has all of Docker's walls, so they get them, too
+            theirs |= {
+                peer.removesuffix(peers.WALLS): end.get(peer, []) for peer in commands if peer.endswith(peers.WALLS)
+            }
         records += bench.records(f"start.{ours}", {SUBJECT: end.get(ours, []), **theirs})
     for name, vm in (("vm.minimal", "minimal"), ("vm.debian", "usual")):
         records += bench.records(name, {SUBJECT: first["library debian"], "vm": first.get(vm, [])})

@@ -6,6 +6,7 @@ with lab() as scratch, peers(scratch) as commands:     # {"crun": ["crun", ...],
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,9 +14,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from minidocker.security import capabilities
+from minidocker.security.paths import MASKED, READ_ONLY
+from minidocker.security.seccomp import HERE
 from tools.bench.engines import docker, podman
 from tools.bench.measure import Missing, lose
 from tools.bench.sandbox import COMMAND, CPUS, GROUP, MEMORY, PATH, PIDS, ROOT, checked
+
+WALLS = " walls"  # the end of the names of those whose bundle has the walls of Docker's default
+DEFAULT_PROFILE = f"{HERE}/seccomp.json"
+MOUNTS = (
+    ("/proc", "proc", "proc", "nosuid", "nodev", "noexec"),
+    ("/dev", "tmpfs", "tmpfs", "nosuid", "mode=755", "size=64k"),
+    ("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+    ("/dev/shm", "tmpfs", "shm", "nosuid", "nodev", "noexec", "mode=1777", "size=64m"),
+    ("/dev/mqueue", "mqueue", "mqueue", "nosuid", "nodev", "noexec"),
+    ("/sys", "sysfs", "sysfs", "nosuid", "nodev", "noexec", "ro"),
+)
 
 
 def bundle(group: str) -> dict[str, Any]:
@@ -40,15 +55,37 @@ def bundle(group: str) -> dict[str, Any]:
     }
 
 
-def oci(scratch: Path, name: str, number: int = 0) -> list[str]:
+def walled(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same with the walls of Docker's default, which are those of `minidocker run`: mounts, devices, capabilities,
+    the filter of system calls (its rules for these capabilities), masked and read-only paths."""
+    kept, profile = [f"CAP_{name}" for name in capabilities.DEFAULT], json.loads(Path(DEFAULT_PROFILE).read_text())
+    names = ("destination", "type", "source", "options")
+    settings["mounts"] = [dict(zip(names, (*mount[:3], list(mount[3:])), strict=True)) for mount in MOUNTS]
+    sets = dict.fromkeys(("bounding", "effective", "permitted"), kept)
+    settings["process"] |= {"capabilities": sets, "noNewPrivileges": False}
+    arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+    rules = [
+        {key: rule[key] for key in ("names", "action", "args", "errnoRet") if key in rule}
+        for rule in profile["syscalls"]
+        if {*rule.get("includes", {}).get("caps", ())} <= {*kept}
+        and arch in rule.get("includes", {}).get("arches", [arch])
+    ]
+    seccomp = {"architectures": [f"SCMP_ARCH_{os.uname().machine.upper()}"], "syscalls": rules}
+    seccomp |= {key: profile[key] for key in ("defaultAction", "defaultErrnoRet")}
+    settings["linux"]["resources"]["devices"] = [{"allow": False, "access": "rwm"}]
+    settings["linux"] |= {"seccomp": seccomp, "maskedPaths": list(MASKED), "readonlyPaths": list(READ_ONLY)}
+    return settings
+
+
+def oci(scratch: Path, name: str, number: int = 0, walls: bool = False) -> list[str]:
     """crun or runc, with a bundle and a name of its own. One of many has a /dev, too: runc makes nodes in there."""
-    folder = scratch / f"{name}-{number}"
+    folder = scratch / f"{name}-{'walls' if walls else number}"
     folder.mkdir()
-    settings = bundle(folder.name)
+    settings = walled(bundle(folder.name)) if walls else bundle(folder.name)
     if number:
         settings["mounts"].append({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]})
     (folder / "config.json").write_text(json.dumps(settings))
-    return [name, "--root", str(scratch / f"state-{name}"), "run", "--bundle", str(folder), f"bench-{number}"]
+    return [name, "--root", str(scratch / f"state-{name}"), "run", "--bundle", str(folder), f"bench-{folder.name}"]
 
 
 def unshare(scratch: Path) -> list[str]:
@@ -99,6 +136,8 @@ def nspawn(scratch: Path) -> list[str]:
 RUNTIMES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "crun": ("crun", lambda scratch: oci(scratch, "crun")),
     "runc": ("runc", lambda scratch: oci(scratch, "runc")),
+    f"crun{WALLS}": ("crun", lambda scratch: oci(scratch, "crun", walls=True)),
+    f"runc{WALLS}": ("runc", lambda scratch: oci(scratch, "runc", walls=True)),
     "unshare": ("unshare", unshare),
     "bwrap": ("bwrap", bwrap),
     "lxc": ("lxc-start", lxc),
@@ -137,7 +176,7 @@ def works(argv: list[str]) -> None:
 def versions(commands: dict[str, list[str]]) -> dict[str, str]:
     """What they say they are."""
     answers = {}
-    for name in [name for name in commands if name in RUNTIMES]:
+    for name in [name for name in commands if name in RUNTIMES and not name.endswith(WALLS)]:
         program = RUNTIMES[name][0]
         answer = checked([program, "--version"])
         words = [word.strip(",") for word in answer.splitlines()[0].split()] if answer else ["?"]

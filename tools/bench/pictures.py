@@ -24,6 +24,8 @@ LABELS = {
     "library debian": "minidocker, library, Debian root",
     "stage": "minidocker, stage 3",
     "image": "minidocker run",
+    "crun walls": "crun, all walls",
+    "runc walls": "runc, all walls",
     "bwrap": "bubblewrap",
     "lxc": "LXC",
     "nspawn": "systemd-nspawn",

@@ -24,7 +24,9 @@
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and
 cgroup namespaces, with the root pivoted to, /proc mounted, and (crun, runc, LXC, Podman, Docker, minidocker) limits on
 memory, CPU and PIDs. The bundle of crun and runc asks for no more than that: no seccomp filter, no capabilities, no
-masked path, no other mount, no terminal. Podman and Docker run with `--network none`. Time runs from the call to the
+masked path, no other mount, no terminal. For `start.image` it asks for what `minidocker run` has: Docker's mounts, its
+fourteen capabilities, its filter of system calls, its masked and read-only paths, and no device but its own. Podman
+and Docker run with `--network none`. Time runs from the call to the
 moment when the caller knows the exit status. What is not equal is done by their own choice: runc makes the device nodes
 and links it always makes, crun and runc join every cgroup hierarchy there is, Podman and Docker set seccomp filters and
 keep a record of the container, and mount its layers; unshare, bubblewrap and nspawn set no limits, and unshare does not
