@@ -183,6 +183,14 @@ def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
     return options, words
 
 
+def variables(option: str, words: list[str]) -> list[str]:
+    """NAME=VALUE of each; a NAME alone takes the value that the variable has here, if it has one."""
+    for word in words:
+        if word[:1] in ("", "="):
+            raise ContainerError(f"{option} {word}: NAME=VALUE is expected")
+    return [f"{word}={os.environ[word]}" if word in os.environ else word for word in words]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """What may have been meant, for who reads the error."""
     from difflib import get_close_matches

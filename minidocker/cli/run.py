@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from minidocker.cli import Options, end_in_order
+from minidocker.cli import Options, end_in_order, variables
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
@@ -92,7 +92,7 @@ def run(options: Options, name: str, *command: str) -> int:
         image,
         command,
         entrypoint=[*filter(None, [options.entrypoint])] if "entrypoint" in options.given else None,
-        env=_environment(options.env),
+        env=variables("-e", options.env),
         defaults={"HOSTNAME": host or called} | ({"TERM": "xterm"} if options.tty else {}),
         cwd=cwd,
         user=options.user,
@@ -131,14 +131,6 @@ def _image(name: str, pull: str) -> dict[str, Any]:
             raise
     _asked().fetch(name)
     return ready(name)
-
-
-def _environment(settings: list[str]) -> list[str]:
-    """`-e NAME` takes the value that the variable has here; if it has none, it is taken away."""
-    for word in settings:
-        if word[:1] in ("", "="):
-            raise ContainerError(f"-e {word}: a variable needs a name before its =")
-    return [f"{word}={os.environ[word]}" if word in os.environ else word for word in settings]
 
 
 def _limits(options: Options) -> dict[str, Any]:

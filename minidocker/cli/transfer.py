@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from minidocker.cli import Options, end_in_order
+from minidocker.cli import Options, end_in_order, variables
 from minidocker.images.build.copy import Ignore
 from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name
@@ -40,6 +40,7 @@ def build(options: Options, directory: str) -> None:
         ignore = Ignore(_text(rules))
     except ValueError as wrong:
         raise ContainerError(f"{rules}: {wrong}", exit_code=1) from None
+    given = variables("--build-arg", options.build_arg)
     end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, undisturbed=("start", "run"))
     image = make(
         Store(),
@@ -48,7 +49,7 @@ def build(options: Options, directory: str) -> None:
         ignore=ignore,
         tags=options.tag,
         target=options.target,
-        arguments=from_words(options.build_arg),
+        arguments=dict(word.split("=", 1) for word in given if "=" in word),
         network=options.network or "none",
         cached=not options.no_cache,
         output=os.open(os.devnull, os.O_WRONLY) if options.quiet else sys.stderr.fileno(),
@@ -59,18 +60,6 @@ def build(options: Options, directory: str) -> None:
     print(f"Successfully built {image.id.removeprefix('sha256:')[:12]}", file=sys.stderr)
     for tag in options.tag:
         print(f"Successfully tagged {tag}", file=sys.stderr)
-
-
-def from_words(settings: list[str]) -> dict[str, str]:
-    """--build-arg NAME=VALUE, or NAME for the value that the variable has here, if it has one."""
-    arguments = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not name:
-            raise ContainerError(f"--build-arg {setting}: NAME=VALUE is expected", exit_code=125)
-        if equals or name in os.environ:
-            arguments[name] = value if equals else os.environ[name]
-    return arguments
 
 
 def _text(path: str) -> str:
