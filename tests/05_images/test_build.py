@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minidocker import cgroups, state
-from minidocker.cli.transfer import from_words
+from minidocker.cli import variables
 from minidocker.images import image
 from minidocker.images.build.copy import Ignore, clean, component, real
 from minidocker.images.build.dockerfile import DockerfileError, parse
@@ -456,9 +456,9 @@ def test_the_machine_is_known(store):
 
 def test_build_arg_words(monkeypatch):
     monkeypatch.setenv("here", "1")
-    assert from_words(["a=b=c", "d=", "here", "nothere"]) == {"a": "b=c", "d": "", "here": "1"}
+    assert variables("--build-arg", ["a=b=c", "d=", "here", "nothere"]) == ["a=b=c", "d=", "here=1", "nothere"]
     with pytest.raises(ContainerError):
-        from_words(["=x"])
+        variables("--build-arg", ["=x"])
 
 
 # COPY and ADD
