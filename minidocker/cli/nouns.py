@@ -240,7 +240,7 @@ def system_df(_: Options) -> None:
 
 def doctor(_: Options) -> int:
     """doctor: say what this machine can do, and how to mend what it cannot"""
-    from minidocker.doctor import main
+    from minidocker.cli.doctor import main
 
     return main()
 
