@@ -28,9 +28,9 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in FIVE},
-    **dict.fromkeys(("system df", "system prune", "prune", "doctor", "reset"), "nouns"),
+    **dict.fromkeys(("system df", "system prune", "prune"), "nouns"),
+    **dict.fromkeys(("doctor", "reset"), "doctor"),  # they say themselves what needs root
 }
-WITHOUT_ROOT = ("doctor", "reset")  # they say themselves what needs it
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -87,7 +87,7 @@ def call(verb: str, words: list[str]) -> int:
         from minidocker.cli.nouns import help_
 
         return help_(words)
-    if os.geteuid() and verb not in WITHOUT_ROOT and not {"-h", "--help"} & {*words}:
+    if os.geteuid() and VERBS[verb] != "doctor" and not {"-h", "--help"} & {*words}:
         raise ContainerError(f"this needs root: sudo minidocker {verb}")
     found = function(verb)
     try:

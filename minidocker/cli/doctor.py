@@ -1,4 +1,4 @@
-"""What this machine can do for containers, found by trying: `minidocker doctor`.
+"""Verbs about this machine: what it can do for containers, found by trying (doctor); and how it forgets us (reset).
 
 Each probe does the real thing (unshares the namespace, mounts the overlay, adds the firewall table) behind walls of the
 engine's own that end with it, so nothing is left behind. The files in /proc and /sys say what a kernel was built with;
@@ -16,6 +16,7 @@ from typing import Any
 from minidocker import state, syscalls
 from minidocker.cgroups import Cgroup
 from minidocker.cgroups.hierarchy import hierarchies, read
+from minidocker.cli import Options
 from minidocker.namespaces import KINDS, Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, run
@@ -33,14 +34,22 @@ APPARMOR = "AppArmor forbids it: sysctl -w kernel.apparmor_restrict_unprivileged
 Check = tuple[str, str, str]  # name, what was found, and the remedy: nothing if all is well
 
 
-def main() -> int:
-    """Print each check; the status is 0 if everything works that chapters 0 to 3 need."""
+def doctor(_: Options) -> int:
+    """doctor: say what this machine can do, and how to mend what it cannot"""
     status = 0
     for name, found, remedy in checks():
         mark = "ok" if not remedy else "note" if name in NOTES else "MISSING"
         print(f"{mark:<8} {name:<21} {found}" + (f"; {remedy}" if remedy else ""))
         status |= mark == "MISSING"
     return status
+
+
+def reset(_: Options) -> None:
+    """reset: remove every trace of minidocker from this machine, as make reset does"""
+    script = os.path.join(os.path.dirname(__file__), "..", "..", "vagrant", "reset.sh")
+    if not os.path.exists(script):
+        raise ContainerError(f"{script} is not there: run it from a checkout of the repository")
+    os.execv("/bin/sh", ["sh", script])
 
 
 def tried(name: str, remedy: str, command: Callable[[], object] | list[str], *isolators: Isolator) -> Check:

@@ -238,21 +238,6 @@ def system_df(_: Options) -> None:
     _table([["TYPE", "TOTAL", "SIZE"], *([kind, str(total), _human(usage(paths))] for kind, total, paths in kinds)])
 
 
-def doctor(_: Options) -> int:
-    """doctor: say what this machine can do, and how to mend what it cannot"""
-    from minidocker.cli.doctor import main
-
-    return main()
-
-
-def reset(_: Options) -> None:
-    """reset: remove every trace of minidocker from this machine, as make reset does"""
-    script = os.path.join(os.path.dirname(__file__), "..", "..", "vagrant", "reset.sh")
-    if not os.path.exists(script):
-        raise ContainerError(f"{script} is not there: run it from a checkout of the repository")
-    os.execv("/bin/sh", ["sh", script])
-
-
 def _table(rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their widest cell, with three blanks between them."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
