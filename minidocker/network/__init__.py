@@ -99,7 +99,7 @@ class Network(Isolator):
         called, servers = networks.checked([self.container, *self.aliases]), resolv_conf(self.dns)
         self.warnings = ports.unforwarded(self.published)
         for port in self.published:
-            self._held += ports.reserve(port)
+            self._held.append(ports.reserve(port))
         with networks.Host() as host:
             if self.network == DEFAULT and DEFAULT not in host.networks:
                 Bridge(host, DEFAULT).make()

@@ -99,7 +99,6 @@ table bridge minidocker {
 """
 EMPTY = "".join(f"table {family} minidocker\ndelete table {family} minidocker\n" for family in ("inet", "bridge"))
 MARK = ' comment "minidocker"'  # of our rules in the chains of others
-FAMILIES = "ip ", "ip6 ", "inet ", "bridge "  # of tables that are asked about a packet that is passed on
 NETLINK_NETFILTER, NFT_MSG_GETGEN, NLM_F_REQUEST = 12, 10 << 8 | 16, 1  # <linux/netlink.h>, <nf_tables.h>
 
 
@@ -170,7 +169,7 @@ def foreign() -> dict[str, list[str]]:
         head, *chains = table.split("\n\tchain ")
         for chain in chains:
             name, hook, *rules = chain.splitlines()
-            if "hook forward" in hook and head.startswith(FAMILIES) and " minidocker" not in head.partition("{")[0]:
+            if "hook forward" in hook and " minidocker" not in head.partition("{")[0]:
                 called = " ".join([*head.split()[:2], name.split()[0]])
                 found[called] = [hook, *(rule for rule in rules if " # handle " in rule)]
     return found

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import _socket as socket
 import errno
-import os
 
 from minidocker.cgroups.hierarchy import read
 from minidocker.network.links import family_of, tool
 from minidocker.outcome import ContainerError
 
 PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-ATTEMPTS = 100  # to find an ephemeral port that is free in IPv4 and IPv6
 ANY = range(1)  # the choice 0, which leaves it to the kernel
 SWITCHES = {"IPv4": "net.ipv4.ip_forward", "IPv6": "net.ipv6.conf.all.forwarding"}
 
@@ -98,40 +96,37 @@ def _range(part: str, least: int = 1) -> range:
     return range(first, last + 1)
 
 
-def reserve(port: Port) -> list[int]:
-    """Open one of the port's choices, note it as its number, and return the descriptors that hold it until they or
-    their owner end. Ports below 1024 want CAP_NET_BIND_SERVICE.
+def reserve(port: Port) -> int:
+    """Open one of the port's choices, note it as its number, and return the descriptor that holds it, until that or its
+    owner ends. Ports below 1024 want CAP_NET_BIND_SERVICE.
     """
-    for number in port.choices if port.choices != ANY else [0] * ATTEMPTS:
-        held, port.number = list[int](), number
+    port.number = 0
+    for number in port.choices:
         try:
-            for address in port.addresses():
-                held.append(_open(address, port))
-            return held
+            return _open(port, number)
         except OSError as refused:
-            for descriptor in held:
-                os.close(descriptor)
-            code, why, port.number = refused.errno, str(refused.strerror).lower(), 0
+            code, why = refused.errno, str(refused.strerror).lower()
             if code != errno.EADDRINUSE:
                 break
             why = "taken, by a program (ss -lnp tells) or by another container"
     raise ContainerError(f"Network: port {port}: {why}", isolator="Network", syscall="bind", errno=code)
 
 
-def _open(address: str, port: Port) -> int:
-    """A socket that holds that port, whose number the kernel chooses if it is 0.
+def _open(port: Port, number: int) -> int:
+    """A socket that holds it at this number; for 0 the kernel chooses one that nobody has.
 
     A server that ended a moment ago leaves connections in TIME_WAIT; SO_REUSEADDR ignores them, but lets others in
     beside us, too, until we listen. Then we stop to listen, and nobody who comes past the firewall is kept waiting.
     """
-    family, stream = family_of(address), port.protocol == "tcp"
+    address, listens = port.addresses()[-1], port.protocol == "tcp" and number > 0
+    family = family_of(address)
     holder = socket.socket(family, PROTOCOLS[port.protocol] | socket.SOCK_CLOEXEC)
     try:
-        if family == socket.AF_INET6:
-            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(stream))
-        holder.bind((address, port.number))
-        if stream:
+        if family == socket.AF_INET6:  # all of its addresses are those of IPv4, too, unless it was asked for
+            holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(port.address))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, listens)
+        holder.bind((address, number))
+        if listens:
             holder.listen(1)
             holder.shutdown(socket.SHUT_RDWR)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
