@@ -585,6 +585,18 @@ def test_a_port_that_a_container_has_is_taken_for_programs_too(host):
                 other.listen()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.1", "2001:db8::1"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_port_that_the_kernel_chose_is_taken_as_well(host, address, protocol):
+    """A socket that has stopped to listen gives up a port that was chosen for it."""
+    net = Network(ports=[f"80/{protocol}"])
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with idle(net), socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind((address, net.published[0].number))
+
+
 def test_a_server_that_ended_a_moment_ago_does_not_count(host):
     """Its connections are in TIME_WAIT for a minute."""
     with socket.create_server(("127.0.0.1", 8080)) as server:
