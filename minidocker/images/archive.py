@@ -26,11 +26,11 @@ from typing import Any, BinaryIO
 from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.image import Image, find, make
-from minidocker.images.layer import CHUNK
 from minidocker.images.layer.pack import write_layer
 from minidocker.images.layer.unpack import decompressed, unpack_from
 from minidocker.images.manifest import Descriptor, check_digest, parse
 from minidocker.images.store import REF_NAME, Store, entry_of
+from minidocker.images.tar import CHUNK
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.syscalls import openat2

@@ -25,10 +25,9 @@ class NoSuchImage(ContainerError):
 
 
 class Image:
-    """Read from the store, and checked: `manifest` and `config` are the documents.
+    """Read from the store, and checked. `name` is the full one by which it was found, or "": by ID or digest.
 
-    `name` is the full name by which it was found, and empty if that was its ID or a digest. `diff_ids`: the base first.
-    `size`: bytes of its layers as they are transferred.
+    `diff_ids`: the base first. `size`: bytes of its layers as they are transferred.
     """
 
     def __init__(self, store: Store, descriptor: Descriptor, name: str = "") -> None:
@@ -63,6 +62,10 @@ class Image:
     def names(self) -> list[str]:
         """All its full names."""
         return [name for name, entry in self.store.tags().items() if entry["digest"] == self.descriptor["digest"]]
+
+    def leads_to(self, other: Image) -> bool:
+        """Whether the other one has its layers, and perhaps more above them."""
+        return other.diff_ids[: len(self.diff_ids)] == self.diff_ids
 
     def in_use(self) -> bool:
         """Whether a container runs that was made of it: that holds the config, see `Union`."""
@@ -150,10 +153,6 @@ def prune(store: Store, everything: bool = False) -> int:
 
 def _steps_to(store: Store, image: Image) -> list[str]:
     """The images of the build cache that led to this one, and to none that stays."""
-    stay = [other.diff_ids for other in images(store) if other.descriptor["digest"] != image.descriptor["digest"]]
-    found = []
-    for step in images(store, store.steps()):
-        led_to = [ids for ids in (image.diff_ids, *stay) if ids[: len(step.diff_ids)] == step.diff_ids]
-        if led_to == [image.diff_ids]:
-            found.append(step.descriptor["digest"])
-    return found
+    stay = [other for other in images(store) if other.descriptor["digest"] != image.descriptor["digest"]]
+    led = [step for step in images(store, store.steps()) if step.leads_to(image) and not any(map(step.leads_to, stay))]
+    return [step.descriptor["digest"] for step in led]

@@ -20,6 +20,9 @@ REGULAR, HARDLINK, SYMLINK, CHARACTER, DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2
 KINDS = stat.S_IFREG, 0, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFDIR, stat.S_IFIFO  # the same for st_mode
 XATTR = b"SCHILY.xattr."  # the prefix of pax records that hold extended attributes; every container tool uses it
 END = bytes(2 * BLOCK)
+CHUNK = 1 << 20  # bytes of a content that are in memory at a time
+# AUFS's marks, which the OCI's layer.md kept: NAME is gone; so is all below this directory; AUFS's own bookkeeping
+WHITEOUT, OPAQUE, AUFS_PRIVATE = b".wh.", b".wh..wh..opq", b".wh..wh."
 MAX_RECORDS = 1 << 20  # bytes of extra headers of one entry: Go's tar, and so every container tool, has this limit too
 MAX_EXTRA = 1 << 32  # bytes of extra headers of an archive: two million entries with 2 KB each
 LARGEST = 1 << 62  # no file is larger, and no file system keeps times beyond

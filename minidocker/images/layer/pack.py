@@ -21,8 +21,7 @@ from isal import isal_zlib  # the same format as zlib's: much faster, and a litt
 
 from minidocker.files import OVERLAY_MARKS, place, xattrs
 from minidocker.images import tar
-from minidocker.images.layer import CHUNK, OPAQUE, WHITEOUT
-from minidocker.images.tar import BadTar, Entry
+from minidocker.images.tar import CHUNK, OPAQUE, WHITEOUT, BadTar, Entry
 from minidocker.outcome import ContainerError
 from minidocker.trees import READ, walk
 

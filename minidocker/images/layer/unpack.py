@@ -29,8 +29,7 @@ from isal import igzip  # zlib's format, at twice its speed
 
 from minidocker.files import OVERLAY_MARKS
 from minidocker.images import tar
-from minidocker.images.layer import AUFS_PRIVATE, CHUNK, OPAQUE, WHITEOUT
-from minidocker.images.tar import BadTar, Entry
+from minidocker.images.tar import AUFS_PRIVATE, CHUNK, OPAQUE, WHITEOUT, BadTar, Entry
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run, start
