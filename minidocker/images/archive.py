@@ -27,7 +27,7 @@ from minidocker.images import manifest as media
 from minidocker.images import tar
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer.pack import write_layer
-from minidocker.images.layer.unpack import decompressed, unpack_from
+from minidocker.images.layer.unpack import decompressed, unpack
 from minidocker.images.manifest import Descriptor, check_digest, parse
 from minidocker.images.store import REF_NAME, Store, entry_of
 from minidocker.images.tar import CHUNK
@@ -82,10 +82,7 @@ def load(store: Store, source: int, what: str = "the archive") -> list[str]:
     It is unpacked as a layer is, behind the same walls. Needs root. Raises `ContainerError`, and leaves nothing then.
     """
     with store.bringing(what), store.place() as directory:
-        try:
-            unpack_from(source, directory)
-        except ContainerError as bad:
-            raise ContainerError(f"{what}: not an archive that can be read: {bad}") from None
+        unpack(source, directory, what=f"{what}: not an archive that can be read")
         there, archive = os.listdir(directory), _Archive(store, directory)
         if not {"index.json", "manifest.json"}.intersection(there):
             raise ContainerError("the archive has neither index.json nor manifest.json: minidocker import takes files")

@@ -307,7 +307,7 @@ def planned(instruction: Instruction, variables: Mapping[str, str], directory: s
 
 def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Source:
     """The source; or, if that is an archive, what is in it, with the owners that it says, until the stack is closed."""
-    from minidocker.images.layer.unpack import decompressed, unpack_from  # decompressors are dear to import
+    from minidocker.images.layer.unpack import decompressed, unpack  # decompressors are dear to import
 
     with opened(source.root, source.path, trees.READ) as file:
         if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -320,8 +320,5 @@ def unpacked(store: Store, source: Source, stack: contextlib.ExitStack) -> Sourc
             return source  # no tar(5)
         os.lseek(file, 0, os.SEEK_SET)
         place = stack.enter_context(store.place())
-        try:
-            unpack_from(file, place)
-        except ContainerError as refused:
-            raise ContainerError(f"{source.name}: {refused}") from None
+        unpack(file, place, what=source.name)
     return Source(stack.enter_context(opened(None, place)), "", "")

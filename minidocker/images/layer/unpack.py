@@ -48,24 +48,18 @@ IS_OPAQUE = "trusted.overlay.opaque", b"y"
 NOT_HELD = (errno.ENOTSUP, errno.EPERM)  # attributes that this file system does not have, of a Mac for example
 
 
-def unpack(blob: str, target: str, diff_id: str | None) -> None:
-    """Unpack the layer in the file `blob` into a directory; `diff_id` is what the digest of its tar is to be, or None.
+def unpack(source: str | int, target: str, diff_id: str | None = None, what: str = "") -> None:
+    """Unpack a layer, a file or a descriptor, into a directory; `diff_id` is what the digest of its tar is to be.
 
-    Needs root. Raises `ContainerError` for everything that is wrong with the layer; the target is then worthless.
+    Needs root. Raises `ContainerError`, which begins with `what` was unpacked; the target is then worthless.
     """
-    with open(blob, "rb") as file:
-        try:
-            unpack_from(file.fileno(), target, diff_id)
-        except ContainerError as refused:
-            raise ContainerError(f"layer {os.path.basename(blob)}: {refused}", path=blob) from None
-
-
-def unpack_from(source: int, target: str, diff_id: str | None = None) -> None:
-    """The same, from a descriptor of a file or a pipe."""
-    with decompressed(source) as stream:
-        jail = Namespaces(WALLS), PivotRoot(target, proc=False)
-        if run(partial(untar, diff_id), *jail, stdin=stream.fileno()).exit_code:
-            raise ContainerError("its unpacking was killed: by a limit of memory?")
+    try:
+        with open(source, "rb", 0, closefd=isinstance(source, str)) as file, decompressed(file.fileno()) as stream:
+            jail = Namespaces(WALLS), PivotRoot(target, proc=False)
+            if run(partial(untar, diff_id), *jail, stdin=stream.fileno()).exit_code:
+                raise ContainerError("its unpacking was killed: by a limit of memory?")
+    except ContainerError as refused:
+        raise ContainerError(f"{what or f'layer {os.path.basename(str(source))}'}: {refused}") from None
 
 
 @contextlib.contextmanager
