@@ -21,13 +21,14 @@ from minidocker.namespaces import KINDS, Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, run
 from minidocker.rootfs import PivotRoot
+from minidocker.security.seccomp import HERE, Seccomp
 from minidocker.union import Union
 
 TOOLS = ["busybox", "mount", "unshare", "nsenter", "ldd", "strace", "ip", "nft", "mmdebstrap", "runc", "crun", "bwrap"]
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 LIMITS: dict[str, dict[str, Any]] = {"cpu": {"cpus": 0.5}, "memory": {"memory": "64m"}, "pids": {"pids": 64}}
 BE_ROOT, PROVISION = "run it as root, or with sudo", "run: sh vagrant/provision.sh"
-NOTES = ("user without root", "overlayfs", "FUSE", "nftables", "KVM's device", "free disk")  # chapters 0 to 3 need none
+NOTES = ("user without root", "overlayfs", "FUSE", "nftables", "seccomp", "KVM's device", "free disk")  # not for 0 to 3
 ONLY_ROOT = "user namespaces only work as root here"
 OVERLAY = "modprobe overlay; MINIDOCKER_HOME has to be on ext4, xfs, btrfs or tmpfs"
 APPARMOR = "AppArmor forbids it: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
@@ -64,7 +65,7 @@ def tried(name: str, remedy: str, command: Callable[[], object] | list[str], *is
 
 def checks() -> Iterator[Check]:
     """The kernel, the rights, the tools, the root file systems; all eight namespaces; a limit of each kind. Then union
-    mounts (chapter 4), the firewall that publishes ports (7), virtual machines to compare with (8), and room.
+    mounts (chapter 4), the firewall that publishes ports (7), virtual machines (8), the filter of calls (9), and room.
     """
     release, user = os.uname().release, os.geteuid()
     new = tuple(map(int, release.split("-")[0].split(".")[:2])) >= (5, 12)
@@ -86,6 +87,7 @@ def checks() -> Iterator[Check]:
     for name, limits in LIMITS.items():
         remedy = f"boot with cgroup_enable={name}, or use the virtual machine (vagrant up)"
         yield tried(f"cgroup {name}", remedy, os.getpid, Cgroup(**limits))
+    yield tried("seccomp", "the kernel is built without it", os.getpid, Seccomp(frozenset(), f"{HERE}/seccomp.json"))
     yield tried("overlayfs", OVERLAY, os.getpid, Union(["/usr"]))
     yield tried("FUSE", "modprobe fuse", lambda: os.open("/dev/fuse", os.O_RDWR))
     yield tried("nftables", "modprobe nf_tables", ["nft", "add", "table", "inet", "doctor"], Namespaces("net"))

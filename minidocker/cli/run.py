@@ -134,7 +134,6 @@ def _image(name: str, pull: str) -> dict[str, Any]:
 
 
 def _limits(options: Options) -> dict[str, Any]:
-    """The limits by the names that `Cgroup` has for them."""
     return {
         "memory": options.memory or None,
         "memory_swap": options.memory_swap or None,
@@ -153,9 +152,10 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
     with start(argv, *isolators, Birth(), name=name, **settings) as process:
         for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
             warn(f"warning: {text}")
+        tell = process.send_signal if options.init else lambda number: _pass_on(process, number)
         for wanted in FORWARDED:
             if signal.getsignal(wanted) != signal.SIG_IGN:
-                signal.signal(wanted, lambda received, _: _pass_on(process, received, options.init))
+                signal.signal(wanted, lambda received, _: tell(received))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         if options.tty:
             from minidocker.terminal import interact
@@ -164,13 +164,11 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
         return process.wait().exit_code
 
 
-def _pass_on(process: Process, number: int, init: bool = False) -> None:
+def _pass_on(process: Process, number: int) -> None:
     """Give it the signal; and kill it if that cannot have an effect, since who sent this one to us wants an end. The
     kernel drops a signal for which the first process of a PID namespace has no handler. `Init` takes each for its
     command, of which the kernel drops none; and while it waits in sigwait(3), none looks blocked."""
     process.send_signal(number)
-    if init:
-        return
     heeds = ("SigBlk", "SigCgt") if number in (signal.SIGTERM, signal.SIGQUIT) else ("SigBlk", "SigCgt", "SigIgn")
     try:
         with open(f"/proc/{process.pid}/status") as file:
