@@ -11,12 +11,12 @@ import errno
 import os
 import stat
 
-from minidocker.syscalls import call, openat2
+from minidocker.syscalls import openat2
 from minidocker.trees import READ, RESOLVE_NO_SYMLINKS, move, steps
 
 # How OverlayFS marks its own directories: a copy is no part of an overlay. In a user namespace it says user. instead
 OVERLAY_MARKS = ("trusted.overlay.", "user.overlay.")
-AT_EMPTY_PATH, PATH_MAX = 0x1000, 4096
+PATH_MAX = 4096
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,26 +66,20 @@ def copy(source: int, target: int) -> None:
 
 
 def _link(top: int, path: bytes, directory: int, name: bytes) -> None:
-    """linkat(2); nobody who exchanges a directory on the way for a symlink leads us to a file of the host."""
+    """link(2); nobody who exchanges a directory on the way for a symlink leads us to a file of the host."""
     first = openat2(top, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, RESOLVE_NO_SYMLINKS)
     try:
-        call("linkat", first, "", directory, name, AT_EMPTY_PATH, path=name)
+        os.link(f"/proc/self/fd/{first}", name, dst_dir_fd=directory)
     finally:
         os.close(first)
 
 
 def copy_entry(
-    source: int | None,
-    name: Name,
-    target: int | None,
-    new: Name,
-    content: bool = True,
-    owner: Owner = None,
-    mode: int | None = None,
+    source: int | None, name: Name, target: int | None, new: Name, owner: Owner = None, mode: int | None = None
 ) -> None:
     """A file, a link, a device, and of a directory an empty one, from one open directory into another.
 
-    Without `content` a file is empty, too. `owner`, (uid, gid), and `mode` are in place of its own.
+    `owner`, (uid, gid), and `mode` are in place of its own.
     """
     status, writing = os.lstat(name, dir_fd=source), os.O_WRONLY | os.O_CREAT | os.O_EXCL
     if stat.S_ISREG(status.st_mode):
@@ -94,7 +88,7 @@ def copy_entry(
             open(os.open(new, writing, 0o600, dir_fd=target), "wb", 0) as write,
         ):
             status = os.fstat(read.fileno())
-            copy_content(read.fileno(), write.fileno(), status.st_size if content else 0)
+            copy_content(read.fileno(), write.fileno(), status.st_size)
             attributes(status, xattrs(read.fileno()), write.fileno(), owner, mode)
         return
     if stat.S_ISLNK(status.st_mode):

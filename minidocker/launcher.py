@@ -102,10 +102,9 @@ class _Caller:
 def _launcher() -> int:
     """The socket of this process's launcher, which is started if there is none, or if that one is dead."""
     with _Caller.lock:
-        mine = _Caller.owner == os.getpid()
-        if mine and not polled([_Caller.socket], 0):
-            return _Caller.socket
-        if mine:
+        if _Caller.owner == os.getpid():
+            if not polled([_Caller.socket], 0):
+                return _Caller.socket
             _Caller.owner = 0
             os.close(_Caller.socket)
             try:

@@ -158,7 +158,7 @@ class Writable(Branches):
         self.trace = trace or (lambda line: None)
         self.copied: Callable[[str, str], object] = lambda path, target: None  # who holds the lower file open may care
 
-    def copy_up(self, path: str, content: bool = True) -> str:
+    def copy_up(self, path: str) -> str:
         """Make sure that the entry is in the writable branch, with the directories on the way; return where it is.
 
         Only a whole copy gets the name: killed half-way, it leaves a private file, and the union is as it was.
@@ -171,7 +171,7 @@ class Writable(Branches):
         temporary, before = os.path.join(parent, TEMPORARY), os.stat(parent)
         remove(temporary)  # of a copy that was killed
         try:
-            copy_entry(None, real, None, temporary, content)
+            copy_entry(None, real, None, temporary)
         except OSError:
             remove(temporary)  # the disk is full, perhaps
             raise

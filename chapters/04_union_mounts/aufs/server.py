@@ -106,10 +106,8 @@ class Operations:
 
     def open(self, path: str, flags: int) -> int:
         """For reading where it is, for writing after a copy-up, whether or not anything is written then."""
-        if flags & (os.O_ACCMODE | os.O_TRUNC):
-            real = self.branches.copy_up(path, content=not flags & os.O_TRUNC)
-        else:
-            real = self.branches.find(path)[0]
+        writes = flags & (os.O_ACCMODE | os.O_TRUNC)
+        real = self.branches.copy_up(path) if writes else self.branches.find(path)[0]
         handle = os.open(real, flags & ~(os.O_CREAT | os.O_EXCL | os.O_DIRECT) | os.O_NOFOLLOW)
         if not self.branches.is_upper(real):
             self._readers[handle] = path
