@@ -2,18 +2,15 @@
 
 import json
 import socket
-import sys
 
 import pytest
+from attacks import ATTACKS, HARMFUL
 
 from minidocker.security.capabilities import NAMES
 from tests.helpers import BARE, GUEST, HOME, REPO, python
 from tests.helpers.images import minidocker
 
 PAGE = REPO / "chapters/09_security"
-sys.path.append(str(PAGE))
-
-from attacks import ATTACKS, HARMFUL  # noqa: E402
 
 pytestmark = pytest.mark.chapter(9)
 
