@@ -20,8 +20,7 @@ from minidocker.rootfs import make_mounts_private
 from minidocker.syscalls import CLONE_NEWNS, mount
 from minidocker.trees import remove
 
-# <linux/proc_ns.h>, PROC_USER_INIT_INO: the inode number of the user namespace that the machine started with
-INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of <linux/proc_ns.h>
 SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and between options
 # What kernels are built with differs. With these on, an upper directory would not be all that changed: directories that
 # were renamed point to where they were, copied-up files have no content yet, and an index beside it joins hard links
@@ -127,14 +126,10 @@ class Union(Isolator):
                 os.close(number)
 
     def _options(self, directories: list[str]) -> str:
-        """`volatile`: no sync to disk when it is unmounted, since what is thrown away need not outlive a power cut.
-
-        Only the host's root may set trusted.* attributes; in a user namespace the marks are user.* ones.
-        """
+        """`volatile`: no sync to disk when it is unmounted, since what is thrown away need not outlive a power cut."""
         *lowers, upper, work = directories
         options = f"lowerdir={':'.join(lowers)},upperdir={upper},workdir={work},{DEFAULTS}"
-        initial = os.stat("/proc/self/ns/user").st_ino == INITIAL_USER_NAMESPACE
-        return options + ("" if self.kept else ",volatile") + ("" if initial else ",userxattr")
+        return options + ("" if self.kept else ",volatile") + ("" if initial() else ",userxattr")
 
     def __exit__(self, *_: object) -> None:
         """Remove the container's directory; its mounts went with its mount namespace. What resists is for `prune`."""
@@ -147,3 +142,8 @@ class Union(Isolator):
         finally:
             while self._locks:
                 os.close(self._locks.pop())
+
+
+def initial() -> bool:
+    """Whether this is the user namespace that the machine started with. Only its root makes devices, or trusted.*."""
+    return os.stat("/proc/self/ns/user").st_ino == INITIAL_USER_NAMESPACE

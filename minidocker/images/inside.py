@@ -16,6 +16,7 @@ from minidocker.outcome import ContainerError
 from minidocker.rootfs import NO_SURPRISES, make_mounts_private
 from minidocker.security.paths import PATH
 from minidocker.syscalls import AT_FDCWD, CLONE_NEWNS, MS_BIND, MS_NOEXEC, MS_NOSUID, MS_RDONLY, mount, openat2
+from minidocker.union import initial
 
 MOUNTS = (  # target, type, flags, options
     ("/proc", "proc", NO_SURPRISES, None),
@@ -26,10 +27,8 @@ MOUNTS = (  # target, type, flags, options
     ("/sys", "sysfs", NO_SURPRISES | MS_RDONLY, None),
 )
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-LINKS = {
-    "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx", "core": "/proc/kcore",
-}  # fmt: skip
+STREAMS = {name: f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))}
+LINKS = {"fd": "/proc/self/fd", **STREAMS, "ptmx": "pts/ptmx", "core": "/proc/kcore"}
 # sysctls of the network namespace, below net.ipv4; Docker's: no port is special, and every group may ping
 SYSCTLS = {"ip_unprivileged_port_start": "0", "ping_group_range": "0 2147483647"}
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10  # <linux/openat2.h>
@@ -74,9 +73,10 @@ class Filesystems(Isolator):
                 if target != "/sys":  # with the host's network, or with none of its rights, there is no /sys
                     raise
         for name, (major, minor) in DEVICES.items():
-            os.mknod(f"{self.root}/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(major, minor))
-            os.chmod(f"{self.root}/dev/{name}", 0o666)
-            mount(f"{self.root}/dev/{name}", f"{self.root}/dev/{name}", flags=MS_BIND)  # for `NoDevices` to spare
+            node = f"{self.root}/dev/{name}"  # in another user namespace it is a file, which the host's device covers
+            os.mknod(node, 0o666 | (stat.S_IFCHR if initial() else 0), os.makedev(major, minor))
+            os.chmod(node, 0o666)
+            mount(node if initial() else f"/dev/{name}", node, flags=MS_BIND)  # for `NoDevices` to spare
         for name, target in LINKS.items():
             os.symlink(target, f"{self.root}/dev/{name}")
         for name, value in SYSCTLS.items() if os.stat("/proc/self/ns/net").st_ino != self.host else ():

@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 
 from minidocker.images import tar
 from minidocker.images.layer.pack import write_layer
+from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
-from minidocker.process import start
+from minidocker.process import run, start
 from minidocker.union import Union
 from tests.helpers import layers as trees
 from tests.helpers import need
@@ -457,6 +459,40 @@ def test_a_whiteout_hides_what_is_below(entries, wanted, tmp_path):
     unpacked(archive(*entries), tmp_path / "top")
     with mounted([str(tmp_path / "top"), str(tmp_path / "base")]) as merged:
         assert names(merged) == wanted
+
+
+IN_A_NAMESPACE = """
+import os, sys
+from minidocker.images.container import container
+from minidocker.images.layer.unpack import unpack
+from minidocker.cgroups import Cgroup
+from minidocker.process import run
+layers = sys.argv[3:]
+for number, target in enumerate(layers):
+    os.mkdir(target)
+    unpack(f"{sys.argv[1]}/{number}", target, None)
+script = "ls /d; echo x > /dev/null; stat -c %u /dev/zero; chmod 0 /dev/zero"
+argv, isolators, options = container({"layers": [*layers, sys.argv[2]], "config": {}}, ["sh", "-c", script])
+isolators = [one for one in isolators if not isinstance(one, Cgroup)]
+print(run(argv, *isolators, **options).stdout, [*map(os.listxattr, (f"{layers[0]}/d",))])
+"""
+
+
+def test_in_a_user_namespace_a_layer_has_no_devices_and_other_marks(tmp_path):
+    """What is opaque is marked by an attribute of users; /dev has the host's devices, which do not change."""
+    device = entry(b"node", tar.CHARACTER, major=1, minor=3)
+    (tmp_path / "0").write_bytes(archive(device, entry(b"d/", DIRECTORY), whiteout(b"d/.wh..wh..opq"), entry(b"d/new")))
+    (tmp_path / "1").write_bytes(LOWER)
+    ids = {f"{kind}_map": "0 200000 65536" for kind in ("uid", "gid")}
+    root, modes = tmp_path / "state", os.stat("/dev/zero").st_mode
+    root.mkdir()
+    for path in (tmp_path, root):
+        os.chown(path, 200000, 200000)
+    env = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"], "MINIDOCKER_HOME": str(root)}
+    paths = [str(tmp_path), str(ROOTS / "busybox"), str(tmp_path / "top"), str(tmp_path / "base")]
+    done = run([sys.executable, "-c", IN_A_NAMESPACE, *paths], Namespaces("user mount", **ids), env=env)
+    assert done.stdout.split() == ["new", "65534", "[['user.overlay.opaque']]"], done
+    assert names(tmp_path / "top") == {"d", "d/new"} and os.stat("/dev/zero").st_mode == modes
 
 
 # A directory becomes a layer: what cannot be one, and what changes meanwhile

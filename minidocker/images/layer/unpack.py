@@ -29,14 +29,15 @@ from isal import igzip  # zlib's format, at twice its speed
 
 from minidocker.files import OVERLAY_MARKS
 from minidocker.images import tar
+from minidocker.images.inside import User
 from minidocker.images.tar import AUFS_PRIVATE, CHUNK, OPAQUE, WHITEOUT, BadTar, Entry
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import run, start
 from minidocker.rootfs import PivotRoot, make_mounts_private
 from minidocker.syscalls import MS_RDONLY, mount
+from minidocker.union import initial
 
-NOBODY = 65534
 WALLS = "pid ipc net uts"
 GZIP, ZSTD, SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"  # zstd may begin with frames without content
 OPENERS = {GZIP: igzip.open, ZSTD: zstd.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -44,7 +45,8 @@ MAX_ENTRIES = 2_000_000
 MAX_HELD = 256 << 20  # bytes of what has to be remembered to the end: a bomb of directories is one of memory
 MAX_TAIL = 1 << 20  # bytes after the end mark; archivers fill up to a record, at most some kilobytes
 ZEROS = bytes(CHUNK)
-IS_OPAQUE = "trusted.overlay.opaque", b"y"
+INITIAL = initial()  # in the jails there is no /proc to ask
+IS_OPAQUE = f"{'trusted' if INITIAL else 'user'}.overlay.opaque", b"y"
 NOT_HELD = (errno.ENOTSUP, errno.EPERM)  # attributes that this file system does not have, of a Mac for example
 
 
@@ -86,13 +88,11 @@ class Nowhere(PivotRoot):
     do nothing but read its input and write its output."""
 
     def inside(self) -> None:
-        """The root is a file system in memory, mounted over any directory. Groups go while root may still do that."""
+        """The root is a file system in memory, mounted over any directory. No file there says who is who."""
         make_mounts_private()
         mount("tmpfs", self.root, "tmpfs", MS_RDONLY, "mode=700,size=4k")
         super().inside()
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        User("65534:65534").inside()
 
 
 def decompress() -> None:
@@ -256,9 +256,9 @@ def make(entry: Entry, read: Callable[[int], bytes]) -> None:
         return os.link(first, name, follow_symlinks=False)
     if entry.type == tar.SYMLINK:
         os.symlink(entry.link, name)
-    else:
+    elif INITIAL or entry.type == tar.FIFO:  # in another user namespace nobody makes devices: they are left out
         os.mknod(name, tar.KINDS[int(entry.type)], os.makedev(entry.major, entry.minor))
-    return attributes(entry)
+    return attributes(entry) if os.path.lexists(name) else None
 
 
 def regular(entry: Entry, read: Callable[[int], bytes]) -> None:
