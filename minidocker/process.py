@@ -232,7 +232,7 @@ class Process:
             self.kill()
         told, terminals = receive(self.channel)
         if told is None:
-            message = f"{self.title}: it ended before it began: killed, perhaps by a limit that is too low for it"
+            message = f"{self.title}: it ended before it began: killed, perhaps by a low limit or a narrow filter"
             raise refused or ContainerError(message)
         if told is True:
             for self.terminal in terminals:

@@ -273,6 +273,11 @@ def test_numbers_are_libseccomps(libseccomp, machine):
     assert names <= {*NUMBERS[machine]}
 
 
+def test_a_filter_that_is_too_narrow_is_named_as_what_it_may_be(tmp_path):
+    path = write(tmp_path / "p.json", syscalls=[{"names": ["exit_group"], "action": "SCMP_ACT_ALLOW"}])
+    assert "a narrow filter" in refused(path)
+
+
 def refused(path, *flags):
     shown = minidocker(HOME, "run", *flags, "--security-opt", f"seccomp={path}", "busybox", "true")
     assert shown.returncode == 125 and shown.stderr.count("\n") == 1, shown
