@@ -22,12 +22,12 @@ from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume
 
 SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
-DAY = 86400
-UNITS = {"year": 365 * DAY, "month": 30 * DAY, "week": 7 * DAY, "day": DAY, "hour": 3600, "minute": 60, "second": 1}
-COLUMNS = {"DRIVER": "Driver", "VOLUME NAME": "Name"}, {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"}
-NOUNS = {  # noun -> all names, what is known of one, how to remove one, and the columns: title -> key of what is known
-    "volume": (volume.names, volume.inspect, volume.remove, COLUMNS[0]),
-    "network": (network.listed, network.inspect, network.remove, COLUMNS[1]),
+UNITS = {"year": 31536000, "month": 2592000, "week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1}
+VOLUME = {"DRIVER": "Driver", "VOLUME NAME": "Name"}  # title of a column -> key of what is known
+NETWORK = {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"}
+NOUNS = {  # noun -> all names, what is known of one, how to remove one, its columns
+    "volume": (volume.names, volume.inspect, volume.remove, VOLUME),
+    "network": (network.listed, network.inspect, network.remove, NETWORK),
 }
 
 
