@@ -39,10 +39,7 @@ Work = Callable[[list[str], str], object]  # (directories below, the one for the
 def build(
     store: Store, dockerfile: Dockerfile, context: str, *, tags: Sequence[str] = (), target: str = "", **options: Any
 ) -> Image:
-    """Build the last stage, or `target`, and those that it needs; return the image, which has the names `tags`.
-
-    `options` are those of `Build`. Needs root. Raises `DockerfileError`, which has the line.
-    """
+    """The image of the last stage, or of `target`; it gets the names `tags`. `options`: of `Build`. Needs root."""
     with opened(None, context) as root, store.writing():
         image = Build(store, dockerfile, root, **options).up_to(target)
         for tag in tags or [""]:
@@ -201,9 +198,8 @@ class Build:
     def execute(self, lowers: list[str], argv: list[str], script: str, options: dict[str, Any]) -> int:
         """Run a container; return its exit code. A `script`, which begins with #!, is executed in place of `argv`.
 
-        What it writes comes through one pipe, so its lines stay in order; `output` itself may be a terminal, in which a
-        program can type. Mount points that the image lacks are in a directory below all layers, so that they are there
-        for the step, and never in its own layer. `options` are those of `container`.
+        What it writes comes through one pipe, so its lines stay in order. Mount points that the image lacks are in a
+        directory below all layers, and so never in the step's own. `options` are those of `container`.
         """
         files = {SCRIPT: script} if script else {}
         for path in filter(os.path.isfile, RESOLVER if options["network"] == "host" else ()):
