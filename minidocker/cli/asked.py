@@ -6,7 +6,7 @@ import sys
 
 from minidocker.cli import Options
 from minidocker.security.options import Nodes
-from minidocker.security.privileges import privileges as privileges
+from minidocker.security.options import privileges as privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
