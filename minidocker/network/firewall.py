@@ -64,16 +64,13 @@ table inet minidocker {
     }
 }
 """
-# Whose answer would not find back borrows an address of this host.
+# Whose answer would not find back borrows an address of this host: what comes from a container; and what is sent to a
+# published port by this host itself, or stays in the bridge (iif 0: it came by no interface that is known here).
 WAY_OUT = """
 table inet minidocker {
-    set subnets4 { type ipv4_addr; flags interval; }
     chain way_out { type nat hook postrouting priority srcnat;
-        ip saddr @subnets4 oifname != "md-*" masquerade
-        ip6 saddr fd6d::/16 oifname != "md-*" masquerade
-        oifname "md-*" ct status dnat ip saddr 127.0.0.0/8 masquerade
-        oifname "md-*" ct status dnat ip saddr @subnets4 masquerade
-        oifname "md-*" ct status dnat ip6 saddr fd6d::/16 masquerade
+        iifname "md-*" masquerade
+        oifname "md-*" ct status dnat iif 0 masquerade
     }
 }
 """

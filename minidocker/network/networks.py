@@ -197,8 +197,7 @@ class Bridge:
         which port it comes.
         """
         near, port = {os.path.basename(path) for path in self.living}, f'"{self.interface}"'
-        lines = [element("inet minidocker same", f"{port} . {port}"), element("inet minidocker subnets4", self.subnet)]
-        guests = numbers(self.subnet)
+        lines, guests = [element("inet minidocker same", f"{port} . {port}")], numbers(self.subnet)
         for number in guests[2:-1]:
             if number // BLOCK == self.last // BLOCK or dotted(number) in near:
                 port, half = f'"{interface_of(number)}"', eui64_of(number)
