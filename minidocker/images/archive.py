@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 from minidocker.images import manifest as media
 from minidocker.images import tar
+from minidocker.images.build.copy import opened
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer.pack import write_layer
 from minidocker.images.layer.unpack import decompressed, unpack
@@ -33,11 +34,9 @@ from minidocker.images.store import REF_NAME, Store, entry_of
 from minidocker.images.tar import CHUNK
 from minidocker.outcome import ContainerError
 from minidocker.process import run
-from minidocker.syscalls import openat2
 from minidocker.union import Union
 
 FULL_NAME = "io.containerd.image.name"  # where Docker and containerd look first
-RESOLVE_IN_ROOT = 0x10  # <linux/openat2.h>: the directory is the root of links, too
 Found = tuple[Image, list[str]]  # and its names
 
 
@@ -103,11 +102,8 @@ class _Archive:
 
     def open(self, name: str) -> io.BufferedReader:
         """A regular file: a FIFO would be waited for, and a device do something."""
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, ValueError):
-            root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, root)
-            file = openat2(root, name, os.O_PATH | os.O_CLOEXEC, RESOLVE_IN_ROOT)
-            stack.callback(os.close, file)
+        root = opened(None, self.directory)
+        with contextlib.suppress(OSError, ValueError), root as top, opened(top, name, os.O_PATH) as file:
             if stat.S_ISREG(os.fstat(file).st_mode):
                 return open(f"/proc/self/fd/{file}", "rb")
         raise ContainerError(f"the archive speaks of {name[:80]!r}, and has no such file")
