@@ -12,23 +12,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from _collections_abc import Callable, Sequence
 
 from minidocker import syscalls
+from minidocker.isolator import Isolator
 from minidocker.outcome import ENGINE_FAILED, NOT_FOUND, ContainerError, described
-from minidocker.syscalls import close_range, pair, polled, prctl, receive, send, signal
+from minidocker.syscalls import NoReturn, close_range, pair, polled, prctl, receive, send, signal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP, PID_NAMESPACE = -1, -2  # what a process is born in; the other descriptors that it needs have a number inside
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
-
-    from minidocker.isolator import Isolator
-
-    Command = list[str] | Callable[[], object]
-    Walls = Sequence[Isolator]
+Command = list[str] | Callable[[], object]
+Walls = Sequence[Isolator]
 
 
 class Order:

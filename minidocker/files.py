@@ -10,21 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _collections_abc import Iterable
 
 from minidocker.syscalls import openat2
-from minidocker.trees import READ, RESOLVE_NO_SYMLINKS, move, steps
+from minidocker.trees import READ, RESOLVE_NO_SYMLINKS, Name, move, steps
 
 # How OverlayFS marks its own directories: a copy is no part of an overlay. In a user namespace it says user. instead
 OVERLAY_MARKS = ("trusted.overlay.", "user.overlay.")
 PATH_MAX = 4096
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from minidocker.trees import Name
-
-    Owner = tuple[int, int] | None
+Owner = tuple[int, int] | None
 
 
 def usage(paths: Iterable[Name]) -> int:

@@ -13,25 +13,19 @@ from __future__ import annotations
 import os
 import stat
 import time
+from _collections_abc import Callable, Iterator, Mapping, Sequence
 
 from minidocker import child
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError, ContainerTimeout, Result, described, failure, on_the_host
-from minidocker.syscalls import fill_streams, in_memory, polled, read, receive, send, signal
+from minidocker.syscalls import Any, fill_streams, in_memory, polled, read, receive, send, signal
 
 __all__ = ["PIPE", "ContainerError", "ContainerTimeout", "Isolator", "Process", "Result", "run", "start"]
 
 PIPE = -1  # for stdout and stderr: capture it
 AFTER_END = 64  # reads of 64 KiB that empty any pipe, after the end of the process; what it left running may write on
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Any
-
-    from minidocker.launcher import Launched
-
-    Command = Sequence[str] | Callable[[], object]
+Command = Sequence[str] | Callable[[], object]
 
 
 def run(command: Command, *isolators: Isolator, timeout: float | None = None, **options: Any) -> Result:
@@ -126,7 +120,7 @@ class Process:
         self.result: Result | None = None
         self.asked = False  # whether somebody has sent it a signal
         self._entered: list[Isolator] = []
-        self._parent: child.Forked | Launched
+        self._parent: Any
         self._ends: dict[int, int] = {}  # our end of a pipe, or of the terminal -> the stream 1 or 2
         self._written: dict[int, list[bytes]] = {1: [], 2: []}  # what came out of them so far
 
@@ -274,7 +268,7 @@ class Process:
                     os.close(number)
 
 
-def _parent(birth: child.Birth, read_order: Callable[[], child.Order]) -> child.Forked | Launched:
+def _parent(birth: child.Birth, read_order: Callable[[], child.Order]) -> Any:
     """Who has one thread is the parent. Who has several must not fork; who ignores SIGCHLD, or collects all children
     itself, would not get the status: the launcher does it instead."""
     try:

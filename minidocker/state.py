@@ -17,18 +17,15 @@ import fcntl
 import marshal
 import os
 import time
+from _collections_abc import Callable
 
 from minidocker.outcome import ContainerError
+from minidocker.syscalls import Any
 from minidocker.trees import NotRemoved, remove
 
 HOME = "/var/lib/minidocker"  # root's, unless MINIDOCKER_HOME names another
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    Remove = Callable[[str], object]
+Remove = Callable[[str], object]
 
 
 def home() -> str:

@@ -17,11 +17,14 @@ import marshal
 import os
 import select
 import sys
+from _collections_abc import Iterable  # the part of collections.abc that os has imported already
 
-TYPE_CHECKING = False  # what only a type checker needs is imported below such a line: a start does not wait for it
+TYPE_CHECKING = False  # these are for a type checker, in all modules: to import typing takes longer than a start
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from typing import Any as Any
+    from typing import NoReturn as NoReturn
+else:
+    Any = NoReturn = object
 
 signal = _signal
 _libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # dlopen(3): what this program consists of, libc with it

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _collections_abc import Callable, Iterable, Iterator
 
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import openat2
@@ -20,12 +21,8 @@ from minidocker.syscalls import openat2
 RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS = 0x01, 0x04
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a FIFO in its place does not make us wait
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    Name = str | bytes
-    Skips = Callable[[bytes], bool]
+Name = str | bytes
+Skips = Callable[[bytes], bool]
 
 
 class NotRemoved(ContainerError):

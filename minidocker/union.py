@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from _collections_abc import Sequence
 
 from minidocker import state
 from minidocker.isolator import Isolator
@@ -26,10 +27,6 @@ SPECIAL = set(":,\\\"'")  # what separates, quotes or escapes in lowerdir= and b
 # were renamed point to where they were, copied-up files have no content yet, and an index beside it joins hard links
 DEFAULTS = "redirect_dir=nofollow,index=off,metacopy=off"
 UPPER_REMEDY = "the upper directory must be on a file system that can hold one: ext4, xfs, btrfs, tmpfs; not on overlay"
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Union(Isolator):

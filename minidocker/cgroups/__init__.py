@@ -17,16 +17,12 @@ from minidocker.cgroups.hierarchy import Group, Hierarchy, freeze, hierarchies, 
 from minidocker.cgroups.limits import Limits, Statistics
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import call
+from minidocker.syscalls import Any, call
 
 __all__ = ["Cgroup", "Hierarchy", "Limits", "Statistics", "hierarchies", "prune"]
 
 # Joined wherever they are, whatever is limited: for the statistics, and to end and freeze the whole group
 USED = ("cpu", "cpuacct", "memory", "pids", "io", "blkio", "freezer")
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 
 class Cgroup(Isolator):

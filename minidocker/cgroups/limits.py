@@ -9,18 +9,13 @@ Sources: the kernel's admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/.
 from __future__ import annotations
 
 import os
+from _collections_abc import Mapping, Sequence
 
-from minidocker.cgroups.hierarchy import hierarchies, read
+from minidocker.cgroups.hierarchy import Group, hierarchies, read
 from minidocker.outcome import ContainerError
+from minidocker.syscalls import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
-
-    from minidocker.cgroups.hierarchy import Group
-
-    Size = int | str
+Size = int | str
 
 # The name, then controller, file and line in version 2, and the same in version 1
 LIMITS = (

@@ -12,15 +12,10 @@ from __future__ import annotations
 
 import os
 import sys
+from _collections_abc import Iterable
 
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import fill_streams, signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import FrameType
-    from typing import Any
+from minidocker.syscalls import Any, fill_streams, signal
 
 FIVE = ("create", "ls", "inspect", "rm", "prune")
 VERBS = {  # -> the module of this package in which it is a function; spaces are underscores there
@@ -205,7 +200,7 @@ def end_in_order(*numbers: int, undisturbed: tuple[str, ...] = ()) -> None:
     knows yet what there is to let go of. Then we ask again some milliseconds later.
     """
 
-    def ended(number: int, frame: FrameType | None) -> None:
+    def ended(number: int, frame: Any) -> None:
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
         while frame and frame.f_code.co_name not in ("__exit__", "_leave", "_find_and_load", "claim", *undisturbed):

@@ -7,10 +7,7 @@ import sys
 from minidocker.cli import Options
 from minidocker.security.options import Nodes
 from minidocker.security.options import privileges as privileges
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from minidocker.syscalls import Any
 
 
 def volumes(options: Options, paths: dict[str, Any], root: str) -> list[Any]:

@@ -10,11 +10,7 @@ from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
 from minidocker.process import Isolator, Process, start
 from minidocker.security.capabilities import capabilities
-from minidocker.syscalls import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from minidocker.syscalls import Any, signal
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -11,6 +11,7 @@ what came of it: ready/NAME, valid as long as index.json is the one it was made 
 from __future__ import annotations
 
 import os
+from _collections_abc import Callable, Mapping, Sequence
 
 from minidocker import state
 from minidocker.cgroups import Cgroup
@@ -24,14 +25,10 @@ from minidocker.security.capabilities import Bounding, Capabilities, capabilitie
 from minidocker.security.devices import NoDevices
 from minidocker.security.paths import Masked
 from minidocker.security.seccomp import Seccomp
+from minidocker.syscalls import Any
 from minidocker.union import Union
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
-
-    Ready = dict[str, Any]  # id, layers: directories, the top one first; config: the inner one, with Env, Cmd, ...
+Ready = dict[str, Any]  # id, layers: directories, the top one first; config: the inner one, with Env, Cmd, ...
 
 
 def ready(name: str, home: str | None = None) -> Ready:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _collections_abc import Mapping, Sequence
 
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
@@ -40,10 +41,6 @@ ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
 LARGEST = 1 << 22  # bytes of a passwd(5) that anybody reads
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 class Filesystems(Isolator):

@@ -10,6 +10,7 @@ there to a switch (a bridge) of the host, gives both ends addresses, and tells t
 from __future__ import annotations
 
 import os
+from _collections_abc import Sequence
 
 from minidocker.cgroups.hierarchy import read
 from minidocker.namespaces import Join
@@ -25,10 +26,6 @@ __all__ = ["Bridge", "Network", "Port", "create", "inspect", "listed", "parse_po
 
 VIEWS = "/etc/hosts", "/etc/resolv.conf"
 RESOLV_CONF = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"  # systemd's own, where the first names its stub
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Network(Isolator):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _collections_abc import Iterable, Sequence
 
 from minidocker.isolator import Isolator
 from minidocker.outcome import ContainerError
@@ -33,10 +34,6 @@ DEFAULT = (
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24  # <linux/prctl.h>
 VERSION_3 = 0x20080522  # <linux/capability.h>: sets of 64 bits
 SLOTS = range(64)
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 
 def capabilities(add: Sequence[str] = (), drop: Sequence[str] = (), privileged: bool = False) -> frozenset[int]:

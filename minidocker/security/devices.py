@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
+from _collections_abc import Iterable
 
 from minidocker.isolator import Isolator
 from minidocker.security.paths import PATH, check_proc
 from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, mount_setattr
 
 MOUNT_ATTR_NODEV = 4  # <linux/mount.h>
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class NoDevices(Isolator):
