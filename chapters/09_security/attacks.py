@@ -288,6 +288,14 @@ def mount_by_the_new_calls():
 
 
 @attack("capabilities: SYS_ADMIN", "--cap-add SYS_ADMIN")
+def leave_the_fence():
+    """Who has the control groups mounted may write limits, and in version 1 name a program that the host runs."""
+    os.makedirs("/tmp/groups", exist_ok=True)
+    call("mount", b"none", b"/tmp/groups", b"cgroup2", 0, None)
+    may_write("/tmp/groups/cgroup.procs")
+
+
+@attack("capabilities: SYS_ADMIN", "--cap-add SYS_ADMIN")
 def enter_a_namespace():
     """setns(2) into what /proc shows. Here that is the container's own; with the host's processes, the host's."""
     descriptor = os.open("/proc/1/ns/uts", os.O_RDONLY)
