@@ -14,7 +14,8 @@ from _collections_abc import Sequence
 
 from minidocker.cgroups.hierarchy import read
 from minidocker.namespaces import Join
-from minidocker.network import firewall, links, networks, ports
+from minidocker.network import links, networks, ports
+from minidocker.network.firewall import element
 from minidocker.network.networks import DEFAULT, Bridge, create, inspect, listed, prune, remove
 from minidocker.network.ports import Port, parse_port
 from minidocker.outcome import ContainerError
@@ -113,13 +114,20 @@ class Network(Isolator):
             self.warnings += host.tell(elements)
 
     def _elements(self) -> str:
-        """What the firewall is to know of this container besides: its published ports and its limit."""
-        lines = [
-            firewall.published(host, port.protocol, port.number, guest, port.container)
-            for port in self.published
-            for host, guest in zip(port.addresses(), self.addresses[1 if ":" in port.address else 0 :], strict=False)
-        ]
-        return "".join(lines) + (firewall.policed(self.interface, self.egress) if self.egress else "")
+        """What the firewall is to know of this container besides: what a packet to a published port is for, and what it
+        will be for ("all addresses" is a net of all addresses); and that no more than its limit and a tenth may come.
+        """
+        lines = list[str]()
+        for port in self.published:
+            for host, guest in zip(port.addresses(), self.addresses[1 if ":" in port.address else 0 :], strict=False):
+                family, net = "6" if ":" in host else "4", {"0.0.0.0": "0.0.0.0/0", "::": "::/0"}.get(host, host)
+                key = f"{net} . {port.protocol} . {port.number}"
+                lines.append(element(f"inet minidocker published{family}", f"{key} : {guest} . {port.container}"))
+        if self.egress:
+            speed = f"rate over {self.egress * 11 // 80} bytes/second burst {max(self.egress // 40, 1 << 18)} bytes"
+            lines.append(f"add limit bridge minidocker {self.interface} {{ {speed}; }}\n")
+            lines.append(element("bridge minidocker egress", f'"{self.interface}" : "{self.interface}"'))
+        return "".join(lines)
 
     def attach(self, pid: int) -> None:
         """Lay the cable. The firewall is as it should be already; the container's end is switched on last."""

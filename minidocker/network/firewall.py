@@ -1,7 +1,7 @@
 """Chapter 7: the firewall. Published ports, addresses that are borrowed on the way out, and walls between networks.
 
-    nft(published("0.0.0.0", "tcp", 8080, "10.77.0.2", 80))      # one element more
-    restore(lines)                                               # both tables, as they should be
+    add(element("inet minidocker published4", "0.0.0.0/0 . tcp . 8080 : 10.77.0.2 . 80"))      # one port more
+    restore(lines)                                                                             # all, as it should be
 
 Everything is in two tables that are called minidocker, nftables(8): one of the family inet, which sees packets, one of
 the family bridge, which sees frames. Their rules never change; what comes and goes are elements of sets and maps: one
@@ -124,19 +124,6 @@ def generation() -> int:
 def element(name: str, *items: str) -> str:
     """The line that adds them to a set or a map."""
     return f"add element {name} {{ {', '.join(items)} }}\n"
-
-
-def published(host: str, protocol: str, number: int, guest: str, port: int) -> str:
-    """A published port: what a packet is for, and what it will be for. "All addresses" is a net of all addresses."""
-    family, host = "6" if ":" in host else "4", {"0.0.0.0": "0.0.0.0/0", "::": "::/0"}.get(host, host)
-    return element(f"inet minidocker published{family}", f"{host} . {protocol} . {number} : {guest} . {port}")
-
-
-def policed(port: str, rate: int) -> str:
-    """No more than `rate` bits per second and a tenth may come through a port of a bridge; the rest is dropped."""
-    speed = f"rate over {rate * 11 // 80} bytes/second burst {max(rate // 40, 1 << 18)} bytes"
-    limit = f"add limit bridge minidocker {port} {{ {speed}; }}\n"
-    return limit + element("bridge minidocker egress", f'"{port}" : "{port}"')
 
 
 def add(lines: str) -> bool:
