@@ -259,11 +259,9 @@ class Registry:
         data = b"".join(self.pieces(response, media.MAX_JSON))
         document = media.parsed(data, what=f"{self.name}: {reference}")
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        for wanted in (response.headers.get("Docker-Content-Digest", ""), reference):
+        for wanted in map(media.printable, (response.headers.get("Docker-Content-Digest", ""), reference)):
             if wanted.startswith("sha256:") and wanted != digest:
-                raise ContainerError(
-                    f"{self.name}: it sent a manifest with the digest {digest} as {media.printable(wanted)}"
-                )
+                raise ContainerError(f"{self.name}: it sent a manifest with the digest {digest} as {wanted}")
         said = document.get("mediaType", kind)
         if kind not in UNSAID and said != kind:
             raise ContainerError(f"{self.name}: {reference}: it came as {media.printable(kind)}, and is none")

@@ -64,11 +64,10 @@ class Store:
 
     def put(self, value: bytes | dict[str, Any], kind: str) -> Descriptor:
         """Store a small blob; a document always in the same spelling, since its digest is its name."""
+        if not isinstance(value, bytes):
+            value = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
         with self.incoming() as file:
-            data = (
-                value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
-            )
-            file.write(data)
+            file.write(value)
             return self.keep(file, kind)
 
     def get_json(self, descriptor: Descriptor) -> dict[str, Any]:

@@ -57,9 +57,7 @@ def read(read: Callable[[int], bytes]) -> Iterator[Entry]:
         if entry.type in b"xgLK":
             extra, total = extra + entry.size, total + entry.size + BLOCK
             if entry.size < 0 or extra > MAX_RECORDS or total > MAX_EXTRA:
-                raise BadTar(
-                    f"{extra} bytes of extra headers: the limit is {MAX_RECORDS} for an entry, {MAX_EXTRA} for all"
-                )
+                raise BadTar(f"{extra} bytes of extra headers: {MAX_RECORDS} at most for an entry, {MAX_EXTRA} for all")
             records.update(_records(entry.type, content(read, entry.size, "an extra header")))
         else:
             if records:
