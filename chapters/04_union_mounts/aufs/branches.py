@@ -23,6 +23,7 @@ from itertools import takewhile
 from typing import Any
 
 from minidocker.files import copy_entry
+from minidocker.syscalls import error
 from minidocker.trees import remove
 
 WHITEOUT = ".wh."
@@ -33,16 +34,11 @@ TEMPORARY = ".wh..wh.copy-up"  # a copy that is not whole yet
 OVERLAY_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
-def refuse(number: int, path: str) -> OSError:
-    """The answer to a call that the union cannot do: `raise refuse(errno.ENOENT, path)`."""
-    return OSError(number, os.strerror(number), path)
-
-
 def split(path: str, refused: int) -> tuple[str, str]:
     """(parent, name) of a path in the union, which starts with "/"; `refused` is the errno for a name of the format."""
     parent, _, name = path.rpartition("/")
     if name.startswith(WHITEOUT):
-        raise refuse(refused, path)
+        raise error("lookup", refused, path)
     return parent or "/", ORPHAN + name if name.startswith(ORPHANS) else name
 
 
@@ -107,7 +103,7 @@ class Branches:
             return self.branches
         if path not in self._stacks:
             if not stat.S_ISDIR(self.find(path)[1].st_mode):
-                raise refuse(errno.ENOTDIR, path)
+                raise error("lookup", errno.ENOTDIR, path)
             directories = takewhile(lambda entry: stat.S_ISDIR(entry[1].st_mode), self._entries(path))
             self._stacks[path] = [real for real, _ in directories]
         return self._stacks[path]
@@ -116,7 +112,7 @@ class Branches:
         """Where the entry really is, and its status. `FileNotFoundError` if no branch has it, or one hides it."""
         for entry in self._entries(path):
             return entry
-        raise refuse(errno.ENOENT, path)
+        raise error("lookup", errno.ENOENT, path)
 
     def names(self, path: str) -> dict[str, str]:
         """The names in a directory, each with where it really is: all branches' names, less what is hidden."""
@@ -206,7 +202,7 @@ class Writable(Branches):
     def rmdir(self, path: str) -> None:
         """A directory is empty if the union shows nothing in it, whatever whiteouts there are, and what they hide."""
         if self.names(path):
-            raise refuse(errno.ENOTEMPTY, path)
+            raise error("rmdir", errno.ENOTEMPTY, path)
         self._hide(path)
         remove(self._place(path))  # it holds nothing but names of the format
         self._stacks.clear()
@@ -219,7 +215,7 @@ class Writable(Branches):
         real, status = self.find(old)
         is_directory = stat.S_ISDIR(status.st_mode)
         if is_directory and (len(self.stack(old)) > 1 or not self.is_upper(real)):
-            raise refuse(errno.EXDEV, old)
+            raise error("rename", errno.EXDEV, old)
         if is_directory and os.path.basename(new) in self.names(os.path.dirname(new)):
             self.rmdir(new)
         source, target = self.copy_up(old), self._place(new)

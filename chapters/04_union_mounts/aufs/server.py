@@ -17,8 +17,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from aufs.branches import Writable, refuse
+from aufs.branches import Writable
 from minidocker.files import OVERLAY_MARKS
+from minidocker.syscalls import error
 
 FIELDS = ("st_mode", "st_uid", "st_gid", "st_size", "st_blocks", "st_rdev", "st_nlink")
 
@@ -140,7 +141,7 @@ class Operations:
     def mknod(real: str, mode: int, device: int) -> None:
         """A FIFO, a socket, a device; also an ordinary file. OverlayFS refuses its whiteout, and so do we."""
         if stat.S_ISCHR(mode) and device == 0:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+            raise error("mknod", errno.EPERM)
         os.mknod(real, mode, device)
 
     # The kernel has checked that the caller may
@@ -152,7 +153,7 @@ class Operations:
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         """A container may not mark directories as opaque."""
         if name.startswith(OVERLAY_MARKS):
-            raise refuse(errno.EPERM, path)
+            raise error("setxattr", errno.EPERM, path)
         os.setxattr(self.branches.copy_up(path), name, value, flags, follow_symlinks=False)
 
 
