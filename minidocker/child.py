@@ -177,8 +177,7 @@ class _Sealed:
 def _seal_imports() -> None:
     """Forget every place that modules come from; those that are loaded stay usable."""
     sys.meta_path[:] = [_Sealed]
-    sys.path.clear()
-    sys.path_hooks.clear()
+    sys.path[:], sys.path_hooks[:] = [], []
 
 
 def _call(order: Order) -> NoReturn:

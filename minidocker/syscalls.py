@@ -36,8 +36,7 @@ CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x8000000, 0x10000000,
 CLONE_INTO_CGROUP = 0x200000000
 # <linux/mount.h>, <sys/mount.h>, <linux/prctl.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
-MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
-MNT_DETACH = 2
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20, 0x1000, 0x4000, 0x40000, 2
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000  # <fcntl.h>
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME = 1, 4, 15
 
@@ -87,8 +86,7 @@ def mount(source: str | None, target: str, fstype: str | None = None, flags: int
 
 def mount_setattr(directory: int, path: str, flags: int, on: int = 0, off: int = 0) -> None:
     """mount_setattr(2), Linux 5.12: set and clear MOUNT_ATTR_* of a mount, and (AT_RECURSIVE) of all below it."""
-    attributes = structure(on, off, 0, 0)
-    call("mount_setattr", directory, path, flags, attributes, len(attributes), path=path or None)
+    call("mount_setattr", directory, path, flags, structure(on, off, 0, 0), 4 * 8, path=path or None)
 
 
 def prctl(option: int, argument: int | bytes = 0) -> int:
@@ -140,10 +138,13 @@ def pair() -> tuple[int, int]:
 
 def send(channel: int, value: Any, *descriptors: int) -> None:
     """One message through a socket: a plain value, with copies of descriptors (SCM_RIGHTS in unix(7))."""
+    if not descriptors:  # write(2): a container's filter of system calls may know none of sockets
+        os.write(channel, marshal.dumps(value))
+        return
     end = socket.socket(fileno=channel)
     rights = b"".join(number.to_bytes(4, sys.byteorder) for number in descriptors)  # array imports too much for that
     try:
-        end.sendmsg([marshal.dumps(value)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else [])
+        end.sendmsg([marshal.dumps(value)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     finally:
         end.detach()
 

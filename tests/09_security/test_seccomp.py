@@ -273,6 +273,25 @@ def test_numbers_are_libseccomps(libseccomp, machine):
     assert names <= {*NUMBERS[machine]}
 
 
+def test_a_narrow_filter_need_know_no_call_of_sockets_and_what_it_lacks_is_named(tmp_path):
+    """What a static program, and the steps before it, need; and without one of these calls."""
+    names = (
+        "execve exit_group brk arch_prctl mmap mprotect munmap read write close openat openat2 fstat newfstatat lseek"
+    )
+    names += " stat fcntl ioctl capset prctl setgroups setresuid setresgid setuid setgid getuid chdir fchdir fchown"
+    names += (
+        " rt_sigaction rt_sigprocmask rt_sigreturn set_tid_address set_robust_list prlimit64 rseq getrandom readlink"
+    )
+    names += " getcwd futex readlinkat faccessat2 mkdir mkdirat fchmodat statx"
+    allowed = [{"names": names.split(), "action": "SCMP_ACT_ALLOW"}]
+    path = write(tmp_path / "p.json", syscalls=allowed)
+    words = ["run", "--security-opt", f"seccomp={path}", "busybox", "echo", "hi"]
+    assert minidocker(HOME, *words).stdout == "hi\n"
+    allowed[0]["names"].remove("capset")
+    write(path, syscalls=allowed)
+    assert minidocker(HOME, *words).stderr == "minidocker: capset: Operation not permitted\n"
+
+
 def test_a_filter_that_is_too_narrow_is_named_as_what_it_may_be(tmp_path):
     path = write(tmp_path / "p.json", syscalls=[{"names": ["exit_group"], "action": "SCMP_ACT_ALLOW"}])
     assert "a narrow filter" in refused(path)
