@@ -993,7 +993,7 @@ def test_several_volumes_are_mounted_parents_first():
 
 @both_ways
 def test_devices_on_a_volume_work_as_with_docker():
-    """A volume alone is not nodev: what opens in a container of an image is for chapter 5's `NoDevices` to say."""
+    """A volume alone is not nodev: what opens in a container of an image is for chapter 9's `NoDevices` to say."""
     assert (
         sh("mknod /d/null c 1 3; echo x > /d/null; stat -c %F /d/null", spelled("dev:/d")).stdout
         == "character special file\n"
