@@ -143,7 +143,20 @@ def test_limits_are_there_also_for_another_user_and_behind_an_init(word, file, s
 
 
 @pytest.mark.parametrize(
-    "word", ["nofile", "nofile=", "nofile=9:3", "nofile=-1:3", "x=1", "nofile=a", "nofile=1:2:3", ""]
+    "word",
+    [
+        "nofile",
+        "nofile=",
+        "nofile=9:3",
+        "nofile=-1:3",
+        "x=1",
+        "nofile=a",
+        "nofile=1:2:3",
+        "nofile=1:",
+        "nofile=\u0663",
+        f"core={10**30}",
+        "",
+    ],
 )
 def test_a_limit_that_is_none_is_one_line(word):
     shown = minidocker(HOME, "run", "--ulimit", word, "busybox", "true")
