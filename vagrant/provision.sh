@@ -26,7 +26,7 @@ PACKAGES="
     util-linux procps iproute2 nftables conntrack iptables strace
     busybox-static mmdebstrap
     fuse3 e2fsprogs
-    runc crun bubblewrap
+    runc crun bubblewrap uidmap slirp4netns
     lz4 xz-utils zstd cpio openssl
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
     nginx-light sshfs openssh-server curl

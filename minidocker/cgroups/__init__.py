@@ -54,7 +54,7 @@ class Cgroup(Isolator):
             for hierarchy in self.hierarchies():
                 if names := hierarchy.controllers & {*USED} - {*self.groups}:
                     self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
-            if not self.groups:
+            if not self.groups and hierarchies():
                 raise ContainerError("Cgroup: no control groups here: see the lines on cgroups of minidocker doctor")
             for file, text in self.limits.settings(self.groups):
                 write(file, text)
@@ -78,8 +78,7 @@ class Cgroup(Isolator):
         for descriptor in self.descriptors:
             os.close(descriptor)
         self.cgroup, self.descriptors = None, ()
-        if self.groups:
-            self._last = Statistics(self.groups)
+        self._last = self.statistics()
         groups, self.groups = self._all(), {}
         for group in groups:
             state.release(group.path, group.lock, remove)

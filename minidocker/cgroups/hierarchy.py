@@ -23,7 +23,7 @@ FREEZERS = (
     ("freezer.state", ("THAWED", "FROZEN"), "freezer.state", ("THAWED", "FROZEN")),
 )
 
-_found: list[Hierarchy] = []
+_found: list[Hierarchy] | None = None
 
 
 class Hierarchy:
@@ -45,8 +45,9 @@ class Hierarchy:
 
 def hierarchies() -> list[Hierarchy]:
     """Those of this machine, with the one that freezes in front. Read once: mounts of these outlive processes."""
-    if not _found:
-        _found.extend(parse(read("/proc/self/mountinfo")))
+    global _found
+    if _found is None:
+        _found = parse(read("/proc/self/mountinfo"))
     return _found
 
 

@@ -42,6 +42,7 @@ FIGURES = (
     ("read_bytes", ("io", "io.stat", "rbytes", 1), ("blkio", "blkio.throttle.io_service_bytes", "Read", 1)),
     ("written_bytes", ("io", "io.stat", "wbytes", 1), ("blkio", "blkio.throttle.io_service_bytes", "Write", 1)),
 )
+NOWHERE = "/proc/self/mountinfo; without root, a group must be yours: systemd-run --user --scope minidocker run"
 PERIOD = 100_000  # microseconds: half a CPU is 50 ms of every 100
 UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -104,7 +105,7 @@ class Limits:
 
         Where the kernel does not account for swap, the file is missing, and an error only if swap was asked for.
         """
-        found, places = [], ", ".join(hierarchy.path for hierarchy in hierarchies()) or "/proc/self/mountinfo"
+        found, places = [], ", ".join(hierarchy.path for hierarchy in hierarchies()) or NOWHERE
         for name, *cells in LIMITS:
             for values in self.values.get(name, ()):
                 file, line = _cell(groups, cells) or ("", "")

@@ -25,9 +25,11 @@ def volumes(options: Options, paths: dict[str, Any], root: str) -> list[Any]:
 
 def network(options: Options, root: str) -> Any:
     """The container's network. Where none is named and a port is to be published, that is the bridge."""
-    from minidocker.network import Network
+    from minidocker.network import Network as kind
 
-    return Network(
+    if "minidocker.security.rootless" in sys.modules:
+        from minidocker.network.slirp import Slirp as kind
+    return kind(
         options.network or "bridge",
         ports=options.publish,
         root=root,

@@ -94,7 +94,13 @@ def run(options: Options, name: str, *command: str) -> int:
         user=options.user,
         hostname=host,
         network=(lambda root: _asked().network(options, root)) if networked else "none",
-        limits=_limits(options),
+        limits={
+            "memory": options.memory or None,
+            "memory_swap": options.memory_swap or None,
+            "cpus": options.number("cpus", float) or None,
+            "cpu_weight": options.number("cpu-weight", int) or None,
+            "pids": max(options.number("pids-limit", int), 0) or None,  # -1 is no limit, as for Docker
+        },
         init=options.init,
         mounts=lambda root: _asked().volumes(options, paths, root) if mounted else [],
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
@@ -108,9 +114,7 @@ def run(options: Options, name: str, *command: str) -> int:
 
 def _asked() -> Any:
     """What most containers do not need, and need not import."""
-    from minidocker.cli import asked
-
-    return asked
+    return __import__("minidocker.cli.asked", fromlist=["_"])
 
 
 def _image(name: str, pull: str) -> dict[str, Any]:
@@ -127,16 +131,6 @@ def _image(name: str, pull: str) -> dict[str, Any]:
             raise
     _asked().fetch(name)
     return ready(name)
-
-
-def _limits(options: Options) -> dict[str, Any]:
-    return {
-        "memory": options.memory or None,
-        "memory_swap": options.memory_swap or None,
-        "cpus": options.number("cpus", float) or None,
-        "cpu_weight": options.number("cpu-weight", int) or None,
-        "pids": max(options.number("pids-limit", int), 0) or None,  # -1 is no limit, as for Docker
-    }
 
 
 def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str) -> int:

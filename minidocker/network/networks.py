@@ -30,7 +30,7 @@ LARGEST = 22  # a bridge has at most 1024 ports, and so many addresses has a /22
 BLOCK = 32  # so many addresses the firewall learns at a time, and most starts have nothing to tell it
 NAME_LENGTH, INTERFACE_LENGTH = 12, 15  # letters; the second is the kernel's
 LONGEST = 87  # letters of all names of a container: one line of a file that everybody reads
-LOCK = "/run/minidocker.network"  # of all homes, since all of them look for free subnets
+LOCK = "/run/minidocker.network" if os.access("/run", os.W_OK) else f"{state.home()}/network.lock"  # of all homes
 NAMED = "/run/netns"  # where ip-netns(8) keeps namespaces
 
 
