@@ -84,9 +84,9 @@ def mount(source: str | None, target: str, fstype: str | None = None, flags: int
     call("mount", source, target, fstype, flags, data, path=target)
 
 
-def mount_setattr(directory: int, path: str, flags: int, on: int = 0, off: int = 0) -> None:
+def mount_setattr(directory: int, path: str, flags: int, on: int = 0, off: int = 0, users: int = 0) -> None:
     """mount_setattr(2), Linux 5.12: set and clear MOUNT_ATTR_* of a mount, and (AT_RECURSIVE) of all below it."""
-    call("mount_setattr", directory, path, flags, structure(on, off, 0, 0), 4 * 8, path=path or None)
+    call("mount_setattr", directory, path, flags, structure(on, off, 0, users), 4 * 8, path=path or None)
 
 
 def prctl(option: int, argument: int | bytes = 0) -> int:

@@ -58,6 +58,7 @@ def run(options: Options, name: str, *command: str) -> int:
         --privileged            all rights of root, all devices and system calls, a /sys to write to
         --security-opt RULE...  no-new-privileges, seccomp=FILE (or unconfined), systempaths=unconfined
         --ulimit NAME=SOFT[:HARD]...  limit of each process, getrlimit(2), e.g. nofile=1024
+        --userns WHO            remap: root inside is nobody outside; host: the same (the default)
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
@@ -109,6 +110,8 @@ def run(options: Options, name: str, *command: str) -> int:
         terminal=terminal,
         **(_asked().privileges(options.security_opt, options.ulimit, options.read_only and cwd) if opted else {}),
     )
+    if options.userns not in ("", "host"):
+        __import__("minidocker.security.users", fromlist=["_"]).remap(options.userns, isolators)
     return _attached(argv, isolators, settings, options, called)
 
 
