@@ -8,6 +8,7 @@ CVE-2021-30465 (links exchanged below a volume) in 06_volumes, CVE-2024-21626's 
 import errno
 import mmap
 import os
+import re
 import shutil
 import signal
 import stat
@@ -241,8 +242,10 @@ def test_2019_16884_no_volume_of_an_image_lies_on_proc(images, target):
 
 # CVE-2022-0492: release_agent of a cgroup of version 1 names a program that the kernel runs, as root of the host
 
-AGENT = """
-mkdir -p /tmp/it; mount -t cgroup -o memory it /tmp/it || mount -t cgroup2 it /tmp/it && echo mounted
+# One that the host has mounted already, since its options must stay as they are; else a new one, which ends with this
+V1 = any(re.search(r" cgroup \S*\bmemory\b", line) for line in Path("/proc/mounts").read_text().splitlines())
+AGENT = f"""
+mkdir -p /tmp/it; mount -t cgroup -o {"memory" if V1 else "none,name=escape"} it /tmp/it && echo mounted
 test -e /tmp/it/release_agent && echo open
 """
 ALONE = f"unshare -UrmC sh -c '{AGENT}'"
