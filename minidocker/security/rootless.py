@@ -49,7 +49,7 @@ def ranges(path: str, own: int) -> str:
             found += f" {inside} {first} {count}"
             inside += int(count)
     if inside == 1:
-        remedy = f"usermod -v 100000-165535 -w 100000-165535 {names[-1]}"
+        remedy = f"use sudo, or usermod -v 100000-165535 -w 100000-165535 {names[-1]}"
         raise ContainerError(f"{path} has no numbers for {names[-1]}, and images have many users: {remedy}")
     return found
 
