@@ -70,7 +70,7 @@ def claim(path: str, remove: Remove = remove, make: Callable[[str, int], object]
     What a dead owner left there is removed; while one lives, the name is refused. Between the two steps a `prune` may
     take the directory for a dead one's: then try again.
     """
-    for _ in range(100):
+    for _ in range(500):
         try:
             make(path, 0o700)
             if (lock := hold(path)) is not None:
