@@ -49,7 +49,7 @@ unshare --mount --pid --fork --kill-child --propagation private $isolation sh -e
     mount --rbind /sys sys
     mount --rbind /dev dev
     mount -t tmpfs shm dev/shm
-    mount -t tmpfs run run
+    mount -t tmpfs -o mode=755 run run
     mount -t tmpfs tmp tmp
     mkdir run/old
     pivot_root . run/old

@@ -26,6 +26,7 @@ class Slirp(Network):
 
     def _plug_in(self) -> None:
         """The program will bind the ports itself: here it is seen whether they are free, and which ones they are."""
+        self._bridged = False  # in the end there is nothing to put right: neither the firewall nor addresses are used
         if self.network != DEFAULT or self.egress or self.ingress:
             raise ContainerError(f"Network: {self.network}: this needs root; without it: none, host, bridge, no limits")
         for port in self.published:
@@ -38,9 +39,7 @@ class Slirp(Network):
 
     def attach(self, pid: int) -> None:
         """Start it, and wait until it is ready. It ends when nobody holds our end of a socket, however that happens.
-
-        The loopback interface of the host stays closed to the container.
-        """
+        The loopback interface of the host stays closed to the container."""
         if not self.lease:
             return
         self.router, theirs = socket.socketpair()
