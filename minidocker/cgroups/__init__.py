@@ -54,10 +54,10 @@ class Cgroup(Isolator):
             for hierarchy in self.hierarchies():
                 if names := hierarchy.controllers & {*USED} - {*self.groups}:
                     self.groups.update(dict.fromkeys(names, Group(hierarchy, self.container)))
-            if not self.groups and hierarchies():
-                raise ContainerError("Cgroup: no control groups here: see the lines on cgroups of minidocker doctor")
             for file, text in self.limits.settings(self.groups):
                 write(file, text)
+            if not self.groups:
+                raise ContainerError("Cgroup: no control groups here: see the lines on cgroups of minidocker doctor")
             self.cgroup = next((group.lock for group in self._all() if group.version == 2), None)
             old = [group.path for group in self._all() if group.version == 1]
             self.descriptors = tuple(os.open(f"{path}/tasks", os.O_WRONLY) for path in old)

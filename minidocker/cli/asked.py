@@ -27,7 +27,7 @@ def network(options: Options, root: str) -> Any:
     """The container's network. Where none is named and a port is to be published, that is the bridge."""
     from minidocker.network import Network as kind
 
-    if "minidocker.security.rootless" in sys.modules:
+    if "minidocker.security.rootless" in sys.modules:  # a user, who has made himself root: the bridge is not his
         from minidocker.network.slirp import Slirp as kind
     return kind(
         options.network or "bridge",

@@ -14,7 +14,7 @@ import os
 from _collections_abc import Callable, Mapping, Sequence
 
 from minidocker import state
-from minidocker.cgroups import Cgroup
+from minidocker.cgroups import Cgroup, hierarchies
 from minidocker.child import DEFAULT_PATH
 from minidocker.images.inside import DEVICES, Filesystems, User, home_of
 from minidocker.isolator import Isolator
@@ -26,7 +26,7 @@ from minidocker.security.devices import NoDevices
 from minidocker.security.paths import Masked
 from minidocker.security.seccomp import Seccomp
 from minidocker.syscalls import Any
-from minidocker.union import Union
+from minidocker.union import Union, initial
 
 Ready = dict[str, Any]  # id, layers: directories, the top one first; config: the inner one, with Env, Cmd, ...
 
@@ -86,9 +86,9 @@ def container(
     user = user or config.get("User") or ""
     kept = capabilities(privileged=privileged) if kept is None else kept
     union = Union(image["layers"], upper, image.get("held") or image["layers"])
-    isolators = [
+    isolators = [  # a user who has no control groups may go without, if no limit is asked for; root may not
         Namespaces(f"pid mount uts ipc {'net' if network == 'none' else ''}", hostname=hostname),
-        Cgroup(**(limits or {})),
+        *([Cgroup(**(limits or {}))] if initial() or hierarchies() or any((limits or {}).values()) else []),
         Namespaces("cgroup"),
         union,
         *([] if isinstance(network, str) else [network(union.root)]),

@@ -328,8 +328,9 @@ def test_a_missing_controller_is_an_error_that_names_it(monkeypatch, limit):
     assert not groups("poor")
 
 
-def test_no_cgroups_at_all(monkeypatch):
-    monkeypatch.setattr("minidocker.cgroups.hierarchy._found", [Hierarchy(2, "/sys/fs/cgroup", set())])
+@pytest.mark.parametrize("there", [[], [Hierarchy(2, "/sys/fs/cgroup", set())]], ids=["none", "no controllers"])
+def test_no_cgroups_at_all(monkeypatch, there):
+    monkeypatch.setattr("minidocker.cgroups.hierarchy._found", there)
     with pytest.raises(ContainerError, match="no control groups here"):
         run(["true"], Cgroup())
 

@@ -25,12 +25,12 @@ What is equal. For `start`, everybody runs the `echo` of the same busybox root, 
 cgroup namespaces, with the root pivoted to, /proc mounted, and (crun, runc, LXC, Podman, Docker, minidocker) limits on
 memory, CPU and PIDs. The bundle of crun and runc asks for no more than that: no seccomp filter, no capabilities, no
 masked path, no other mount, no terminal. For `start.image` it asks for what `minidocker run` has: Docker's mounts, its
-fourteen capabilities, its filter of system calls, its masked and read-only paths, and no device but its own. Podman
-and Docker run with `--network none`. Time runs from the call to the
-moment when the caller knows the exit status. What is not equal is done by their own choice: runc makes the device nodes
-and links it always makes, crun and runc join every cgroup hierarchy there is, Podman and Docker set seccomp filters and
-keep a record of the container, and mount its layers; unshare, bubblewrap and nspawn set no limits, and unshare does not
-pivot. A plain process has no walls at all: it is the floor.
+fourteen capabilities, its filter of system calls, its masked and read-only paths, and no device but its own. Podman and
+Docker run with `--network none`. Time runs from the call to the moment when the caller knows the exit status. What is
+not equal is done by their own choice: runc makes the device nodes and links it always makes, crun and runc join every
+cgroup hierarchy there is, Podman and Docker set seccomp filters and keep a record of the container, and mount its
+layers; unshare, bubblewrap and nspawn set no limits, and unshare does not pivot. A plain process has no walls at all:
+it is the floor.
 
 Each start stands alone: between two runs are 50 ms, in which the network namespace of the one before ends. Without the
 pause, who starts just after somebody else who wrote to cgroup.procs does not have to wait for a grace period of RCU, as
