@@ -1237,7 +1237,10 @@ LAB = 'umount /sys/fs/cgroup/unified; ip link set lo up; exec "$@"'
 
 @pytest.fixture
 def podman():
-    """Run a shell script with podman, in namespaces of its own and with a store of its own; it wants short names."""
+    """Run a shell script with podman, in namespaces of its own and with a store of its own; it wants short names.
+
+    Podman cleans up after a container in a process that outlives the command: it ends with the PID namespace.
+    """
     top = tempfile.mkdtemp(prefix="podman-")
     Path(top, "containers.conf").write_text(CONF)
     environment = {**os.environ, "CONTAINERS_CONF": f"{top}/containers.conf"}
@@ -1246,8 +1249,8 @@ def podman():
     )
 
     def call(script, *words):
-        lab = ["unshare", "-m", "-n", "--propagation", "private", "sh", "-c", LAB, "lab"]
-        argv = [*lab, "sh", "-c", function + script, "podman", *map(str, words)]
+        argv = [*"unshare -m -n -p -f --mount-proc --propagation private sh -c".split(), LAB, "lab"]
+        argv += ["sh", "-c", function + script, "podman", *map(str, words)]
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
 
     yield call
