@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from minidocker.images.container import container, ready
+from minidocker.namespaces import Namespaces
+from minidocker.process import run
+from minidocker.security.users import remap
 from minidocker.volumes import store
 from tests.helpers import HOME, REPO, until
 from tests.helpers.images import add_image, minidocker
@@ -126,11 +130,17 @@ def test_a_terminal_a_tmpfs_and_an_anonymous_volume(inside):
     assert done.stdout.split() == ["/dev/pts/0", "yes"], done
 
 
-def test_no_process_of_the_host_gets_its_signals(inside):
-    """Not even with the host's user number in a set-user-ID program of a volume; here with the right to kill."""
-    with subprocess.Popen(["sleep", "20"]) as neighbour:
-        done = inside(f"kill -9 {neighbour.pid}; kill -9 -1; echo {neighbour.pid}", "--cap-add", "KILL")
-        assert neighbour.poll() is None, done
+@pytest.mark.parametrize("remapped, ended", [(True, None), (False, -signal.SIGKILL)])
+def test_no_process_of_the_host_gets_its_signals(home, remapped, ended):
+    """Where it sees them: the list has no PID namespace here. Root inside has the right to kill, but over nobody."""
+    with subprocess.Popen(["sleep", "60"]) as neighbour:
+        argv, walls, options = container(ready("busybox", str(home)), ["kill", "-9", f"{neighbour.pid}"])
+        walls[0] = Namespaces("mount uts ipc net")
+        if remapped:
+            remap("remap", walls)
+        done = run(argv, *walls, **options)
+        assert (done.exit_code == 0) is not remapped, done
+        assert until(lambda: neighbour.poll() == ended)
         neighbour.kill()
 
 
