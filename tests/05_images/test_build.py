@@ -1249,8 +1249,8 @@ def podman():
     )
 
     def call(script, *words):
-        argv = [*"unshare -m -n -p -f --mount-proc --propagation private sh -c".split(), LAB, "lab"]
-        argv += ["sh", "-c", function + script, "podman", *map(str, words)]
+        alone = ["unshare", "-m", "-n", "-p", "-f", "--mount-proc", "--propagation", "private"]
+        argv = [*alone, "sh", "-c", LAB, "lab", "sh", "-c", function + script, "podman", *map(str, words)]
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=300)
 
     yield call
