@@ -25,8 +25,24 @@ def on_disk() -> Iterator[Path]:
     try:
         yield Path(state.directory(name))
     finally:
+        await_podman(state.directory(name))
         detach(state.directory(name))
         state.release(state.directory(name), lock)
+
+
+def await_podman(place: str) -> None:
+    """Until no process names the place any more: Podman cleans up after a container when its command has ended."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(place.encode() in words(path) for path in Path("/proc").glob("[0-9]*")):
+        time.sleep(0.02)
+
+
+def words(process: Path) -> bytes:
+    """What it was started with; nothing of one that has ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def detach(place: str) -> None:
