@@ -121,6 +121,15 @@ def directories(parent: str) -> list[str]:
         return []
 
 
+def wanted(name: str) -> list[str]:
+    """Who does not run, and will want this image or volume again: chapter 10 makes links to them, in uses/NAME."""
+    try:
+        links = os.listdir(f"{home()}/uses/{name}")
+    except FileNotFoundError:
+        return []
+    return [link for link in links if os.path.exists(f"{home()}/uses/{name}/{link}")]
+
+
 def replace(path: str, data: bytes, sync: bool = False) -> None:
     """Write a file so that everybody sees the old content or the new one: the disk may be full, or we be killed.
 

@@ -15,6 +15,8 @@ import select
 import signal
 import termios
 import tty
+from _collections_abc import Iterator
+from contextlib import contextmanager
 
 from minidocker.process import Isolator, Process, Result
 from minidocker.syscalls import MS_BIND, call, mount, read
@@ -55,27 +57,38 @@ def size(terminal: int) -> bytes:
 def interact(process: Process, keyboard: int = 0, screen: int = 1) -> Result:
     """Copy `keyboard` to the process's terminal and that to `screen`, until the process ends; return its result.
 
-    Follows changes of the window's size (SIGWINCH), so it wants the main thread. The user's terminal is put back
-    whatever happens; where `keyboard` is no terminal, its bytes are copied as they are; where it is -1, none are.
+    Where `keyboard` is no terminal, its bytes are copied as they are; where it is -1, none are.
+    """
+    output = _unblocked(screen) if os.isatty(screen) else os.dup(screen)
+    try:
+        with raw(keyboard, screen, process.terminal):
+            _copy(process, keyboard, output)
+    finally:
+        os.close(output)
+    return process.wait()
+
+
+@contextmanager
+def raw(keyboard: int, screen: int, target: int) -> Iterator[None]:
+    """The user's terminal is raw, and `target` has its size, also when that changes (SIGWINCH: the main thread's).
+
+    It is put back whatever happens.
     """
     before = termios.tcgetattr(keyboard) if keyboard >= 0 and os.isatty(keyboard) else None
     window = screen if before is None else keyboard
-    output = _unblocked(screen) if os.isatty(screen) else os.dup(screen)
-    resize = signal.signal(signal.SIGWINCH, lambda *_: copy_size(window, process.terminal))
+    resize = signal.signal(signal.SIGWINCH, lambda *_: copy_size(window, target))
     try:
-        copy_size(window, process.terminal)
+        copy_size(window, target)
         if before is not None:
             tty.setraw(keyboard, termios.TCSADRAIN)  # not TCSAFLUSH, which would drop what was typed ahead
-        _copy(process, keyboard, output)
+        yield
     finally:
-        os.close(output)
         signal.signal(signal.SIGWINCH, resize)
         try:
             if before is not None:
                 termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
         except termios.error:
             pass  # it is gone: somebody closed the window
-    return process.wait()
 
 
 def copy_size(source: int, target: int) -> None:

@@ -118,6 +118,11 @@ def freeze(path: str, frozen: bool) -> bool:
     return False  # version 1, and another controller
 
 
+def frozen(path: str) -> bool:
+    """Whether all processes of a group stand still."""
+    return any(done[True] in read(f"{path}/{shows}") for _, _, shows, done in FREEZERS)
+
+
 def remove(path: str) -> None:
     """rmdir(2), which fails with EBUSY while there are processes: end those, and wait for them to leave."""
     deadline = time.monotonic() + PATIENCE

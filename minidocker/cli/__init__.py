@@ -20,6 +20,8 @@ from minidocker.syscalls import Any, fill_streams, signal
 FIVE = ("create", "ls", "inspect", "rm", "prune")
 VERBS = {  # -> the module of this package in which it is a function; spaces are underscores there
     "run": "run",
+    **dict.fromkeys(("create", "start", "attach", "stop", "restart", "kill", "wait", "rm", "exec"), "containers"),
+    **dict.fromkeys(("pause", "unpause", "rename", "logs", "container prune"), "containers"),
     **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in FIVE},
@@ -54,7 +56,7 @@ def command() -> None:
 def main(arguments: list[str]) -> int:
     """Call one verb; whatever goes wrong in it is one line, and an exit status."""
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
-    engine = 125 if verb in ("run", "build") else 1
+    engine = 125 if verb in ("run", "build", "exec") else 1
     try:
         status = call(verb, arguments[len(verb.split()) :])
         print(end="", flush=True)  # now, when a reader who has gone, or a full disk, is still an exit status

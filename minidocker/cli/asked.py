@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from minidocker.cli import Options
+from minidocker.outcome import ContainerError
 from minidocker.security.options import Nodes
 from minidocker.security.options import privileges as privileges
 from minidocker.syscalls import Any
@@ -49,3 +51,20 @@ def fetch(name: str) -> None:
 
     print(f"{name}: Pulling from {parse(name).registry}", file=sys.stderr)
     pull(Store(), name, show=True)
+
+
+def more(options: Options) -> None:
+    """Options of which little is needed at each start: the files that they name, and what may not be."""
+    found = list[str]()
+    for path in options.env_file:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.lstrip().rstrip("\r\n") for line in file]
+        found += [line for line in lines if line and line[0] != "#"]
+    options["env"] = [*found, *options.env]
+    policy, _, times = options.restart.partition(":")
+    if policy not in ("", "no", "on-failure", "always", "unless-stopped") or (times and not times.isdecimal()):
+        raise ContainerError(f"--restart {options.restart}: it is no, on-failure[:TIMES], always or unless-stopped")
+    if options.rm and policy not in ("", "no"):
+        raise ContainerError(f"--rm and --restart {policy} exclude each other")
+    if options.cidfile and os.path.exists(options.cidfile):
+        raise ContainerError(f"--cidfile {options.cidfile}: it is there already: another container may be meant by it")

@@ -122,7 +122,7 @@ def rmi(options: Options, *words: str) -> int:
 
     -f, --force  remove an image by its ID with all its names
     """
-    return _each(words, lambda word: image.remove(Store(), word, options.force))
+    return each(words, lambda word: image.remove(Store(), word, options.force))
 
 
 def image_prune(options: Options) -> None:
@@ -159,7 +159,7 @@ def volume_prune(options: Options) -> int:
     -a, --all  those with a name as well
     -f, --force  do not ask (it never does)
     """
-    return _each([options.all], volume.prune)
+    return each([options.all], volume.prune)
 
 
 def network_prune(_: Options) -> int:
@@ -167,7 +167,7 @@ def network_prune(_: Options) -> int:
 
     -f, --force  do not ask (it never does)
     """
-    return _each([network.prune], operator.call, "removed ")
+    return each([network.prune], operator.call, "removed ")
 
 
 def _ls(noun: str, options: Options) -> None:
@@ -194,7 +194,7 @@ def _rm(noun: str, options: Options, *names: str) -> int:
     """
     listed, _, remove, _ = NOUNS[noun]
     there = listed() if options.force else names
-    return _each([name for name in names if name in there], lambda name: [remove(name) or name])
+    return each([name for name in names if name in there], lambda name: [remove(name) or name])
 
 
 for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, from which its options are read
@@ -206,7 +206,7 @@ for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, 
 
 def prune(_: Options) -> int:
     """prune: remove what containers left behind whose owner was killed"""
-    return _each([cgroups.prune, state.prune, volume.prune, network.prune], operator.call, "removed ")
+    return each([cgroups.prune, state.prune, volume.prune, network.prune], operator.call, "removed ")
 
 
 def system_prune(options: Options) -> int:
@@ -263,7 +263,7 @@ def _age(created: str | None) -> str:
     )
 
 
-def _each(things: Iterable[Any], do: Callable[[Any], Iterable[object]], say: str = "") -> int:
+def each(things: Iterable[Any], do: Callable[[Any], Iterable[object]], say: str = "") -> int:
     """Do it with each, and say what is gone. What resists is a line, and the exit status; the rest goes on."""
     status = 0
     for thing in things:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from _collections_abc import Sequence
 
 from minidocker.cli import Options, end_in_order, variables
+from minidocker.engine.signals import pass_on
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
-from minidocker.process import Isolator, Process, start
+from minidocker.process import Isolator, start
 from minidocker.security.capabilities import capabilities
 from minidocker.syscalls import Any, signal
 
@@ -26,14 +28,22 @@ class Birth(Isolator):
 def run(options: Options, name: str, *command: str) -> int:
     """run [OPTIONS] IMAGE [COMMAND...]: run a command in a new container
 
-        --rm                    remove the container afterwards: always so, until chapter 10 keeps them
+    -d, --detach                print its ID, and let it run on
+        --rm                    remove the container afterwards
     -i, --interactive           keep the standard input open
     -t, --tty                   give it a terminal of its own
     -e, --env NAME[=VALUE]...   set a variable; without a value, as it is here
     -w, --workdir DIRECTORY     start in this directory
     -u, --user NAME[:GROUP]     run as this user
+        --env-file FILE...      the same for each line of a file
     -h, --hostname NAME         what the container is called inside
         --name NAME             what it is called outside
+    -l, --label NAME[=VALUE]...  a note for `ps --filter label=`, and for people
+        --restart POLICY        no, on-failure[:TIMES], always, or unless-stopped: start it again when it ends
+        --stop-signal SIGNAL    what `stop` sends first: the image's STOPSIGNAL, or TERM
+        --stop-timeout SECONDS  when `stop` kills: 10
+        --cidfile FILE          write its ID there
+        --detach-keys KEYS      what ends the view of a terminal, and not the container: ctrl-p,ctrl-q
         --entrypoint PROGRAM    execute this instead of the image's entrypoint
     -m, --memory BYTES          limit of memory, e.g. 64m
         --memory-swap BYTES     limit of memory and swap together
@@ -46,6 +56,7 @@ def run(options: Options, name: str, *command: str) -> int:
         --read-only             write-protect the root file system; what is mounted on it stays writable
         --device HOST[:CONTAINER[:rwm]]...  a device of the host that opens; of a directory, all
     -p, --publish [[ADDRESS:]PORT:]PORT[/udp]...  lead a port of the host to a port of the container
+    -P, --publish-all           each port that the image exposes
         --net, --network NAME   none: only itself (the default, unless a port is published); bridge; host;
                                 container:NAME; or one that network create made
         --network-alias NAME...  another name in its network
@@ -62,6 +73,16 @@ def run(options: Options, name: str, *command: str) -> int:
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
     """
+    image = prepared(options, name)
+    if not options.rm or options.detach:
+        containers = __import__("minidocker.cli.containers", fromlist=["_"])
+        return containers.begin(options, containers.kept(options, name, image, command))  # type: ignore[no-any-return]
+    called = options.name or os.urandom(6).hex()
+    return _attached(*settle(options, image, command, called), options, called)
+
+
+def prepared(options: Options, name: str) -> dict[str, Any]:
+    """The image, when the options have been judged, and what they say of this place and moment is in them."""
     host = options.hostname
     if len(host) > 64 or not host.isascii() or not all(one.isalnum() or one in "-._" for one in host):
         raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
@@ -69,8 +90,20 @@ def run(options: Options, name: str, *command: str) -> int:
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     if options.tty and options.interactive and not os.isatty(0):
         raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
+    if any((options.env_file, options.label, options.restart, options.publish_all, options.cidfile)):
+        _asked().more(options)
+    options["env"] = variables("-e", options.env)
     image = _image(name, options.pull)
-    called = options.name or os.urandom(6).hex()
+    if options.publish_all:
+        options["publish"] = [*options.publish, *(image["config"].get("ExposedPorts") or {})]
+    return image
+
+
+def settle(
+    options: Options, image: dict[str, Any], command: Sequence[str], called: str, upper: str | None = None
+) -> tuple[list[str], list[Any], dict[str, Any]]:
+    """(command, isolators, options of `start`) of a container with this name; `upper` keeps what it changes."""
+    host = options.hostname
     paths = image["config"].get("Volumes") or {}
     mounted = paths or options.volume or options.mount or options.tmpfs or options.device or options.privileged
     # Without forwarding, which is the host owner's affair, a bridge leads nowhere: it is for those who ask for it
@@ -89,7 +122,8 @@ def run(options: Options, name: str, *command: str) -> int:
         image,
         command,
         entrypoint=[*filter(None, [options.entrypoint])] if "entrypoint" in options.given else None,
-        env=variables("-e", options.env),
+        env=options.env,
+        upper=upper,
         defaults={"HOSTNAME": host or called} | ({"TERM": "xterm"} if options.tty else {}),
         cwd=cwd,
         user=options.user,
@@ -112,7 +146,7 @@ def run(options: Options, name: str, *command: str) -> int:
     )
     if options.userns not in ("", "host"):
         __import__("minidocker.security.users", fromlist=["_"]).remap(options.userns, isolators)
-    return _attached(argv, isolators, settings, options, called)
+    return argv, isolators, settings
 
 
 def _asked() -> Any:
@@ -145,7 +179,7 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
     with start(argv, *isolators, Birth(), name=name, **settings) as process:
         for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
             warn(f"warning: {text}")
-        tell = process.send_signal if options.init else lambda number: _pass_on(process, number)
+        tell = process.send_signal if options.init else lambda number: pass_on(process, number)
         for wanted in FORWARDED:
             if signal.getsignal(wanted) != signal.SIG_IGN:
                 signal.signal(wanted, lambda received, _: tell(received))
@@ -155,18 +189,3 @@ def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], o
 
             return interact(process, 0 if options.interactive else -1).exit_code
         return process.wait().exit_code
-
-
-def _pass_on(process: Process, number: int) -> None:
-    """Give it the signal; and kill it if that cannot have an effect, since who sent this one to us wants an end. The
-    kernel drops a signal for which the first process of a PID namespace has no handler. `Init` takes each for its
-    command, of which the kernel drops none; and while it waits in sigwait(3), none looks blocked."""
-    process.send_signal(number)
-    heeds = ("SigBlk", "SigCgt") if number in (signal.SIGTERM, signal.SIGQUIT) else ("SigBlk", "SigCgt", "SigIgn")
-    try:
-        with open(f"/proc/{process.pid}/status") as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith(heeds)]
-    except OSError:
-        return  # it has ended
-    if not any(mask >> number - 1 & 1 for mask in masks):
-        process.kill()

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from minidocker import state
 from minidocker.images import manifest as media
 from minidocker.images.manifest import Descriptor
 from minidocker.images.store import Store
@@ -68,7 +69,9 @@ class Image:
         return other.diff_ids[: len(self.diff_ids)] == self.diff_ids
 
     def in_use(self) -> bool:
-        """Whether a container runs that was made of it: that holds the config, see `Union`."""
+        """Whether a container was made of it that runs, which holds the config (see `Union`), or may run again."""
+        if state.wanted(self.id.removeprefix("sha256:")):
+            return True
         with self.store.locked(self.store.blob(self.id), exclusive=True, wait=False) as idle:
             return not idle
 
@@ -130,8 +133,8 @@ def remove(store: Store, word: str, force: bool = False) -> list[str]:
     last = {*names} <= {*mine}
     used = last and image.in_use()
     if used and not (force and image.name):
-        remedy = "" if force else ": stop it first, or use --force with its name"
-        raise ContainerError(f"{word}: a running container uses this image{remedy}")
+        remedy = "" if force else ": remove it first, or use --force with the image's name"
+        raise ContainerError(f"{word}: a container uses this image{remedy}")
     with store.writing():  # an image that stays has no name for a moment
         lines = [f"Untagged: {media.parse(full).familiar}" for full in mine if store.untag(full)]
         if used:

@@ -124,6 +124,8 @@ def remove(name: str) -> None:
     user.
     """
     path, deadline = directory(name), time.monotonic() + PATIENCE
+    if owners := state.wanted(name):
+        raise ContainerError(f"volume {name}: in use by container {owners[0][:12]}: remove that first")
     while (lock := hold(path)) is None:
         read(name, "opt")  # or it is not there
         using = users(name) if os.path.exists(path) else []
@@ -151,7 +153,7 @@ def prune(everything: bool = False) -> list[str]:
         name = os.path.basename(path)
         if name.startswith("."):
             trees.remove(path)
-        elif everything or ANONYMOUS in read(name, "label"):
+        elif (everything or ANONYMOUS in read(name, "label")) and not state.wanted(name):
             _remove(path)
             pruned.append(name)
 

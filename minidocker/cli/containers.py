@@ -1,0 +1,392 @@
+"""Verbs about containers that stay, one by one: from create to rm."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from minidocker.child import DEFAULT_PATH
+from minidocker.cli import Options, variables
+from minidocker.cli.nouns import each
+from minidocker.cli.run import FORWARDED, prepared, settle
+from minidocker.cli.run import run as run_verb
+from minidocker.engine import attach as client
+from minidocker.engine import records
+from minidocker.engine.exec import walls_of
+from minidocker.engine.monitor import begin as begin_monitor
+from minidocker.engine.records import Record, find
+from minidocker.images.container import ready
+from minidocker.outcome import ContainerError, warn
+from minidocker.process import start as start_process
+from minidocker.syscalls import Any, pair, send, signal
+from minidocker.volumes import Named, store
+from minidocker.volumes.spelling import from_mount, from_v
+
+
+def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str, ...]) -> Record:
+    """A new container, written down with all that it will need; its volumes without a name get one now."""
+    paths, anonymous = image["config"].get("Volumes") or {}, list[str]()
+    binds, mounts = [from_v(text, "/") for text in options.volume], [from_mount(text, "/") for text in options.mount]
+    options["volume"], options["mount"] = [*options.volume], [*options.mount]
+    targets = {volume.target for volume in [*binds, *mounts]}
+    volumes = [volume.name for volume in [*binds, *mounts] if isinstance(volume, Named) and volume.name]
+    settle(options, image, command, "0" * 12)  # what is wrong is said before anything is made
+
+    def named() -> str:
+        anonymous.append(store.create())
+        return anonymous[-1]
+
+    for number, volume in enumerate(binds):
+        if isinstance(volume, Named) and not volume.name:
+            options["volume"][number] = f"{named()}:{options.volume[number]}"
+    for number, volume in enumerate(mounts):
+        if isinstance(volume, Named) and not volume.name:
+            options["mount"][number] += f",source={named()}"
+    options["volume"] += [f"{named()}:/{path.lstrip('/')}" for path in paths if f"/{path.lstrip('/')}" not in targets]
+    try:
+        config = {
+            "image": name,
+            "image_id": image["id"],
+            "command": [*command],
+            "options": {**options},
+            "given": sorted(options.given),
+            "volumes": [*volumes, *anonymous],
+            "anonymous": anonymous,
+        }
+        record = records.create(config, image["layers"][0], options.name)
+    except BaseException:
+        for volume_name in anonymous:
+            store.remove(volume_name)
+        raise
+    if options.cidfile:
+        with open(options.cidfile, "x") as file:
+            file.write(record.id)
+    return record
+
+
+def asked(record: Record) -> Options:
+    """The options that it was made with."""
+    config, options = record.config, Options(run_verb.__doc__ or "")
+    options.update(config["options"])
+    options.given = {*config["given"]}
+    return options
+
+
+def _make(record: Record) -> tuple[Any, Any, dict[str, Any]]:
+    """What its monitor starts: the list of chapter 5, with a writable directory that stays."""
+    config, options = record.config, asked(record)
+    options["network-alias"] = [*options.network_alias, config["name"]]
+    return settle(options, ready(config["image_id"]), config["command"], record.short, f"{record.path}/upper")
+
+
+def begin(options: Options, record: Record) -> int:
+    """`run`, of a container that stays: start it, and show what it writes unless it is detached."""
+    if options.detach:
+        begin_monitor(record, _make)
+        print(record.id)
+        return 0
+    return _in_front(record, keyboard=0 if options.interactive else -1, keys=options.detach_keys)
+
+
+def _in_front(record: Record, keyboard: int, keys: str) -> int:
+    """Start it, attached from its first byte on; the exit status."""
+    ours, theirs = pair()
+    proxy(record, ours)
+    try:
+        begin_monitor(record, _make, theirs)
+    except ContainerError:
+        if asked(record).rm:
+            remove(record)
+        raise
+    finally:
+        os.close(theirs)
+    return _followed(ours, keyboard, keys)
+
+
+def _followed(channel: int, keyboard: int, keys: str) -> int:
+    code = client.follow(channel, keyboard, keys or client.KEYS)
+    if code is None:
+        print("read escape sequence", file=sys.stderr)
+    return code or 0
+
+
+def proxy(record: Record, channel: int) -> None:
+    """Signals that reach this command are for the container, as with Docker's --sig-proxy."""
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda received, _: send(channel, ("signal", received)))
+
+
+def remove(record: Record, volumes: bool = True) -> None:
+    """Remove a container that does not run, and its volumes without a name."""
+    anonymous = record.config.get("anonymous", [])
+    if (lock := records.lock(record)) is None:
+        raise ContainerError(f"{record.name}: this container is running: stop it first, or use -f")
+    records.delete(record, lock)
+    for name in anonymous if volumes else ():
+        try:
+            store.remove(name)
+        except ContainerError as left:
+            warn(str(left))
+
+
+def create(options: Options, name: str, *command: str) -> None:
+    """create [OPTIONS] IMAGE [COMMAND...]: make a container, and do not start it: all options of run"""
+    print(kept(options, name, prepared(options, name), command).id)
+
+
+create.__doc__ = (create.__doc__ or "") + (run_verb.__doc__ or "").partition("\n")[2].join(["\n", ""])
+
+
+def start(options: Options, *words: str) -> int:
+    """start [OPTIONS] CONTAINER...: start containers that do not run
+
+    -a, --attach             show what it writes, and exit with its exit code
+    -i, --interactive        and give it the standard input
+        --detach-keys KEYS   what ends the view of a terminal: ctrl-p,ctrl-q
+    """
+    if options.attach or options.interactive:
+        if len(words) != 1:
+            raise ContainerError("start -a and -i are for one container")
+        record = find(words[0])
+        if record.state()["status"] in records.ALIVE:
+            return attach_to(record, options)
+        return _in_front(record, 0 if options.interactive and asked(record).interactive else -1, options.detach_keys)
+
+    def one(word: str) -> list[str]:
+        begin_monitor(find(word), _make)
+        return [word]
+
+    return each(words, one)
+
+
+def attach(options: Options, word: str) -> int:
+    """attach [OPTIONS] CONTAINER: see what a running container writes, and type
+
+    --no-stdin           only see
+    --detach-keys KEYS   what ends the view of a terminal, and not the container: ctrl-p,ctrl-q
+    """
+    return attach_to(find(word), options)
+
+
+def attach_to(record: Record, options: Options) -> int:
+    channel = client.connect(record)
+    proxy(record, channel)
+    send(channel, ("attach",))
+    stdin = asked(record).interactive and not options.get("no-stdin")
+    return _followed(channel, 0 if stdin else -1, options.detach_keys)
+
+
+def stop(options: Options, *words: str) -> int:
+    """stop [OPTIONS] CONTAINER...: end containers: a signal, and after a time SIGKILL
+
+    -t, --time SECONDS   when: by default 10, or what run --stop-timeout said; -1 is never
+    -s, --signal SIGNAL  by default SIGTERM, or the image's STOPSIGNAL, or what run --stop-signal said
+    """
+
+    def one(word: str) -> list[str]:
+        halt(find(word), options)
+        return [word]
+
+    return each(words, one)
+
+
+def halt(record: Record, options: Options) -> None:
+    """Stop it, if it runs."""
+    if record.state()["status"] not in records.ALIVE:
+        return
+    made, config = asked(record), ready(record.config["image_id"])["config"]
+    number = number_of(options.signal or made.stop_signal or config.get("StopSignal") or "TERM")
+    chosen = options if options.time else made
+    grace = chosen.number("time" if options.time else "stop-timeout", float)
+    grace = grace if options.time or made.stop_timeout else 10
+    client.stop(record, number, None if grace < 0 else grace)
+
+
+def number_of(text: str) -> int:
+    """A signal from its name, with or without SIG, or its number."""
+    found = getattr(signal, "SIG" + text.upper().removeprefix("SIG"), None)
+    if text.isdecimal() and 0 < int(text) < signal.NSIG:
+        return int(text)
+    if not isinstance(found, int) or "_" in text:
+        raise ContainerError(f"no signal is called {text!r}: see kill -l")
+    return int(found)
+
+
+def restart(options: Options, *words: str) -> int:
+    """restart [OPTIONS] CONTAINER...: stop them, and start them again
+
+    -t, --time SECONDS   when to kill what does not end by itself: by default 10
+    -s, --signal SIGNAL  what to send first
+    """
+
+    def one(word: str) -> list[str]:
+        record = find(word)
+        halt(record, options)
+        begin_monitor(record, _make)
+        return [word]
+
+    return each(words, one)
+
+
+def kill(options: Options, *words: str) -> int:
+    """kill [OPTIONS] CONTAINER...: send a signal to the first process of running containers
+
+    -s, --signal SIGNAL  by default KILL
+    """
+    number = number_of(options.signal or "KILL")
+
+    def one(word: str) -> list[str]:
+        channel = client.connect(find(word))
+        if number == signal.SIGKILL:
+            send(channel, ("stay",))
+        send(channel, ("kill", number))
+        if number == signal.SIGKILL:
+            client.ended(channel)
+        os.close(channel)
+        return [word]
+
+    return each(words, one)
+
+
+def wait(_: Options, *words: str) -> int:
+    """wait CONTAINER...: wait until containers end, and print their exit codes"""
+
+    def one(word: str) -> list[str]:
+        record = find(word)
+        if record.state()["status"] not in records.ALIVE:
+            return [str(record.state()["exit_code"])]
+        return [str(client.ended(client.connect(record)))]
+
+    return each(words, one)
+
+
+def rm(options: Options, *words: str) -> int:
+    """rm [OPTIONS] CONTAINER...: remove containers that do not run
+
+    -f, --force    those that run as well: they are killed
+    -v, --volumes  with their volumes that have no name
+    """
+
+    def one(word: str) -> list[str]:
+        try:
+            record = find(word)
+        except records.NoSuchContainer:
+            if options.force:
+                return []
+            raise
+        if options.force and record.state()["status"] in records.ALIVE:
+            client.stop(record, signal.SIGKILL)
+        remove(record, options.volumes)
+        return [word]
+
+    return each(words, one)
+
+
+def exec_(options: Options, word: str, *command: str) -> int:
+    """exec [OPTIONS] CONTAINER [COMMAND...]: run a command in a running container
+
+    -d, --detach             do not wait for it
+    -i, --interactive        keep the standard input open
+    -t, --tty                give it a terminal of its own
+    -e, --env NAME[=VALUE]...  set a variable
+        --env-file FILE...   the same for each line of a file
+    -w, --workdir DIRECTORY  start in this directory
+    -u, --user NAME[:GROUP]  run as this user
+        --privileged         with all rights of root
+        --detach-keys KEYS   as for attach
+    """
+    if not command:
+        raise ContainerError("usage: minidocker exec [OPTIONS] CONTAINER COMMAND...: the command is missing")
+    record = find(word)
+    state, made = record.state(), asked(record)
+    if state["status"] != "running":
+        raise ContainerError(f"{word}: this container is {state['status']}: a command needs one that is running")
+    config = ready(record.config["image_id"])["config"]
+    environment = {"PATH": DEFAULT_PATH, "HOSTNAME": made.hostname or record.short}
+    for setting in [*(config.get("Env") or []), *made.env, *variables("-e", options.env)]:
+        name, equals, value = setting.partition("=")
+        environment |= {name: value} if equals else {}
+    terminal = []
+    if options.tty:
+        from minidocker.terminal import Terminal, size
+
+        environment.setdefault("TERM", "xterm")
+        terminal = [Terminal(size(0))]
+    walls = walls_of(
+        state["pid"], record.short, terminal, options.user or made.user or config.get("User") or "", options.privileged
+    )
+    cwd = options.workdir or made.workdir or config.get("WorkingDir") or "/"
+    if options.detach and os.fork():
+        return 0
+    null = os.open(os.devnull, os.O_RDWR)
+    streams = {} if options.tty else {"stdin": 0 if options.interactive else null, "stdout": 1, "stderr": 2}
+    if options.detach:
+        os.setsid()
+        streams = {"stdin": null, "stdout": null, "stderr": null}
+    with start_process(command, *walls, env=environment, cwd=cwd, name=record.short, **streams) as process:
+        if options.tty and not options.detach:
+            from minidocker.terminal import interact
+
+            return interact(process, 0 if options.interactive else -1).exit_code
+        for number in FORWARDED:
+            signal.signal(number, lambda received, _: process.send_signal(received))
+        return process.wait().exit_code
+
+
+def pause(_: Options, *words: str) -> int:
+    """pause CONTAINER...: stop all processes of containers where they are"""
+    return each(words, lambda word: _frozen(word, True))
+
+
+def unpause(_: Options, *words: str) -> int:
+    """unpause CONTAINER...: let them go on"""
+    return each(words, lambda word: _frozen(word, False))
+
+
+def _frozen(word: str, frozen: bool) -> list[str]:
+    record = find(word)
+    status = record.state()["status"]
+    if status != ("running" if frozen else "paused"):
+        raise ContainerError(f"{word}: this container is {status}")
+    records.freeze(record, frozen)
+    return [word]
+
+
+def rename(_: Options, word: str, name: str) -> None:
+    """rename CONTAINER NAME: give a container another name"""
+    records.rename(find(word), name)
+
+
+def container_prune(options: Options) -> int:
+    """container prune [OPTIONS]: remove all containers that do not run
+
+    -f, --force  do not ask (it never does)
+    """
+    dead = [record for record in records.records() if record.state()["status"] not in records.ALIVE]
+
+    def one(record: Record) -> list[str]:
+        remove(record)
+        return [record.id]
+
+    return each(dead, one)
+
+
+def logs(options: Options, word: str) -> None:
+    """logs [OPTIONS] CONTAINER: what a container has written
+
+    -f, --follow           and what it writes from now on
+    -n, --tail NUMBER      the last lines only
+        --since TIME       from this time on: RFC 3339, seconds since 1970, or 10m for ten minutes ago
+        --until TIME       until this time
+    -t, --timestamps       when each line was written
+    """
+    from minidocker.engine import log
+
+    record = find(word)
+    start_at, end_at = (log.moment(text) for text in (options.since, options.until))
+    lines = log.lines(record, options.tail, options.follow)
+    for line in lines:
+        if start_at <= line["time"] and (not end_at or line["time"] <= end_at):
+            stream = sys.stdout if line["stream"] == "stdout" else sys.stderr
+            print(f"{line['time']} " * options.timestamps + line["log"], end="", file=stream, flush=options.follow)

@@ -1,0 +1,69 @@
+"""Chapter 10: what a container has written: `minidocker logs`. A line of JSON each, as Docker's driver json-file."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+import re
+import time
+from collections.abc import Iterator
+
+from minidocker.engine.records import ALIVE, Record
+from minidocker.outcome import ContainerError
+from minidocker.syscalls import Any
+
+UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
+PAUSE = 0.05  # s, from one look for new lines to the next
+
+
+def lines(record: Record, tail: str = "", follow: bool = False) -> Iterator[dict[str, Any]]:
+    """The lines, or the last `tail` of them; with `follow` also those to come, until the container has ended."""
+    if tail not in ("", "all") and not tail.isdecimal():
+        raise ContainerError(f"--tail {tail}: a number of lines is expected, or all")
+    try:
+        file = open(f"{record.path}/log", "rb")
+    except FileNotFoundError:
+        return  # it was never started
+    with file:
+        last = file if tail in ("", "all") else collections.deque(file, int(tail))
+        yield from filter(None, map(_line, last))
+        rest = b""
+        while follow:
+            alive = record.state()["status"] in ALIVE
+            while part := file.readline():
+                rest += part
+                if rest.endswith(b"\n"):
+                    yield from filter(None, [_line(rest)])
+                    rest = b""
+            if not alive:
+                return
+            time.sleep(PAUSE)
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """One of them; None where a power cut, or a full disk, has left half of it."""
+    try:
+        found = json.loads(text)
+        return found if {"log", "stream", "time"} <= found.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+def moment(text: str) -> str:
+    """A time as users write it, as the log has it: RFC 3339, seconds since 1970, or how long ago ("1h30m")."""
+    if not text:
+        return ""
+    zone = datetime.UTC
+    try:
+        if re.fullmatch(r"(\d+(h|m|s|ms))+", text):
+            ago = sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)(ms|h|m|s)", text))
+            when = datetime.datetime.now(zone) - datetime.timedelta(seconds=ago)
+        elif re.fullmatch(r"\d+(\.\d+)?", text):
+            when = datetime.datetime.fromtimestamp(float(text), zone)
+        else:
+            when = datetime.datetime.fromisoformat(text)
+            when = when.replace(tzinfo=when.tzinfo or zone).astimezone(zone)
+    except (ValueError, OverflowError):
+        raise ContainerError(f"{text}: no time: write 2025-01-31T10:00:00Z, seconds since 1970, or 10m") from None
+    return when.isoformat(timespec="microseconds").replace("+00:00", "")
