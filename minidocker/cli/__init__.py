@@ -20,8 +20,9 @@ from minidocker.syscalls import Any, fill_streams, signal
 FIVE = ("create", "ls", "inspect", "rm", "prune")
 VERBS = {  # -> the module of this package in which it is a function; spaces are underscores there
     "run": "run",
-    **dict.fromkeys(("create", "start", "attach", "stop", "restart", "kill", "wait", "rm", "exec"), "containers"),
-    **dict.fromkeys(("pause", "unpause", "rename", "logs", "container prune"), "containers"),
+    **dict.fromkeys(("create", "start", "attach", "stop", "restart", "kill", "wait", "rm"), "containers"),
+    **dict.fromkeys(("pause", "unpause", "rename", "container prune"), "containers"),
+    **dict.fromkeys(("exec", "logs"), "inside"),
     **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in FIVE},

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-from minidocker.child import DEFAULT_PATH
-from minidocker.cli import Options, variables
+from minidocker.cli import Options
 from minidocker.cli.nouns import each
 from minidocker.cli.run import FORWARDED, prepared, settle
 from minidocker.cli.run import run as run_verb
 from minidocker.engine import attach as client
 from minidocker.engine import records
-from minidocker.engine.exec import walls_of
 from minidocker.engine.monitor import begin as begin_monitor
 from minidocker.engine.records import Record, find
 from minidocker.images.container import ready
 from minidocker.outcome import ContainerError, warn
-from minidocker.process import start as start_process
 from minidocker.syscalls import Any, pair, send, signal
 from minidocker.volumes import Named, store
 from minidocker.volumes.spelling import from_mount, from_v
@@ -170,6 +167,7 @@ def attach(options: Options, word: str) -> int:
 
 
 def attach_to(record: Record, options: Options) -> int:
+    """See what a running container writes, and type; the exit status."""
     channel = client.connect(record)
     proxy(record, channel)
     send(channel, ("attach",))
@@ -283,57 +281,6 @@ def rm(options: Options, *words: str) -> int:
     return each(words, one)
 
 
-def exec_(options: Options, word: str, *command: str) -> int:
-    """exec [OPTIONS] CONTAINER [COMMAND...]: run a command in a running container
-
-    -d, --detach             do not wait for it
-    -i, --interactive        keep the standard input open
-    -t, --tty                give it a terminal of its own
-    -e, --env NAME[=VALUE]...  set a variable
-        --env-file FILE...   the same for each line of a file
-    -w, --workdir DIRECTORY  start in this directory
-    -u, --user NAME[:GROUP]  run as this user
-        --privileged         with all rights of root
-        --detach-keys KEYS   as for attach
-    """
-    if not command:
-        raise ContainerError("usage: minidocker exec [OPTIONS] CONTAINER COMMAND...: the command is missing")
-    record = find(word)
-    state, made = record.state(), asked(record)
-    if state["status"] != "running":
-        raise ContainerError(f"{word}: this container is {state['status']}: a command needs one that is running")
-    config = ready(record.config["image_id"])["config"]
-    environment = {"PATH": DEFAULT_PATH, "HOSTNAME": made.hostname or record.short}
-    for setting in [*(config.get("Env") or []), *made.env, *variables("-e", options.env)]:
-        name, equals, value = setting.partition("=")
-        environment |= {name: value} if equals else {}
-    terminal = []
-    if options.tty:
-        from minidocker.terminal import Terminal, size
-
-        environment.setdefault("TERM", "xterm")
-        terminal = [Terminal(size(0))]
-    walls = walls_of(
-        state["pid"], record.short, terminal, options.user or made.user or config.get("User") or "", options.privileged
-    )
-    cwd = options.workdir or made.workdir or config.get("WorkingDir") or "/"
-    if options.detach and os.fork():
-        return 0
-    null = os.open(os.devnull, os.O_RDWR)
-    streams = {} if options.tty else {"stdin": 0 if options.interactive else null, "stdout": 1, "stderr": 2}
-    if options.detach:
-        os.setsid()
-        streams = {"stdin": null, "stdout": null, "stderr": null}
-    with start_process(command, *walls, env=environment, cwd=cwd, name=record.short, **streams) as process:
-        if options.tty and not options.detach:
-            from minidocker.terminal import interact
-
-            return interact(process, 0 if options.interactive else -1).exit_code
-        for number in FORWARDED:
-            signal.signal(number, lambda received, _: process.send_signal(received))
-        return process.wait().exit_code
-
-
 def pause(_: Options, *words: str) -> int:
     """pause CONTAINER...: stop all processes of containers where they are"""
     return each(words, lambda word: _frozen(word, True))
@@ -370,23 +317,3 @@ def container_prune(options: Options) -> int:
         return [record.id]
 
     return each(dead, one)
-
-
-def logs(options: Options, word: str) -> None:
-    """logs [OPTIONS] CONTAINER: what a container has written
-
-    -f, --follow           and what it writes from now on
-    -n, --tail NUMBER      the last lines only
-        --since TIME       from this time on: RFC 3339, seconds since 1970, or 10m for ten minutes ago
-        --until TIME       until this time
-    -t, --timestamps       when each line was written
-    """
-    from minidocker.engine import log
-
-    record = find(word)
-    start_at, end_at = (log.moment(text) for text in (options.since, options.until))
-    lines = log.lines(record, options.tail, options.follow)
-    for line in lines:
-        if start_at <= line["time"] and (not end_at or line["time"] <= end_at):
-            stream = sys.stdout if line["stream"] == "stdout" else sys.stderr
-            print(f"{line['time']} " * options.timestamps + line["log"], end="", file=stream, flush=options.follow)
