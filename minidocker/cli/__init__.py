@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _collections_abc import Iterable
+from _collections_abc import Callable, Iterable
 
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, fill_streams, signal
@@ -226,4 +226,17 @@ def complain(problem: object, status: int) -> int:
         print("minidocker:", " ".join(text.split()), file=sys.stderr, flush=True)
     except OSError:
         pass  # a window that was closed, a full disk: the exit status is all that can be said
+    return status
+
+
+def each(things: Iterable[Any], do: Callable[[Any], Iterable[object]], say: str = "") -> int:
+    """Do it with each, and say what is gone. What resists is a line, and the exit status; the rest goes on."""
+    status = 0
+    for thing in things:
+        try:
+            gone = do(thing)
+        except ContainerError as failure:
+            gone, status = getattr(failure, "removed", ()), complain(failure, 1)
+        for what in gone:
+            print(f"{say}{what}")
     return status

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from minidocker.cli import Options
-from minidocker.cli.nouns import each
+from minidocker.cli import Options, each
 from minidocker.cli.run import FORWARDED, prepared, settle
 from minidocker.cli.run import run as run_verb
 from minidocker.engine import attach as client

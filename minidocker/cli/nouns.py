@@ -8,11 +8,10 @@ import glob
 import json
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from minidocker import cgroups, network, state
-from minidocker.cli import VERBS, Options, call, complain, function, nearest
+from minidocker.cli import VERBS, Options, call, complain, each, function, nearest
 from minidocker.files import usage
 from minidocker.images import image
 from minidocker.images.image import Image, find
@@ -261,16 +260,3 @@ def _age(created: str | None) -> str:
     return next(
         (f"{seconds // length:.0f} {unit}s ago" for unit, length in UNITS.items() if seconds >= 2 * length), "Just now"
     )
-
-
-def each(things: Iterable[Any], do: Callable[[Any], Iterable[object]], say: str = "") -> int:
-    """Do it with each, and say what is gone. What resists is a line, and the exit status; the rest goes on."""
-    status = 0
-    for thing in things:
-        try:
-            gone = do(thing)
-        except ContainerError as failure:
-            gone, status = getattr(failure, "removed", ()), complain(failure, 1)
-        for what in gone:
-            print(f"{say}{what}")
-    return status

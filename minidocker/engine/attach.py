@@ -6,11 +6,11 @@ code = follow(channel, keyboard=0, keys=KEYS)      # None: the user has detached
 
 from __future__ import annotations
 
+import _socket as socket
 import contextlib
 import os
 import select
 import signal
-import socket
 
 from minidocker.engine.monitor import short
 from minidocker.engine.records import Record

@@ -19,12 +19,12 @@ container; it is forked off the command, holds the lock of the container's recor
 
 from __future__ import annotations
 
+import _socket as socket
 import contextlib
 import json
 import marshal
 import os
 import select
-import socket
 import time
 from collections.abc import Callable
 
@@ -320,7 +320,7 @@ def _listen(path: str) -> int:
 def _accept(server: int) -> int:
     listening = socket.socket(fileno=server)
     try:
-        return listening.accept()[0].detach()
+        return int(listening._accept()[0])  # type: ignore[attr-defined]  # what socket(3) of Python makes one of
     finally:
         listening.detach()
 

@@ -14,10 +14,8 @@ whoever looks next finds that the lock is free, and writes down that the contain
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
-import random
 import time
 from collections.abc import Iterator
 
@@ -105,7 +103,8 @@ def tell(action: str, config: dict[str, Any], **more: str) -> None:
 
 def now() -> str:
     """The time as RFC 3339 has it, in nanoseconds, as in all documents of images and containers."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09}Z"
 
 
 def _read(path: str) -> Any:
@@ -181,12 +180,13 @@ def _claim(name: str) -> None:
 
 def _invented() -> str:
     """A name for what got none, as Docker gives one."""
+    first, second, tail = FIRST.split(), SECOND.split(), ""
     while True:
-        name = (
-            f"{random.choice(FIRST.split())}_{random.choice(SECOND.split())}{random.choice(['', random.randrange(99)])}"
-        )
-        if not os.path.exists(f"{home()}/names/{name}"):
+        one, two, number = os.urandom(3)
+        name = f"{first[one % len(first)]}_{second[two % len(second)]}{tail}"
+        if not os.path.lexists(f"{home()}/names/{name}"):
             return name
+        tail = str(number)
 
 
 def rename(record: Record, name: str) -> None:
