@@ -13,7 +13,7 @@ from minidocker.engine import records
 from minidocker.engine.monitor import begin as begin_monitor
 from minidocker.engine.records import Record, find
 from minidocker.images.container import ready
-from minidocker.outcome import ContainerError, warn
+from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, pair, send, signal
 from minidocker.volumes import Named, store
 from minidocker.volumes.spelling import from_mount, from_v
@@ -90,10 +90,6 @@ def _in_front(record: Record, keyboard: int, keys: str) -> int:
     proxy(record, ours)
     try:
         begin_monitor(record, _make, theirs)
-    except ContainerError:
-        if asked(record).rm:
-            remove(record)
-        raise
     finally:
         os.close(theirs)
     return _followed(ours, keyboard, keys)
@@ -110,20 +106,25 @@ def proxy(record: Record, channel: int) -> None:
     """Signals that reach this command are for the container, as with Docker's --sig-proxy."""
     for number in FORWARDED:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda received, _: send(channel, ("signal", received)))
+            signal.signal(number, lambda received, _: _pass(channel, received))
 
 
-def remove(record: Record, volumes: bool = True) -> None:
-    """Remove a container that does not run, and its volumes without a name."""
-    anonymous = record.config.get("anonymous", [])
-    if (lock := records.lock(record)) is None:
-        raise ContainerError(f"{record.name}: this container is running: stop it first, or use -f")
-    records.delete(record, lock)
-    for name in anonymous if volumes else ():
-        try:
-            store.remove(name)
-        except ContainerError as left:
-            warn(str(left))
+def _pass(channel: int, number: int) -> None:
+    try:
+        send(channel, ("signal", number))
+    except OSError:
+        pass  # it has just ended
+
+
+def remove(record: Record, volumes: bool = True, force: bool = False) -> None:
+    """Remove a container, and its volumes without a name. With `force` it is killed first, if it runs."""
+    while (lock := records.lock(record)) is None:
+        if not force:
+            raise ContainerError(f"{record.name}: this container is running: stop it first, or use -f")
+        client.stop(record, signal.SIGKILL)
+        if isinstance(record, records.Foreground):
+            return  # its command removes it
+    records.delete(record, lock, volumes)
 
 
 def create(options: Options, name: str, *command: str) -> None:
@@ -234,12 +235,10 @@ def kill(options: Options, *words: str) -> int:
     number = number_of(options.signal or "KILL")
 
     def one(word: str) -> list[str]:
-        channel = client.connect(find(word))
+        record = find(word)
+        channel = client.kill(record, number)
         if number == signal.SIGKILL:
-            send(channel, ("stay",))
-        send(channel, ("kill", number))
-        if number == signal.SIGKILL:
-            client.ended(channel)
+            client.ended(record, channel)
         os.close(channel)
         return [word]
 
@@ -251,9 +250,14 @@ def wait(_: Options, *words: str) -> int:
 
     def one(word: str) -> list[str]:
         record = find(word)
-        if record.state()["status"] not in records.ALIVE:
-            return [str(record.state()["exit_code"])]
-        return [str(client.ended(client.connect(record)))]
+        try:
+            channel = client.connect(record)
+            send(channel, ("wait",))
+        except (client.NotRunning, OSError):
+            if isinstance(record, records.Foreground):
+                raise
+            return [str(client.over(record))]
+        return [str(client.ended(record, channel))]
 
     return each(words, one)
 
@@ -272,9 +276,7 @@ def rm(options: Options, *words: str) -> int:
             if options.force:
                 return []
             raise
-        if options.force and record.state()["status"] in records.ALIVE:
-            client.stop(record, signal.SIGKILL)
-        remove(record, options.volumes)
+        remove(record, options.volumes, options.force)
         return [word]
 
     return each(words, one)

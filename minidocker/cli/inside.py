@@ -15,6 +15,7 @@ from minidocker.engine.records import find
 from minidocker.images.container import ready
 from minidocker.outcome import ContainerError
 from minidocker.process import start
+from minidocker.security.options import privileges
 from minidocker.syscalls import signal
 
 
@@ -48,9 +49,9 @@ def exec_(options: Options, word: str, *command: str) -> int:
 
         environment.setdefault("TERM", "xterm")
         terminal = [Terminal(size(0))]
-    walls = walls_of(
-        state["pid"], record.short, terminal, options.user or made.user or config.get("User") or "", options.privileged
-    )
+    user = options.user or made.user or config.get("User") or ""
+    opted = privileges(made.security_opt, made.ulimit)
+    walls = walls_of(state["pid"], record.short, terminal, user, options.privileged, opted)
     cwd = options.workdir or made.workdir or config.get("WorkingDir") or "/"
     if options.detach and os.fork():
         return 0

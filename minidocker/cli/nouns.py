@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from minidocker import cgroups, network, state
 from minidocker.cli import VERBS, Options, call, complain, each, function, nearest
+from minidocker.engine import records
 from minidocker.files import usage
 from minidocker.images import image
 from minidocker.images.image import Image, find
@@ -205,7 +206,8 @@ for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, 
 
 def prune(_: Options) -> int:
     """prune: remove what containers left behind whose owner was killed"""
-    return each([cgroups.prune, state.prune, volume.prune, network.prune], operator.call, "removed ")
+    kinds = [cgroups.prune, state.prune, records.prune, volume.prune, network.prune]
+    return each(kinds, operator.call, "removed ")
 
 
 def system_prune(options: Options) -> int:

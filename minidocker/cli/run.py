@@ -12,6 +12,7 @@ from minidocker.images.inside import LOCALHOST
 from minidocker.outcome import ContainerError, warn
 from minidocker.process import Isolator, start
 from minidocker.security.capabilities import capabilities
+from minidocker.state import directory, home
 from minidocker.syscalls import Any, signal
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -21,6 +22,11 @@ class Birth(Isolator):
     """The last in the list: from here until the container runs, a signal waits, so that it can be passed on."""
 
     def __enter__(self) -> Isolator:
+        """Its directory is ours by now, so nobody else gets its name; but a container that stays may have it."""
+        if os.path.lexists(f"{home()}/names/{self.container}"):
+            records = __import__("minidocker.engine.records", fromlist=["_"])
+            with records.changing():
+                records.refuse(self.container)
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
         return self
 
@@ -78,7 +84,8 @@ def run(options: Options, name: str, *command: str) -> int:
         containers = __import__("minidocker.cli.containers", fromlist=["_"])
         return containers.begin(options, containers.kept(options, name, image, command))  # type: ignore[no-any-return]
     called = options.name or os.urandom(6).hex()
-    return _attached(*settle(options, image, command, called), options, called)
+    config = {"image": name, "image_id": image["id"], "command": [*command], "options": {**options}}
+    return _attached(*settle(options, image, command, called), options, called, config)
 
 
 def prepared(options: Options, name: str) -> dict[str, Any]:
@@ -170,13 +177,20 @@ def _image(name: str, pull: str) -> dict[str, Any]:
     return ready(name)
 
 
-def _attached(argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str) -> int:
+def _attached(
+    argv: list[str], isolators: list[Any], settings: dict[str, Any], options: Options, name: str, config: dict[str, Any]
+) -> int:
     """Start it. It is in a session of its own, so Ctrl-C reaches us alone; we pass it on, as Docker's --sig-proxy."""
     if not options.tty:
         stdin = 0 if options.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         settings |= {"stdin": stdin, "stdout": 1, "stderr": 2}
     end_in_order(*FORWARDED)  # a volume's server, or a lock, may keep us waiting
     with start(argv, *isolators, Birth(), name=name, **settings) as process:
+        try:  # a note in its directory, for `ps` and its like
+            with open(f"{directory(name)}/running", "w") as note:
+                note.write(repr(config | {"given": sorted(options.given), "pid": process.pid}))
+        except OSError:
+            pass  # a full disk
         for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
             warn(f"warning: {text}")
         tell = process.send_signal if options.init else lambda number: pass_on(process, number)

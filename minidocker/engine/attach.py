@@ -11,14 +11,18 @@ import contextlib
 import os
 import select
 import signal
+import time
 
-from minidocker.engine.monitor import short
-from minidocker.engine.records import Record
+from minidocker.engine.records import ALIVE, Foreground, Record, freeze
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import polled, read, receive, send
+from minidocker.syscalls import Any, polled, read, receive, send
 from minidocker.terminal import raw
 
 KEYS = "ctrl-p,ctrl-q"
+
+
+class NotRunning(ContainerError):
+    """There is no monitor that listens."""
 
 
 def connect(record: Record) -> int:
@@ -29,37 +33,64 @@ def connect(record: Record) -> int:
             client.connect(address)
     except OSError:
         client.close()
-        raise ContainerError(
-            f"{record.name or record.short}: this container is not running: minidocker start"
-        ) from None
+        problem = "this container is not running: minidocker start"
+        if isinstance(record, Foreground):
+            problem = "this container is in the foreground of its command, which alone hears of it"
+        raise NotRunning(f"{record.name or record.short}: {problem}") from None
     return client.detach()
 
 
-def ended(channel: int, timeout: float | None = None) -> int | None:
+def ended(record: Record, channel: int, timeout: float | None = None) -> int | None:
     """Wait until it ends; its exit code, or None if the time is over."""
     while polled([channel], timeout):
-        message, extra = receive(channel)
+        message, extra = receive(channel) if not isinstance(record, Foreground) else (None, [])
         for number in extra:
             os.close(number)
         if message is None:
-            raise ContainerError("the monitor of the container was killed, and the container with it", exit_code=137)
+            return over(record)
         if message[0] == "ended":
             return int(message[1])
     return None
 
 
+def over(record: Record) -> int:
+    """The exit code of what has no monitor any more, or one that is about to end."""
+    while (known := record.state())["status"] in ALIVE:
+        time.sleep(0.01)
+    return int(known["exit_code"])
+
+
 def stop(record: Record, number: int = signal.SIGTERM, grace: float | None = 10) -> int:
     """Ask with a signal, wait `grace` seconds (None: for ever), then kill; it is not started again. Its exit code."""
-    channel = connect(record)
     try:
-        send(channel, ("stay",))
-        send(channel, ("kill", int(number)))
-        if (code := ended(channel, grace)) is None:
-            send(channel, ("kill", int(signal.SIGKILL)))
-            code = ended(channel)
+        channel = kill(record, number, stay=True)
+    except NotRunning:
+        return over(record)
+    try:
+        code = None if number == signal.SIGKILL else ended(record, channel, grace)
+        if code is None:
+            os.close(kill(record, signal.SIGKILL))
+            code = ended(record, channel)
         return code or 0
+    except NotRunning:
+        return over(record)
     finally:
         os.close(channel)
+
+
+def kill(record: Record, number: int, stay: bool = False) -> int:
+    """Send it a signal. What comes back says by its end that the container has ended."""
+    known = record.state()
+    if isinstance(record, Foreground) and known["pid"]:
+        channel = os.pidfd_open(known["pid"])
+        signal.pidfd_send_signal(channel, number)
+    else:
+        channel = connect(record)
+        send(channel, ("stay",)) if stay or number == signal.SIGKILL else None
+        send(channel, ("kill", int(number)))
+    if number == signal.SIGKILL and known["status"] == "paused":
+        freeze(record, False)  # what stands still does not even die
+    return channel
 
 
 def follow(channel: int, keyboard: int = -1, keys: str = KEYS) -> int | None:
@@ -105,14 +136,16 @@ def _copy(channel: int, keyboard: int, target: int, terminal: bool, keys: bytes)
                 kept, keyboard = b"", -1  # nobody reads at the other end
         elif keyboard in ready:
             typed = read(keyboard)
-            if keys and (held + typed).endswith(keys):
+            kept = held + typed
+            if keys and keys in kept:
                 return None
-            held = typed[-1:] if len(keys) > 1 and keys.startswith(typed[-1:]) else b""
-            kept = typed
+            begun = (keys[:length] for length in range(len(keys) - 1, 0, -1))
+            held = next((begin for begin in begun if typed and kept.endswith(begin)), b"")
+            kept = kept.removesuffix(held)
             if not typed:
                 keyboard = -1
                 if terminal:
-                    kept = b"\x04"
+                    kept += b"\x04"
                 else:
                     os.close(target)
                     send(channel, ("eof",))
@@ -133,3 +166,33 @@ def _codes(keys: str) -> bytes:
             raise ContainerError(f"--detach-keys {keys}: letters, or ctrl- with a letter, are expected, with commas")
         found += bytes([ord(letter.upper()) & 0x1F]) if key.startswith("ctrl-") else letter.encode()
     return found
+
+
+def listen(path: str) -> int:
+    """A socket at this path, which may be longer than an address of unix(7)."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with short(path) as address:
+        server.bind(address)
+    server.listen(64)
+    return server.detach()
+
+
+def accept(server: int) -> int:
+    """The next client."""
+    listening = socket.socket(fileno=server)
+    try:
+        return int(listening._accept()[0])  # type: ignore[attr-defined]  # what socket(3) of Python makes one of
+    finally:
+        listening.detach()
+
+
+@contextlib.contextmanager
+def short(path: str) -> Any:
+    """The same file under a short name, by the number of its open directory."""
+    parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{parent}/{os.path.basename(path)}"
+    finally:
+        os.close(parent)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 
 from minidocker.cgroups.hierarchy import Hierarchy, hierarchies
 from minidocker.images.inside import User
 from minidocker.isolator import Isolator
-from minidocker.namespaces import Join
+from minidocker.namespaces import Init, Join
 from minidocker.outcome import ContainerError
 from minidocker.security.capabilities import Bounding, Capabilities, capabilities
+from minidocker.security.options import ReadOnly
 from minidocker.security.seccomp import Seccomp
-from minidocker.syscalls import call
+from minidocker.syscalls import CLONE_NEWPID, CLONE_NEWUSER, Any, call
 
 
 class Groups(Isolator):
@@ -44,8 +46,35 @@ def _group(hierarchy: Hierarchy, name: str) -> str:
     return f"{hierarchy.parent}/{name}"
 
 
-def walls_of(pid: int, name: str, terminal: Sequence[Isolator], user: str, privileged: bool) -> list[Isolator]:
-    """The isolators of one more process: what the first one has, as /proc tells.
+class Enter(Join):
+    """Into the namespaces of a container, but for that of processes, where we would be seen: root in there may have
+    CAP_SYS_PTRACE, and could take over a process that still has all rights of the host (CVE-2016-9962)."""
+
+    def __enter__(self) -> Isolator:
+        """So we are not born in there, either."""
+        super().__enter__()
+        self.pid_namespace = None
+        return self
+
+    def inside(self) -> None:
+        """Only children will be born in that; it belongs to the host's users, even if `super` makes us others."""
+        call("setns", self.descriptors[0], CLONE_NEWPID, path=f"process {self.pid}")
+        for stream in range(3) if self.flags & CLONE_NEWUSER else ():
+            if stat.S_ISFIFO(os.fstat(stream).st_mode):  # as at a start: root in there opens /dev/stdout
+                os.fchown(stream, int(self.maps[0].split()[1]), -1)
+        super().inside()
+
+
+class Born(Init):
+    """Last of all: a child, which is seen, has no more than the container has."""
+
+    clone_flags = 0
+
+
+def walls_of(
+    pid: int, name: str, terminal: Sequence[Isolator], user: str, privileged: bool, asked: Mapping[str, Any]
+) -> list[Isolator]:
+    """The isolators of one more process: what the first one has, as /proc tells, and what was `asked` for it.
 
     The groups come first, while their files can still be written; the rights go last, as at a start.
     """
@@ -53,6 +82,7 @@ def walls_of(pid: int, name: str, terminal: Sequence[Isolator], user: str, privi
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     mask = int(status["CapBnd"], 16)
     kept = capabilities(privileged=True) if privileged else frozenset(bit for bit in range(64) if mask >> bit & 1)
-    profile = "unconfined" if privileged or status["Seccomp"] == "0" else ""
-    walls: list[Isolator] = [Groups(name), Join(pid), *terminal, Seccomp(kept, profile), Bounding(kept)]
-    return [*walls, User(user), Capabilities(kept)]
+    profile = "unconfined" if privileged or status["Seccomp"] == "0" else str(asked.get("seccomp", ""))
+    walls = [wall for wall in asked.get("walls", ()) if not isinstance(wall, ReadOnly)]
+    rights = [Seccomp(kept, profile), Bounding(kept), User(user), Capabilities(kept)]
+    return [Groups(name), Enter(pid), *terminal, *walls, *rights, Born()]

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
 
-from minidocker.engine.records import ALIVE, Record
+from minidocker.engine.records import ALIVE, Record, now
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any
 
+LINE = 1 << 14  # bytes of a line that are kept in one piece
 UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
 PAUSE = 0.05  # s, from one look for new lines to the next
+
+
+class Log:
+    """What a monitor appends to."""
+
+    def __init__(self, path: str) -> None:
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.rest = {1: b"", 2: b""}
+
+    def write(self, stream: int, data: bytes, last: bool = False) -> None:
+        """Whole lines, of stdout or stderr; the rest of one waits for its end."""
+        *lines, rest = (self.rest[stream] + data).split(b"\n")
+        lines = [line + b"\n" for line in lines]
+        while len(rest) >= LINE or (last and rest):
+            lines.append(rest[:LINE])
+            rest = rest[LINE:]
+        self.rest[stream], name = rest, ("stdout", "stderr")[stream - 1]
+        written = [{"log": line.decode(errors="replace"), "stream": name, "time": now()} for line in lines]
+        with contextlib.suppress(OSError):  # a full disk must not end the container
+            os.write(self.file, b"".join(json.dumps(line).encode() + b"\n" for line in written))
 
 
 def lines(record: Record, tail: str = "", follow: bool = False) -> Iterator[dict[str, Any]]:

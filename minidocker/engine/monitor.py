@@ -8,6 +8,7 @@ container; it is forked off the command, holds the lock of the container's recor
 
     from a client             meaning
     ("attach",)               send me what it writes; first ("input", whether it has a terminal), and where to type
+    ("wait",)                 tell me when it ends, also if it is started again then
     ("eof",)                  the client's standard input has ended
     ("signal", number)        give it this signal; if it can have no effect, an end
     ("kill", number)          just the signal
@@ -19,25 +20,36 @@ container; it is forked off the command, holds the lock of the container's recor
 
 from __future__ import annotations
 
-import _socket as socket
 import contextlib
-import json
 import marshal
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from minidocker.cgroups import Cgroup
 from minidocker.engine import records
+from minidocker.engine.attach import accept, listen
+from minidocker.engine.log import Log
 from minidocker.engine.records import Record, delete, now, tell
 from minidocker.engine.signals import pass_on
-from minidocker.outcome import ENGINE_FAILED, ContainerError
-from minidocker.process import Process, start
-from minidocker.syscalls import Any, NoReturn, close_range, pair, read, receive, send, signal
+from minidocker.outcome import ENGINE_FAILED, ContainerError, warn
+from minidocker.process import AFTER_END, Process, start
+from minidocker.syscalls import (
+    PR_SET_NAME,
+    Any,
+    NoReturn,
+    close_range,
+    pair,
+    polled,
+    prctl,
+    read,
+    receive,
+    send,
+    signal,
+)
 
-LINE = 1 << 14  # bytes of a line that the log has in one piece
-PATIENCE = 10.0  # s, for a client that does not read the end
+MESSAGE = 1 << 15  # bytes of output in one message
 BACKOFF, LONGEST, SETTLED = 0.1, 60.0, 10.0  # s before a restart: doubled each time, up to this; after this long, anew
 
 Make = Callable[[Record], tuple[Any, Any, dict[str, Any]]]  # -> the command, the isolators, and options of `start`
@@ -52,23 +64,34 @@ def begin(record: Record, make: Make, client: int = -1) -> None:
     if lock is None:
         return
     ours, theirs = pair()
+    window = _window() if record.config["options"]["tty"] else b""
     if os.fork() == 0:
-        _live(record, make, lock, theirs, client)
+        _live(record, make, lock, theirs, client, window)
     os.close(lock)
     os.close(theirs)
     told, _ = receive(ours)
     os.close(ours)
-    code, message = told or (ENGINE_FAILED, f"{record.short}: its monitor was killed before it began")
+    code, message, *warnings = told or (ENGINE_FAILED, f"{record.short}: its monitor was killed before it began")
+    for text in warnings:
+        warn(f"warning: {text}")
     if message:
         raise ContainerError(message, exit_code=code)
 
 
-def _live(record: Record, make: Make, lock: int, told: int, client: int) -> NoReturn:
+def _window() -> bytes:
+    """The size of the user's terminal, which a program in the container may ask for at once."""
+    from minidocker.terminal import size
+
+    return size(0 if os.isatty(0) else 1)
+
+
+def _live(record: Record, make: Make, lock: int, told: int, client: int, window: bytes) -> NoReturn:
     """The whole life of the monitor: nothing of the command's that it came from but these descriptors."""
     try:
         os.setsid()
         os.chdir("/")
-        for number in range(1, signal.NSIG):
+        prctl(PR_SET_NAME, b"monitor")
+        for number in {*range(1, signal.NSIG)} - {signal.SIGPIPE}:  # a client that is gone is an error of write(2)
             if signal.getsignal(number) not in (signal.SIG_DFL, None):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -79,9 +102,15 @@ def _live(record: Record, make: Make, lock: int, told: int, client: int) -> NoRe
         for low, high in zip([2, *kept], [*kept, 2**31], strict=True):
             if high - low > 1:
                 close_range(low + 1, high - 1)
-        Monitor(record, make, told, client).run()
-        if record.config["options"]["rm"]:
-            delete(record, lock)
+        try:
+            monitor = Monitor(record, make, told, client, window)
+        except OSError as refused:  # a full disk
+            send(told, (ENGINE_FAILED, f"{refused.filename or record.path}: {refused.strerror}"))
+            raise
+        try:
+            monitor.run(lock)
+        except Exception as unforeseen:
+            monitor._note(error=f"its monitor failed: {type(unforeseen).__name__}: {unforeseen}")
     finally:
         os._exit(0)
 
@@ -89,36 +118,48 @@ def _live(record: Record, make: Make, lock: int, told: int, client: int) -> NoRe
 class Monitor:
     """One container, from its start to its end, and again after a restart."""
 
-    def __init__(self, record: Record, make: Make, told: int, client: int) -> None:
-        self.record, self.make, self.told, self.config = record, make, told, record.config
-        self.options = self.config["options"]
-        self.clients: dict[int, list[bytes]] = {}  # a socket -> what it has not taken yet
-        self.attached = set[int]()
+    def __init__(self, record: Record, make: Make, told: int, client: int, window: bytes) -> None:
+        self.record, self.make, self.told, self.window = record, make, told, window
+        self.options = record.config["options"]
+        self.clients: dict[int, list[bytes]] = {}  # a socket -> what it has not taken yet; b"" is the end
+        self.attached, self.waiting = set[int](), set[int]()
         self.input = -1  # what an attached client writes to
         self.process: Process | None = None
+        self.known: dict[str, Any] = {}  # what state.json says
         self.stay = False
         self.first = client
-        self.server = _listen(f"{record.path}/socket")
-        self.log = os.open(f"{record.path}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.rest = {1: b"", 2: b""}
+        self.server = listen(f"{record.path}/socket")
+        self.log = Log(f"{record.path}/log")
+        self.once = not self.options["tty"] and not self.options["detach"]  # its input ends with who gave it
 
-    def run(self) -> None:
-        """Start it, and again as its restart policy says."""
+    def run(self, lock: int) -> None:
+        """Start it, and again as its restart policy says. Who waits hears of the end when all of it is over."""
         restarts, wait = 0, BACKOFF
         while True:
             began = time.monotonic()
             code = self._once(restarts)
-            wait = BACKOFF if time.monotonic() - began > SETTLED else min(wait * 2, LONGEST)
+            wait = BACKOFF if time.monotonic() - began > SETTLED else wait
             if not self._again(code, restarts):
-                return
-            restarts += 1
+                break
             self._note(status="restarting")
-            deadline = time.monotonic() + wait
+            self._end(code, self.attached | self.waiting)
+            restarts, deadline, wait = restarts + 1, time.monotonic() + wait, min(wait * 2, LONGEST)
             while not self.stay and time.monotonic() < deadline:
                 self._serve({}, max(0.0, deadline - time.monotonic()))
             if self.stay:
                 self._note(status="exited")
-                return
+                break
+        while polled([self.server], 0):
+            self.clients[accept(self.server)] = []
+        os.close(self.server)
+        self.server = -1
+        if self.options["rm"]:
+            delete(Record(self.record.id), lock)
+        else:
+            os.close(lock)
+        self._end(code, self.clients.keys())
+        while self.clients:  # one that is slow, or stopped, still gets all; a new monitor may be there by then
+            self._serve({}, None)
 
     def _again(self, code: int, restarts: int) -> bool:
         policy, _, most = (self.options["restart"] or "no").partition(":")
@@ -127,13 +168,15 @@ class Monitor:
         return not self.stay and policy in ("always", "unless-stopped")
 
     def _note(self, **known: Any) -> None:
-        self.known = {**getattr(self, "known", {}), **known}
+        self.known |= known
         self.record.write("state", self.known)
 
     def _once(self, restarts: int) -> int:
         """One life of the container; its exit code."""
         try:
             argv, isolators, settings = self.make(self.record)
+            for wall in isolators:
+                wall.window = self.window  # `Terminal` has one
             outputs, streams, theirs = self._streams()
             try:
                 process = self.process = start(argv, *isolators, name=self.record.short, **settings, **streams)
@@ -145,44 +188,47 @@ class Monitor:
             message = str(failure) or type(failure).__name__
             self._note(status="exited" if restarts else "created", exit_code=code, error=message, finished=now())
             self._begun(code, message)
-            self._end(code)
             self.stay = True
             return code
         with process:
             if self.options["tty"]:
                 outputs, self.input = {process.terminal: 1}, process.terminal
             self._note(status="running", pid=process.pid, started=now(), exit_code=0, error="", restarts=restarts)
-            tell("start", self.config)
-            warnings = [text for isolator in isolators for text in getattr(isolator, "warnings", ())]
-            self._note(warnings=warnings)
+            self._tell("start")
             if self.first >= 0:
                 self.clients[self.first] = []
                 self._attach(self.first)
                 self.first = -1
-            self._begun(0, "")
+            self._begun(0, "", *(text for wall in isolators for text in getattr(wall, "warnings", ())))
             self._relay(process, outputs)
             result = process.wait()
             self.process = None
         fence = next((wall for wall in isolators if isinstance(wall, Cgroup)), None)
         code = result.exit_code
-        for stream in (1, 2):
-            self._record(stream, b"", last=True)
+        self.log.write(1, b"", last=True)
+        self.log.write(2, b"", last=True)
         self._note(status="exited", pid=0, exit_code=code, finished=now(), oom_killed=bool(fence and fence.oom_killed))
-        tell("die", self.config, exitCode=str(code))
-        if self.input >= 0 and not self.options["tty"]:
-            os.close(self.input)
-        self.input = -1
+        self._tell("die", exitCode=str(code))
+        self._close_input()
         for number in outputs:
             if number != process.terminal:
                 os.close(number)
-        self._end(code)
         return code
 
-    def _begun(self, code: int, message: str) -> None:
+    def _tell(self, action: str, **more: str) -> None:
+        with contextlib.suppress(ContainerError):
+            tell(action, Record(self.record.id).config, **more)  # it may have another name by now
+
+    def _close_input(self) -> None:
+        if self.input >= 0 and not self.options["tty"]:
+            os.close(self.input)
+        self.input = -1
+
+    def _begun(self, code: int, message: str, *warnings: str) -> None:
         """Tell the command that waits for it, once."""
         if self.told >= 0:
             with contextlib.suppress(OSError):
-                send(self.told, (code, message))
+                send(self.told, (code, message, *warnings))
             os.close(self.told)
             self.told = -1
 
@@ -200,38 +246,40 @@ class Monitor:
 
     def _relay(self, process: Process, outputs: dict[int, int]) -> None:
         """Until its first process has ended, and what it wrote until then is read."""
-        outputs, ended, reads = dict(outputs), False, 64
+        outputs, ended, reads = dict(outputs), False, AFTER_END
         while True:
             ready = self._serve({**outputs, **({} if ended else {process.pidfd: 0})}, 0.0 if ended else None)
             ended = ended or process.pidfd in ready
             reads -= ended
             for number in ready & outputs.keys():
-                if data := read(number):
-                    self._record(outputs[number], data)
-                    self._send((outputs[number], data))
-                else:
+                data = read(number)
+                self.log.write(outputs[number], data)
+                for place in range(0, len(data), MESSAGE):
+                    self._send((outputs[number], data[place : place + MESSAGE]), self.attached)
+                if not data:
                     del outputs[number]
             if ended and (not ready & outputs.keys() or not reads):
                 return
 
     def _serve(self, sources: dict[int, int], timeout: float | None) -> set[int]:
-        """Wait for the sources, and for clients; those that have something. While a client takes nothing, nothing more
-        is read for it, so that it loses nothing."""
+        """Wait for the sources, and for clients; those that have something. While one that sees takes nothing, nothing
+        more is read for it, so that it loses nothing; but at the end, when little can be left."""
         slow = [client for client, waiting in self.clients.items() if waiting]
         poll = select.poll()
-        poll.register(self.server, select.POLLIN)
+        if self.server >= 0:
+            poll.register(self.server, select.POLLIN)
         for number, stream in sources.items():
-            if not (slow and stream):
+            if not stream or timeout is not None or self.attached.isdisjoint(slow):
                 poll.register(number, select.POLLIN)
         for client in self.clients:
             poll.register(client, select.POLLIN | (select.POLLOUT if client in slow else 0))
         ready = dict(poll.poll(None if timeout is None else timeout * 1000))
         if self.server in ready:
             with contextlib.suppress(OSError):
-                self.clients[_accept(self.server)] = []
+                self.clients[accept(self.server)] = []
         for client in ready.keys() & self.clients.keys():
             self._push(client)
-            if ready[client] & ~select.POLLOUT:
+            if ready[client] & ~select.POLLOUT and client in self.clients:
                 self._hear(client)
         return ready.keys() & sources.keys()
 
@@ -246,9 +294,10 @@ class Monitor:
             self._leave(client)
         elif what == "attach":
             self._attach(client)
-        elif what == "eof" and self.input >= 0 and not self.options["tty"]:
-            os.close(self.input)
-            self.input = -1
+        elif what == "wait":
+            self.waiting.add(client)
+        elif what == "eof" and self.once:
+            self._close_input()
         elif what == "stay":
             self.stay = True
         elif what in ("kill", "signal") and self.process:
@@ -261,75 +310,38 @@ class Monitor:
         os.set_blocking(client, False)
 
     def _leave(self, client: int) -> None:
+        if client in self.attached and self.once:
+            self._close_input()
         self.attached.discard(client)
+        self.waiting.discard(client)
         del self.clients[client]
         os.close(client)
 
-    def _send(self, message: tuple[Any, ...], everyone: bool = False) -> None:
-        """To all that are attached; what they do not take now, they take later."""
-        for client in [*(self.clients if everyone else self.attached)]:
+    def _send(self, message: tuple[Any, ...], clients: Iterable[int]) -> None:
+        """What they do not take now, they take later."""
+        for client in [*clients]:
+            os.set_blocking(client, False)
             self.clients[client].append(marshal.dumps(message))
             self._push(client)
 
     def _push(self, client: int) -> None:
         waiting = self.clients[client]
         try:
-            while waiting:
+            while waiting and waiting[0]:
                 os.write(client, waiting[0])
                 waiting.pop(0)
         except BlockingIOError:
-            pass
+            return
         except OSError:
             waiting.clear()  # it is gone, which poll(2) will say
-
-    def _end(self, code: int) -> None:
-        """Tell all clients that it has ended, and leave them."""
-        for client in self.clients:
-            os.set_blocking(client, False)
-        self._send(("ended", code), everyone=True)
-        deadline = time.monotonic() + PATIENCE
-        while any(self.clients.values()) and time.monotonic() < deadline:
-            self._serve({}, max(0.0, deadline - time.monotonic()))
-        for client in [*self.clients]:
+        if waiting:
             self._leave(client)
 
-    def _record(self, stream: int, data: bytes, last: bool = False) -> None:
-        """Whole lines to the log; the rest of one waits for its end."""
-        *lines, rest = (self.rest[stream] + data).split(b"\n")
-        lines = [line + b"\n" for line in lines]
-        while len(rest) >= LINE or (last and rest):
-            lines.append(rest[:LINE])
-            rest = rest[LINE:]
-        self.rest[stream], name = rest, ("stdout", "stderr")[stream - 1]
-        written = [{"log": line.decode(errors="replace"), "stream": name, "time": now()} for line in lines]
-        with contextlib.suppress(OSError):  # a full disk must not end the container
-            os.write(self.log, b"".join(json.dumps(line).encode() + b"\n" for line in written))
-
-
-def _listen(path: str) -> int:
-    """A socket at this path, which may be longer than an address of unix(7)."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with short(path) as address:
-        server.bind(address)
-    server.listen(64)
-    return server.detach()
-
-
-def _accept(server: int) -> int:
-    listening = socket.socket(fileno=server)
-    try:
-        return int(listening._accept()[0])  # type: ignore[attr-defined]  # what socket(3) of Python makes one of
-    finally:
-        listening.detach()
-
-
-@contextlib.contextmanager
-def short(path: str) -> Any:
-    """The same file under a short name, by the number of its open directory."""
-    parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{parent}/{os.path.basename(path)}"
-    finally:
-        os.close(parent)
+    def _end(self, code: int, clients: Iterable[int]) -> None:
+        """Tell them that it has ended, and leave each when it has taken all."""
+        clients = [*clients]
+        self._send(("ended", code), clients)
+        for client in clients:
+            self.attached.discard(client)
+            self.clients[client].append(b"")
+            self._push(client)

@@ -14,6 +14,7 @@ whoever looks next finds that the lock is free, and writes down that the contain
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -21,14 +22,17 @@ from collections.abc import Iterator
 
 from minidocker import state
 from minidocker.cgroups import hierarchy
-from minidocker.outcome import ContainerError
+from minidocker.outcome import ContainerError, warn
+from minidocker.state import home
 from minidocker.syscalls import Any
 from minidocker.trees import remove
+from minidocker.volumes import store
 
 SHORT = 12  # digits of an ID that are shown
 KILLED = 137  # the exit code of what SIGKILL ended
 FIRST = "able bold calm dear deft eager fair free glad kind keen lucid merry neat proud quick sunny tidy warm wise"
 SECOND = "bell cerf hopper kay kildall lamport liskov lovelace perlman pike ritchie stallman thompson torvalds turing"
+MARKS = dict.fromkeys(map(ord, "_.-"), "0")  # what a name may have beside letters and digits
 ALIVE = ("running", "paused", "restarting")
 BEFORE = {"status": "created", "pid": 0, "exit_code": 0, "started": "", "finished": "", "error": "", "restarts": 0}
 
@@ -38,20 +42,17 @@ class NoSuchContainer(ContainerError):
 
 
 class Record:
-    """A container that stays: `id` has 64 hex digits; `path` is its directory."""
+    """A container that stays: `id` has 64 hex digits, `path` is its directory, and all of it on the host is `short`."""
 
     def __init__(self, identity: str) -> None:
-        self.id, self.path = identity, f"{home()}/records/{identity}"
+        self.id, self.short, self.path = identity, identity[:SHORT], f"{home()}/records/{identity}"
 
-    @property
-    def short(self) -> str:
-        """What everything that is made for it on the host is called."""
-        return self.id[:SHORT]
-
-    @property
+    @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """What was asked for."""
-        return dict(_read(f"{self.path}/config.json") or {})
+        """What was asked for, as it was when this was first read."""
+        if not (found := _read(f"{self.path}/config.json")):
+            raise NoSuchContainer(f"no such container: {self.short}: {self.path}/config.json cannot be read")
+        return found
 
     @property
     def name(self) -> str:
@@ -60,59 +61,93 @@ class Record:
 
     def state(self) -> dict[str, Any]:
         """What is known of it now. What its monitor could not write down any more is written here."""
-        known = BEFORE | (_read(f"{self.path}/state.json") or {})
+        known = self._known()
         if known["status"] in ALIVE and (lock := state.hold(self.path)) is not None:
-            try:  # it may have ended by itself meanwhile
-                known = BEFORE | (_read(f"{self.path}/state.json") or {})
+            try:
+                known = self._known()  # it may have ended by itself meanwhile
                 if known["status"] in ALIVE:
                     known |= {"status": "exited", "pid": 0, "exit_code": KILLED, "finished": now()}
                     self.write("state", known)
+                    tell("die", self.config, exitCode=str(KILLED))
             finally:
                 os.close(lock)
         if known["status"] == "running" and any(map(hierarchy.frozen, _freezers(self))):
             known["status"] = "paused"
         return known
 
+    def _known(self) -> dict[str, Any]:
+        return BEFORE | (_read(f"{self.path}/state.json") or {})
+
     def write(self, what: str, document: dict[str, Any], sync: bool = False) -> None:
-        """Replace config.json or state.json."""
-        state.replace(f"{self.path}/{what}.json", json.dumps(document, indent=1).encode() + b"\n", sync)
+        """Replace config.json or state.json. On a full disk a state is written over the old one, which has room."""
+        path, data = f"{self.path}/{what}.json", json.dumps(document, indent=1).encode() + b"\n"
+        try:
+            state.replace(path, data, sync)
+        except OSError:
+            if what == "config":
+                raise
+            with contextlib.suppress(OSError), open(path, "r+b", 0) as file:
+                file.write(data)
+                file.truncate()
+        self.__dict__.pop("config", None)
 
     def uses(self) -> list[str]:
         """Links that say of its image and its volumes that they are wanted: see `state.wanted`."""
-        config = self.config
-        names = [str(config.get("image_id", "")).removeprefix("sha256:"), *config.get("volumes", [])]
+        names = [str(self.config.get("image_id", "")).removeprefix("sha256:"), *self.config.get("volumes", [])]
         return [f"{home()}/uses/{name}/{self.id}" for name in names if name]
 
 
-def home() -> str:
-    """Where all of it lies."""
-    return state.home()
+class Foreground(Record):
+    """A container without a monitor, `run --rm`: it is there as long as its command holds its directory, and leaves no
+    record. The command wrote a note there of what it started."""
+
+    def __init__(self, name: str) -> None:
+        self.id, self.short, self.path = name, name, state.directory(name)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The note: words of Python, which a start writes without the module json."""
+        try:
+            with open(f"{self.path}/running") as file:
+                literal = __import__("ast").literal_eval
+                found = {"created": now(os.fstat(file.fileno()).st_mtime_ns), **literal(file.read())}
+        except (OSError, ValueError, SyntaxError, TypeError):
+            raise NoSuchContainer(f"no such container: {self.id}: see minidocker ps -a") from None
+        return {"id": self.id, "name": self.id, **found}
+
+    def _known(self) -> dict[str, Any]:
+        if not os.path.exists(f"{self.path}/running"):
+            return BEFORE
+        if (free := state.hold(self.path)) is not None:  # its command was killed
+            os.close(free)
+            return BEFORE
+        return BEFORE | {"status": "running", "pid": self.config["pid"], "started": self.config["created"]}
+
+    def write(self, what: str, document: dict[str, Any], sync: bool = False) -> None:
+        """There is nothing to change."""
+        raise ContainerError(f"{self.id}: this container is in the foreground of its command, and leaves no record")
 
 
 def tell(action: str, config: dict[str, Any], **more: str) -> None:
     """A line for `minidocker events`, which reads this file; a short line is appended in one piece."""
     attributes = {"name": config.get("name", ""), "image": config.get("image", ""), **more}
     line = {"time": now(), "type": "container", "action": action, "id": config.get("id", ""), "attributes": attributes}
-    with contextlib.suppress(OSError):
-        events = os.open(f"{home()}/events", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(events, json.dumps(line).encode() + b"\n")
-        finally:
-            os.close(events)
+    with contextlib.suppress(OSError), open(f"{home()}/events", "ab", 0) as events:
+        events.write(json.dumps(line).encode() + b"\n")
 
 
-def now() -> str:
-    """The time as RFC 3339 has it, in nanoseconds, as in all documents of images and containers."""
-    seconds, rest = divmod(time.time_ns(), 10**9)
+def now(nanoseconds: int = 0) -> str:
+    """The time, or another one, as RFC 3339 has it, as in all documents of images and containers."""
+    seconds, rest = divmod(nanoseconds or time.time_ns(), 10**9)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09}Z"
 
 
-def _read(path: str) -> Any:
+def _read(path: str) -> dict[str, Any] | None:
     """A document; None if it is not there, or is none: a disk may have lost it in a power cut."""
     try:
         with open(path, "rb") as file:
-            return json.load(file)
-    except (OSError, ValueError):
+            return dict(json.load(file))
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -129,29 +164,32 @@ def changing() -> Iterator[None]:
 
 
 def create(config: dict[str, Any], layer: str, name: str = "") -> Record:
-    """Write down a new container; `layer` is the top one of its image, whose root the writable one looks like."""
+    """Write down a new container; `layer` is the top one of its image, whose root the writable one looks like.
+
+    All that leads to its directory is made before that gets its name: a link to nowhere means nothing.
+    """
     record = Record(os.urandom(32).hex())
     new, top = f"{record.path}.new", os.stat(layer)
     with changing():
+        _sweep()
         name = name or _invented()
-        _claim(name)
-        os.mkdir(new, 0o700)
+        record.config = {"id": record.id, "name": name, "created": now(), **config}
+        _claim(name, record)
         try:
+            os.mkdir(new, 0o700)
             os.mkdir(f"{new}/upper")
             os.chmod(f"{new}/upper", top.st_mode & 0o7777)
             os.chown(f"{new}/upper", top.st_uid, top.st_gid)
-            document = {"id": record.id, "name": name, "created": now(), **config}
-            state.replace(f"{new}/config.json", json.dumps(document, indent=1).encode() + b"\n", sync=True)
-            os.symlink(f"../records/{record.id}", f"{home()}/names/{name}")
-            os.rename(new, record.path)
+            state.replace(f"{new}/config.json", json.dumps(record.config, indent=1).encode() + b"\n", sync=True)
             for link in record.uses():
                 os.makedirs(os.path.dirname(link), exist_ok=True)
                 os.symlink(record.path, link)
+            os.rename(new, record.path)
         except BaseException:
-            remove(new if os.path.exists(new) else record.path)
-            _unlink(f"{home()}/names/{name}")
+            remove(new)
+            _unlink(f"{home()}/names/{name}", *record.uses())
             raise
-    tell("create", document)
+    tell("create", record.config)
     return record
 
 
@@ -164,18 +202,31 @@ def _unlink(*links: str) -> None:
                 os.rmdir(os.path.dirname(link))
 
 
-def _claim(name: str) -> None:
-    """Refuse a name that is taken. A link that leads nowhere is what a dead process left."""
-    link = f"{home()}/names/{name}"
-    if not (name[0].isalnum() and name.isascii() and all(one.isalnum() or one in "_.-" for one in name)):
-        raise ContainerError(f"a container cannot be called {name!r}: letters, digits, _, . and -, a letter first")
-    if os.path.exists(link):
-        owner = os.path.basename(os.readlink(link))[:SHORT]
-        raise ContainerError(
-            f"the name {name} is in use by container {owner}: remove or rename that one, or choose another"
-        )
-    if os.path.lexists(link):
-        os.unlink(link)
+def _claim(name: str, record: Record) -> None:
+    """Make the link from a name to a record. The name is refused if it is taken."""
+    link, rule = f"{home()}/names/{name}", "at most 128 letters, digits, _, . and -, a letter first"
+    if not (name[:1].isalnum() and name.isascii() and name.translate(MARKS).isalnum() and len(name) <= 128):
+        raise ContainerError(f"a container cannot be called {name[:128]!r}: {rule}")
+    refuse(name)
+    _unlink(link)  # what a dead process left
+    os.symlink(f"../records/{record.id}", link)
+    refuse(name)  # `run --rm` claims its directory, and looks for this link then
+
+
+def refuse(name: str) -> None:
+    """An error if a container has this name."""
+    if owner := _owner(name):
+        remedy = "remove or rename that one, or choose another"
+        raise ContainerError(f"the name {name} is in use by container {owner.short}: {remedy}")
+
+
+def _owner(name: str) -> Record | None:
+    """The container that has this name. A link that leads nowhere, or to what has another name by now, is none."""
+    with contextlib.suppress(OSError, ValueError, NoSuchContainer):
+        record = Record(os.path.basename(os.readlink(f"{home()}/names/{name}")))
+        if record.name == name:
+            return record
+    return next((record for record in _foreground() if record.id == name), None)
 
 
 def _invented() -> str:
@@ -190,24 +241,28 @@ def _invented() -> str:
 
 
 def rename(record: Record, name: str) -> None:
-    """Give it another name."""
+    """Give it another name: it has that from the moment on in which config.json says so."""
     with changing():
-        _claim(name)
-        config = record.config
-        os.symlink(f"../records/{record.id}", f"{home()}/names/{name}")
-        old = f"{home()}/names/{config['name']}"
-        record.write("config", config | {"name": name}, sync=True)
-        os.unlink(old)
+        _claim(name, record)
+        old = f"{home()}/names/{record.name}"
+        record.write("config", record.config | {"name": name}, sync=True)
+        _unlink(old)
 
 
-def delete(record: Record, lock: int) -> None:
-    """Remove it with all that is in it: by whoever holds its lock."""
-    config, gone = record.config, f"{record.path}.removed"
+def delete(record: Record, lock: int, volumes: bool = True) -> None:
+    """Remove it with all that is in it, and its volumes without a name: by whoever holds its lock."""
+    gone = f"{record.path}.removed"
     with changing():
-        _unlink(f"{home()}/names/{config.get('name')}", *record.uses())
+        links = [f"{home()}/names/{record.name}", *record.uses()]
         os.rename(record.path, gone)
+        _unlink(*links)
     state.release(gone, lock)
-    tell("destroy", config)
+    tell("destroy", record.config)
+    for name in record.config.get("anonymous", []) if volumes else []:
+        try:
+            store.remove(name)
+        except ContainerError as left:
+            warn(str(left))
 
 
 def lock(record: Record) -> int | None:
@@ -236,21 +291,32 @@ def _freezers(record: Record) -> list[str]:
     return [path for path in places if os.path.isdir(path)]
 
 
+def _ids() -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return [name for name in os.listdir(f"{home()}/records") if len(name) == 64]
+    return []
+
+
+def _foreground() -> list[Record]:
+    found = [Foreground(os.path.basename(path)) for path in state.directories(f"{home()}/containers")]
+    return [record for record in found if record.state()["status"] in ALIVE]
+
+
 def records() -> list[Record]:
-    """All that stay, the newest first."""
-    try:
-        names = [name for name in os.listdir(f"{home()}/records") if len(name) == 64]
-    except FileNotFoundError:
-        return []
-    return sorted(map(Record, names), key=lambda record: record.config.get("created", ""), reverse=True)
+    """All of them, the newest first."""
+    found = dict[Record, str]()
+    for record in [*map(Record, _ids()), *_foreground()]:
+        with contextlib.suppress(NoSuchContainer):  # it has just been removed, or is damaged
+            found[record] = str(record.config.get("created"))
+    return sorted(found, key=lambda record: found[record], reverse=True)
 
 
 def find(word: str) -> Record:
     """The container of this name, or whose ID begins so."""
-    link = f"{home()}/names/{word}"
-    if "/" not in word and word not in ("", ".", "..") and os.path.exists(link):
-        return Record(os.path.basename(os.readlink(link)))
-    begins = [record for record in records() if word and record.id.startswith(word)]
+    if "/" not in word and (named := _owner(word)):
+        return named
+    known = [*map(Record, _ids()), *_foreground()]
+    begins = [record for record in known if word and record.id.startswith(word)]
     if len(begins) > 1:
         raise ContainerError(f"{word}: {len(begins)} containers have an ID that begins so: give more digits")
     if not begins:
@@ -258,10 +324,27 @@ def find(word: str) -> Record:
     return begins[0]
 
 
+def _sweep() -> list[str]:
+    """Remove what a killed process left half made, or half removed; who removes one holds it."""
+    left = [path for path in state.directories(f"{home()}/records") if path.endswith((".new", ".removed"))]
+    for path in left:
+        if (lock := state.hold(path)) is not None:
+            state.release(path, lock)
+    return left
+
+
 def prune() -> list[str]:
-    """Remove what a killed process left half made or half removed."""
+    """The same, with links that lead nowhere, and containers of `run --rm` whose monitors were killed."""
     with changing():
-        left = [path for path in state.directories(f"{home()}/records") if path.endswith((".new", ".removed"))]
-        for path in left:
-            remove(path)
-        return left
+        left = _sweep()
+        links = [f"{place}/{link}" for place in state.directories(f"{home()}/uses") for link in os.listdir(place)]
+        dangling = [link for link in links if not os.path.exists(link)]
+        names = [name for name in os.listdir(f"{home()}/names") if _owner(name) is None]
+        _unlink(*dangling, *(f"{home()}/names/{name}" for name in names))
+    for record in map(Record, _ids()):
+        with contextlib.suppress(ContainerError):
+            over = record.config["options"]["rm"] and record.state()["status"] not in (*ALIVE, "created")
+            if over and (held := lock(record)) is not None:
+                delete(record, held)
+                left.append(record.path)
+    return left + dangling

@@ -258,7 +258,7 @@ def test_signals_reach_the_container(home, number):
 
 
 def test_a_killed_command_leaves_what_prune_removes(home):
-    process = started(home, "--name", "victim", "busybox", "sh", "-c", "echo ready; sleep 60")
+    process = started(home, "--rm", "--name", "victim", "busybox", "sh", "-c", "echo ready; sleep 60")
     process.kill()
     process.wait()
     process.stdout.close()

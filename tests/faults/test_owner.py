@@ -166,14 +166,14 @@ def test_the_command_is_killed_at_random_moments():
     """Its first process drops its rights; nothing of it runs afterwards, and its name and its volume are free."""
     need((HOME / "store").exists() or (HOME / "images").exists(), "needs the images of set-up")
     chance, env = random.Random(5), {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = ["run", "--name", "killed", "-v", "killed:/v", "-m", "64m", "debian", *DROPS, "sleep", SLEEP]
+    words = ["run", "--rm", "--name", "killed", "-v", "killed:/v", "-m", "64m", "debian", *DROPS, "sleep", SLEEP]
     for _ in range(12):
         victim = subprocess.Popen([sys.executable, "-m", "minidocker", *words], env=env, stderr=subprocess.DEVNULL)
         time.sleep(0.05 + chance.random() / 3)
         victim.kill()
         victim.wait()
         assert until(lambda: not sleepers(SLEEP)), "it outlived the command"
-    again = minidocker(HOME, "run", "--name", "killed", "-v", "killed:/v", "busybox", "true")
+    again = minidocker(HOME, "run", "--rm", "--name", "killed", "-v", "killed:/v", "busybox", "true")
     assert again.returncode == 0, again.stderr
     assert minidocker(HOME, "volume", "rm", "killed").returncode == 0
     minidocker(HOME, "prune")
