@@ -125,7 +125,7 @@ def test_the_size_is_there_from_the_beginning():
 
 def test_a_terminal_without_a_keyboard_leaves_standard_input_alone():
     need(os.geteuid() == 0, "walls need root")
-    code = f"while read x; do {sys.executable} -m minidocker run -t busybox echo got $x; done"
+    code = f"while read x; do {sys.executable} -m minidocker run --rm -t busybox echo got $x; done"
     answer = subprocess.run(["sh", "-c", code], input=b"a\nb\nc\n", capture_output=True, env=ENV, timeout=60)
     assert answer.stdout.split() == [b"got", b"a", b"got", b"b", b"got", b"c"], answer.stderr
 
@@ -135,7 +135,7 @@ def test_the_terminal_is_one_of_the_containers_own_devpts():
     look = "tty; ls /dev/pts; test -c /dev/console && echo console > /dev/console; id -u; echo out > /dev/stdout"
     for user in ("0", "1000"):
         answer = subprocess.run(
-            [sys.executable, "-m", "minidocker", "run", "-t", "-u", user, "busybox", "sh", "-c", look],
+            [sys.executable, "-m", "minidocker", "run", "--rm", "-t", "-u", user, "busybox", "sh", "-c", look],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=ENV,
@@ -151,7 +151,7 @@ def test_a_signal_to_the_command_ends_it_in_order(number, program):
     """The first process of a PID namespace does not get a signal that it has no handler for; it ends all the same."""
     need(os.geteuid() == 0, "walls need root")
     name = f"terminal-{os.urandom(4).hex()}"
-    with minidocker("run", "--name", name, "-it", "busybox", "sh", "-c", f"echo ready; {program}") as user:
+    with minidocker("run", "--rm", "--name", name, "-it", "busybox", "sh", "-c", f"echo ready; {program}") as user:
         user.read(b"ready")
         time.sleep(0.3)  # until its trap is set
         user.program.send_signal(number)
@@ -166,7 +166,7 @@ def test_a_command_behind_an_init_ends_in_its_own_way(number):
     need(os.geteuid() == 0, "walls need root")
     for program, wanted in (("trap 'exit 9' TERM INT USR1; ", 9), ("", 128 + number)):
         code = f"{program}echo ready; while :; do sleep 0.05; done" if program else "echo ready; exec sleep 60"
-        with minidocker("run", "--init", "-it", "busybox", "sh", "-c", code) as user:
+        with minidocker("run", "--rm", "--init", "-it", "busybox", "sh", "-c", code) as user:
             user.read(b"ready")
             user.program.send_signal(number)
             assert user.program.wait(20) == wanted
@@ -176,7 +176,7 @@ def test_a_command_behind_an_init_ends_in_its_own_way(number):
 def test_a_signal_ends_it_though_nobody_reads_its_screen(options):
     """What is left for a screen that takes nothing must not hold us, nor what the container holds, for ever."""
     need(os.geteuid() == 0, "walls need root")
-    with minidocker("run", *options, "-it", "busybox", "sh", "-c", "trap 'exit 5' TERM; yes & wait") as user:
+    with minidocker("run", "--rm", *options, "-it", "busybox", "sh", "-c", "trap 'exit 5' TERM; yes & wait") as user:
         user.read(b"y\r\n")
         time.sleep(0.5)  # until it is full
         user.program.terminate()
@@ -186,7 +186,7 @@ def test_a_signal_ends_it_though_nobody_reads_its_screen(options):
 
 def test_the_rest_is_kept_for_a_screen_that_reads_late_and_a_signal_ends_that_too():
     need(os.geteuid() == 0, "walls need root")
-    words = ["run", "-t", "busybox", "sh", "-c", "yes | head -c 200000"]
+    words = ["run", "--rm", "-t", "busybox", "sh", "-c", "yes | head -c 200000"]
     argv = [sys.executable, "-m", "minidocker", *words]
     for patient in (True, False):
         program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENV)

@@ -299,7 +299,7 @@ def test_what_is_said_wins_over_the_defaults(here, tmp_path):
     add_image(new_store(here), "named", root, Env=["HOSTNAME=image", "HOME=/image", "TERM=image"], Cmd=["env"])
 
     def shown(*words):
-        lines = minidocker(here, "run", *words, "env").stdout.split()
+        lines = minidocker(here, "run", "--rm", *words, "env").stdout.split()
         return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
 
     assert shown("--name", "outside", "busybox")["HOSTNAME"] == "outside"

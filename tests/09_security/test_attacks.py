@@ -31,7 +31,7 @@ def tried(flags="", names=()):
     with socket.socket(socket.AF_UNIX) as host:
         host.bind("\0minidocker-attack")
         host.listen()
-        shown = minidocker(HOME, "run", "--rm", *flags.split(), *VOLUMES, "busybox", *ATTACK, *names)
+        shown = minidocker(HOME, "run", "--rm", "--rm", *flags.split(), *VOLUMES, "busybox", *ATTACK, *names)
     assert (shown.returncode, shown.stderr) == (0, "")
     return outcomes(shown.stdout)
 

@@ -20,7 +20,7 @@ FUSE = "/dev/fuse"  # to open it changes nothing
 
 def sh(script, *options):
     """A script in a container; CompletedProcess."""
-    return minidocker(HOME, "run", "--rm", *options, "busybox", "sh", "-c", script)
+    return minidocker(HOME, "run", "--rm", "--rm", *options, "busybox", "sh", "-c", script)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ def lines(text):
 
 
 def status(*flags, pid="self"):
-    shown = minidocker(HOME, "run", *flags, "busybox", "cat", f"/proc/{pid}/status")
+    shown = minidocker(HOME, "run", "--rm", *flags, "busybox", "cat", f"/proc/{pid}/status")
     assert (shown.returncode, shown.stderr) == (0, "")
     return lines(shown.stdout)
 
@@ -111,7 +111,7 @@ def test_podman_has_the_same_but_for_its_capabilities(peers, asked):
     "word", ["", "x", "seccomp", "seccomp=", "no-new-privileges=yes", "apparmor=docker-default", "label=user:a"]
 )
 def test_what_we_do_not_know_is_an_error_that_names_it(word):
-    shown = minidocker(HOME, "run", "--security-opt", word, "busybox", "true")
+    shown = minidocker(HOME, "run", "--rm", "--security-opt", word, "busybox", "true")
     assert shown.returncode == 125
     assert shown.stderr.startswith(f"minidocker: --security-opt {word}: ") and shown.stderr.count("\n") == 1
 
@@ -120,7 +120,7 @@ def test_no_new_privileges_takes_the_effect_from_set_user_id(tmp_path):
     """A set-user-ID copy of busybox: root's for nobody, and with the flag nobody's."""
     script = "cp /usr/bin/id /id; chmod 4755 /id; exec setpriv --reuid 65534 --clear-groups /id -u"
     for flags, user in ([], "0"), (["--security-opt", "no-new-privileges"], "65534"):
-        shown = minidocker(HOME, "run", *flags, "debian", "sh", "-c", script)
+        shown = minidocker(HOME, "run", "--rm", *flags, "debian", "sh", "-c", script)
         assert shown.stdout == f"{user}\n", shown
 
 
@@ -138,7 +138,7 @@ def test_no_new_privileges_takes_the_effect_from_set_user_id(tmp_path):
 )
 def test_limits_are_there_also_for_another_user_and_behind_an_init(word, file, soft, hard):
     words = ["--ulimit", word, "-u", "nobody", "--init", "busybox", "grep", file, "/proc/self/limits"]
-    shown = minidocker(HOME, "run", *words)
+    shown = minidocker(HOME, "run", "--rm", *words)
     assert shown.stdout.removeprefix(file).split()[:2] == [soft, hard], shown
 
 
@@ -159,13 +159,13 @@ def test_limits_are_there_also_for_another_user_and_behind_an_init(word, file, s
     ],
 )
 def test_a_limit_that_is_none_is_one_line(word):
-    shown = minidocker(HOME, "run", "--ulimit", word, "busybox", "true")
+    shown = minidocker(HOME, "run", "--rm", "--ulimit", word, "busybox", "true")
     assert shown.returncode == 125
     assert shown.stderr.startswith(f"minidocker: --ulimit {word}: NAME=SOFT") and shown.stderr.count("\n") == 1
 
 
 def test_a_limit_that_the_machine_refuses_names_it():
-    shown = minidocker(HOME, "run", "--ulimit", "nofile=-1", "busybox", "true")  # fs.nr_open is the most
+    shown = minidocker(HOME, "run", "--rm", "--ulimit", "nofile=-1", "busybox", "true")  # fs.nr_open is the most
     assert shown.returncode == 125
     assert shown.stderr == "minidocker: prlimit64(nofile): Operation not permitted\n"
 

@@ -298,7 +298,7 @@ def test_a_filter_that_is_too_narrow_is_named_as_what_it_may_be(tmp_path):
 
 
 def refused(path, *flags):
-    shown = minidocker(HOME, "run", *flags, "--security-opt", f"seccomp={path}", "busybox", "true")
+    shown = minidocker(HOME, "run", "--rm", *flags, "--security-opt", f"seccomp={path}", "busybox", "true")
     assert shown.returncode == 125 and shown.stderr.count("\n") == 1, shown
     return shown.stderr
 
@@ -416,5 +416,5 @@ def test_int_0x80_kills_and_without_the_wall_it_works(tmp_path, flags, status):
     os.chmod(tmp_path / "int80", 0o755)
     if subprocess.run([tmp_path / "int80"]).returncode != 7:
         pytest.xfail("this kernel has no entry for programs of 32 bits")
-    shown = minidocker(HOME, "run", *flags, "-v", f"{tmp_path}:/mnt", "busybox", "/mnt/int80")
+    shown = minidocker(HOME, "run", "--rm", *flags, "-v", f"{tmp_path}:/mnt", "busybox", "/mnt/int80")
     assert shown.returncode == status

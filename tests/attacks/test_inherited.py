@@ -117,7 +117,7 @@ def test_the_command_tells_the_exit_code_under_any_inherited_signal_handling(wor
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
     code = "grep -E 'SigBlk|SigIgn' /proc/self/status; exit 7"
-    answer = minidocker(HOME, "run", *words, "busybox", "sh", "-c", code, preexec_fn=strange)
+    answer = minidocker(HOME, "run", "--rm", *words, "busybox", "sh", "-c", code, preexec_fn=strange)
     assert answer.returncode == 7, answer.stderr
     masks = [int(line.split()[1], 16) for line in answer.stdout.splitlines()]
     assert masks[0] == 0 and masks[1] & ~(0b11 << 31) in (0, 1 << signal.SIGQUIT - 1)  # busybox's shell ignores SIGQUIT

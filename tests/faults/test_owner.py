@@ -173,7 +173,7 @@ def test_the_command_is_killed_at_random_moments():
         victim.kill()
         victim.wait()
         assert until(lambda: not sleepers(SLEEP)), "it outlived the command"
-    again = minidocker(HOME, "run", "--rm", "--name", "killed", "-v", "killed:/v", "busybox", "true")
+    again = minidocker(HOME, "run", "--rm", "--rm", "--name", "killed", "-v", "killed:/v", "busybox", "true")
     assert again.returncode == 0, again.stderr
     assert minidocker(HOME, "volume", "rm", "killed").returncode == 0
     minidocker(HOME, "prune")
@@ -192,7 +192,7 @@ def sleepers(seconds):
 @pytest.mark.parametrize("signals", [[], [signal.SIGTERM], [signal.SIGHUP]])
 def test_the_watcher_of_the_command_ends_with_it(signals):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = ["run", "busybox", "sh", "-c", "echo ready; sleep 61.7"]
+    words = ["run", "--rm", "busybox", "sh", "-c", "echo ready; sleep 61.7"]
     with subprocess.Popen([sys.executable, "-m", "minidocker", *words], env=env, stdout=subprocess.PIPE) as victim:
         assert victim.stdout.readline() == b"ready\n"
         tasks = pathlib.Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()
