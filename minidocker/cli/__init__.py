@@ -56,10 +56,12 @@ def command() -> None:
 
 def main(arguments: list[str]) -> int:
     """Call one verb; whatever goes wrong in it is one line, and an exit status."""
+    explained = [word for word in arguments[:1] if word == "--explain"]
+    arguments = arguments[len(explained) :]
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
     engine = 125 if verb in ("run", "build", "exec") else 1
     try:
-        status = call(verb, arguments[len(verb.split()) :])
+        status = call(verb, [*explained, *arguments[len(verb.split()) :]])
         print(end="", flush=True)  # now, when a reader who has gone, or a full disk, is still an exit status
         return status
     except ContainerError as failure:
@@ -93,6 +95,10 @@ def call(verb: str, words: list[str]) -> int:
     except HelpWanted:
         print("usage: minidocker", found.__doc__)
         return 0
+    if options.pop("explain"):
+        from minidocker.explain import told
+
+        return told(lambda: found(options, *others) or 0)
     return found(options, *others) or 0
 
 
@@ -162,7 +168,7 @@ def parse(usage: str, arguments: list[str]) -> tuple[Options, list[str]]:
     """(options, other words), as many of these as the usage says: IMAGE is one, [NAME] at most one, IMAGE... some.
     Options end at the first other word if a [COMMAND...] may follow, which has options of its own."""
     summary, _, table = usage.partition("\n")
-    summary, options = summary.partition(": ")[0], Options(table)
+    summary, options = summary.partition(": ")[0], Options(f"{table}\n--explain")
     words, rest = list[str](), [*arguments]
     while rest and not (words and "[COMMAND" in summary):
         word = rest.pop(0)

@@ -44,7 +44,7 @@ def help_(words: list[str]) -> int:
     print("usage: minidocker VERB [OPTIONS]\n")
     for one in verbs:
         print(f"  {one:<15} {function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
-    print("\nminidocker VERB --help says more of each")
+    print("\nminidocker VERB --help says more of each; --explain says what it does while it does it")
     return 0
 
 
