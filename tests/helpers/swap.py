@@ -20,6 +20,7 @@ MODULES = {
     7: "minidocker.network",
     8: "bench.memory",
     9: "minidocker.security.capabilities",
+    10: "minidocker.engine.exec",
 }  # the module that a reader of a chapter may write; of a package, its `__init__`
 PACKAGES = {
     "minidocker": REPO,
