@@ -102,7 +102,7 @@ def test_it_ends_with_the_container(box):
     with start(["sleep", "60"], *walls_of(box.pid, "exec-box", [], "", False, {})) as process:
         assert process.alive
         box.kill()
-        assert process.wait(timeout=10).signal == 9  # before that the kernel does not let the first process go
+        assert process.wait(timeout=10).exit_code == 137  # before that the kernel does not let the first process go
         assert box.wait(timeout=10).signal == 9
 
 

@@ -84,15 +84,17 @@ def check_2(module):
 def check_3(module):
     """A container that shares some namespaces with us; what the command says of itself there."""
     for network in random.sample(["host", "none"], 2):
-        with detached("--network", network, "busybox", "sleep", "60") as (name, found):
-            host = os.path.basename(os.path.realpath(f"{state.home()}/names/{name}"))[:12]
+        host = f"box{random.randrange(1000)}"
+        argv, isolators, settings = container(ready("busybox"), ["sleep", "60"], network=network, hostname=host)
+        with start(argv, *isolators, **settings) as process:
             kinds = [name for name in os.listdir("/proc/self/ns") if not name.endswith("_for_children")]
-            right = {kind for kind in kinds if namespace(found["pid"], kind) != namespace("self", kind)}
-            answer = {name for name in module.joined(found["pid"]) if not name.endswith("_for_children")}
-            assert answer == right, f"--network {network}: {sorted(right)}, and you say {sorted(answer)}"
-            said = module.one_more(found["pid"], ["sh", "-c", "hostname; echo $$"])
+            right = {kind for kind in kinds if namespace(process.pid, kind) != namespace("self", kind)}
+            answer = {name for name in module.joined(process.pid) if not name.endswith("_for_children")}
+            assert answer == right, f"with the network {network}: {sorted(right)}, and you say {sorted(answer)}"
+            said = module.one_more(process.pid, ["sh", "-c", "hostname; echo $$"])
             assert said and said.split()[0] == host, f"hostname should say {host}; your command printed {said!r}"
             assert int(said.split()[-1]) < 100, "its number inside is small: was it born in the PID namespace?"
+            process.kill()
 
 
 def namespace(pid, kind):
