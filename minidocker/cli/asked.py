@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import sys
 
+from minidocker import state
+from minidocker.cgroups.hierarchy import read
 from minidocker.cli import Options
-from minidocker.outcome import ContainerError
+from minidocker.outcome import ContainerError, warn
 from minidocker.security.options import Nodes
 from minidocker.security.options import privileges as privileges
 from minidocker.syscalls import Any
+
+NETWORKED = {"network", "publish", "publish-all", "network-alias", "dns", "add-host", "egress", "ingress"}
 
 
 def volumes(options: Options, paths: dict[str, Any], root: str) -> list[Any]:
@@ -25,22 +30,64 @@ def volumes(options: Options, paths: dict[str, Any], root: str) -> list[Any]:
     return [nodes, *ordered([*asked, *(volume for volume in named if volume.target not in taken)])]
 
 
-def network(options: Options, root: str) -> Any:
-    """The container's network. Where none is named and a port is to be published, that is the bridge."""
+def network(options: Options) -> Any:
+    """What makes the container's network, as soon as its root is known: where none is named, that is the bridge; for a
+    user, whose the bridge is not, slirp4netns(1). If nobody asks, and this host has neither, the container has "none".
+    """
     from minidocker.network import Network as kind
 
-    if "minidocker.security.rootless" in sys.modules:  # a user, who has made himself root: the bridge is not his
+    rootless = "minidocker.security.rootless" in sys.modules  # a user, who has made himself root
+    if rootless:
         from minidocker.network.slirp import Slirp as kind
-    return kind(
-        options.network or "bridge",
+    name, _, other = (options.network or "bridge").partition(":")
+    if name == "container":
+        name = f"container:{_pid(other)}"
+    elif name != "host" and (problem := _impossible(rootless)):
+        if options.given & NETWORKED:
+            raise problem
+        once(f"warning: containers have no network: {str(problem).removeprefix('Network: ')}")
+        return "none"
+    return lambda root: kind(
+        name,
         ports=options.publish,
         root=root,
-        aliases=[*options.network_alias, *filter(None, [options.hostname])],
+        names=[*filter(None, [options.name, options.hostname])],
+        aliases=options.network_alias,
         dns=options.dns,
         hosts=options.add_host,
         egress=options.egress or None,
         ingress=options.ingress or None,
     )
+
+
+def _impossible(rootless: bool) -> Exception | None:
+    """What keeps this host from making a network."""
+    from minidocker.network.firewall import generation
+    from minidocker.network.links import program
+
+    try:
+        for tool in ("slirp4netns",) if rootless else ("ip", "nft"):
+            program(tool)
+        os.stat("/dev/net/tun") if rootless else generation()
+    except (ContainerError, OSError) as problem:
+        return problem
+    return None
+
+
+def _pid(name: str) -> str:
+    """That of a container that stays, by its name or ID; or what it is called, for all others."""
+    from minidocker.engine.records import NoSuchContainer, find
+
+    try:
+        return find(name).state()["pid"] or name
+    except NoSuchContainer:
+        return name
+
+
+def once(text: str) -> None:
+    """Warn, unless somebody has been warned in this home since the boot: what is always so is no news."""
+    place = f"{state.home()}/ready/said={binascii.crc32(text.encode()):x}"
+    state.remembered(place, read("/proc/sys/kernel/random/boot_id"), lambda: warn(text))
 
 
 def fetch(name: str) -> None:

@@ -71,7 +71,7 @@ def asked(record: Record) -> Options:
 def _make(record: Record) -> tuple[Any, Any, dict[str, Any]]:
     """What its monitor starts: the list of chapter 5, with a writable directory that stays."""
     config, options = record.config, asked(record)
-    options["network-alias"] = [*options.network_alias, config["name"]]
+    options["name"] = config["name"]
     return settle(options, ready(config["image_id"]), config["command"], record.short, f"{record.path}/upper")
 
 

@@ -9,7 +9,7 @@ from minidocker.cli import Options, end_in_order, variables
 from minidocker.engine.signals import pass_on
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
-from minidocker.outcome import ContainerError, warn
+from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, start
 from minidocker.security.capabilities import capabilities
 from minidocker.state import directory, home
@@ -63,8 +63,8 @@ def run(options: Options, name: str, *command: str) -> int:
         --device HOST[:CONTAINER[:rwm]]...  a device of the host that opens; of a directory, all
     -p, --publish [[ADDRESS:]PORT:]PORT[/udp]...  lead a port of the host to a port of the container
     -P, --publish-all           each port that the image exposes
-        --net, --network NAME   none: only itself (the default, unless a port is published); bridge; host;
-                                container:NAME; or one that network create made
+        --net, --network NAME   bridge (the default); none: only itself; host; container:NAME; or one that
+                                network create made
         --network-alias NAME...  another name in its network
         --dns ADDRESS...        a name server, instead of the host's
         --add-host NAME:ADDRESS...  one more line in /etc/hosts
@@ -113,10 +113,10 @@ def settle(
     host = options.hostname
     paths = image["config"].get("Volumes") or {}
     mounted = paths or options.volume or options.mount or options.tmpfs or options.device or options.privileged
-    # Without forwarding, which is the host owner's affair, a bridge leads nowhere: it is for those who ask for it
-    networked = options.network not in ("", "none") or options.publish
+    alone = options.network == "none" and not options.publish
+    network = "none" if alone else _asked().network(options)
     files = {"/etc/hostname": f"{host or called}\n"}
-    if not networked:  # its name stands for itself alone
+    if network == "none":  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
     opted = options.security_opt or options.ulimit or options.read_only
     cwd = options.workdir or image["config"].get("WorkingDir") or "/"
@@ -135,7 +135,7 @@ def settle(
         cwd=cwd,
         user=options.user,
         hostname=host,
-        network=(lambda root: _asked().network(options, root)) if networked else "none",
+        network=network,
         limits={
             "memory": options.memory or None,
             "memory_swap": options.memory_swap or None,
@@ -192,7 +192,7 @@ def _attached(
         except OSError:
             pass  # a full disk
         for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
-            warn(f"warning: {text}")
+            _asked().once(f"warning: {text}")
         tell = process.send_signal if options.init else lambda number: pass_on(process, number)
         for wanted in FORWARDED:
             if signal.getsignal(wanted) != signal.SIG_IGN:

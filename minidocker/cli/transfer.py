@@ -14,7 +14,7 @@ from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import signal
+from minidocker.syscalls import Any, signal
 
 
 def build(options: Options, directory: str) -> None:
@@ -25,7 +25,7 @@ def build(options: Options, directory: str) -> None:
         --build-arg NAME[=VALUE]...  a value for an ARG; without one, what the variable is here
         --target STAGE           stop at this stage
         --no-cache               make all anew
-        --network NAME           for RUN: none (the default), or host
+        --network NAME           for RUN: bridge (the default), none, host, or one that network create made
     -q, --quiet                  say nothing but the image's ID
     """
     from minidocker.images.build.dockerfile import parse as read
@@ -41,6 +41,7 @@ def build(options: Options, directory: str) -> None:
     except ValueError as wrong:
         raise ContainerError(f"{rules}: {wrong}", exit_code=1) from None
     given = variables("--build-arg", options.build_arg)
+    network, wired, wires = _wiring(options)
     end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, undisturbed=("start", "run"))
     image = make(
         Store(),
@@ -50,16 +51,38 @@ def build(options: Options, directory: str) -> None:
         tags=options.tag,
         target=options.target,
         arguments=dict(word.split("=", 1) for word in given if "=" in word),
-        network=options.network or "none",
+        network=network,
+        wired=wired,
         cached=not options.no_cache,
         output=os.open(os.devnull, os.O_WRONLY) if options.quiet else sys.stderr.fileno(),
     )
+    for text in (text for wire in wires for text in wire.warnings):
+        __import__("minidocker.cli.asked", fromlist=["_"]).once(f"warning: {text}")
     if options.quiet:
         print(image.id)
         return
     print(f"Successfully built {image.id.removeprefix('sha256:')[:12]}", file=sys.stderr)
     for tag in options.tag:
         print(f"Successfully tagged {tag}", file=sys.stderr)
+
+
+def _wiring(options: Options) -> tuple[str, Any, list[Any]]:
+    """The network of RUN, what makes it anew for each, and a list that will have all that it made."""
+    name, made = options.network.removeprefix("default") or "bridge", list[Any]()
+    if name in ("none", "host"):
+        return name, None, made
+    from minidocker.cli import asked
+    from minidocker.cli.run import run
+
+    like = Options(run.__doc__ or "")
+    like["network"], like["hostname"], like.given = name, "build", options.given & {"network"}
+    maker = asked.network(like)
+
+    def wired(root: str) -> Any:
+        made.append(maker(root))
+        return made[-1]
+
+    return ("none", None, made) if maker == "none" else (name, wired, made)
 
 
 def _text(path: str) -> str:

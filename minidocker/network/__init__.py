@@ -34,11 +34,11 @@ class Network(Isolator):
     "none", "host" (the host's own), "container:NAME_OR_PID" (that of another container).
 
     `ports`: published ports, as after docker run -p; then `published` has them with their numbers. `root`: the
-    directory that will be the root, so that /etc/hosts and /etc/resolv.conf there can be covered with ours. `aliases`:
-    more names in the network, besides the container's. `dns`: name servers instead of the host's. `hosts`: lines
-    NAME:ADDRESS for this container only. `egress`, `ingress`: bits per second that it may send and receive, such as
-    "10M". Host side as root; what does not work here is a `ContainerError`, before the command starts. `warnings` says
-    what works less well on this host. In the list before `PivotRoot`, and after the mounts of the root.
+    directory that will be the root, so that /etc/hosts and /etc/resolv.conf there can be covered with ours. `names`,
+    `aliases`: more names in the network, before and behind the container's. `dns`: name servers instead of the host's.
+    `hosts`: lines NAME:ADDRESS for this container only. `egress`, `ingress`: bits per second that it may send and
+    receive, such as "10M". Host side as root; what does not work here is a `ContainerError`, before the command starts.
+    `warnings`: what works less well here. In the list before `PivotRoot`, and after the mounts of the root.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Network(Isolator):
         *,
         ports: Sequence[str] = (),
         root: str | os.PathLike[str] | None = None,
+        names: Sequence[str] = (),
         aliases: Sequence[str] = (),
         dns: Sequence[str] = (),
         hosts: Sequence[str] = (),
@@ -55,7 +56,7 @@ class Network(Isolator):
     ) -> None:
         self.network, self.root = network, os.path.abspath(root) if root is not None else ""
         self.published = [port for text in ports for port in parse_port(text)]
-        self.aliases, self.dns = networks.checked([*aliases]), [*dns]
+        self.names, self.aliases, self.dns = [*names], networks.checked([*aliases]), [*dns]
         self.extra = "".join(extra_host(text) for text in hosts)
         self.egress, self.ingress = (links.parse_rate(rate) if rate is not None else 0 for rate in (egress, ingress))
         self.warnings, self.addresses = list[str](), list[str]()
@@ -91,11 +92,13 @@ class Network(Isolator):
             raise
         return self
 
+    def _called(self) -> list[str]:
+        return networks.checked([*dict.fromkeys([*self.names, self.container, *self.aliases])])
+
     def _plug_in(self) -> None:
         """Take what the container gets: ports of the host, an address, lines in hosts files, elements."""
         links.program("nft")
-        called, servers = networks.checked([self.container, *self.aliases]), resolv_conf(self.dns)
-        self.warnings = ports.unforwarded(self.published)
+        called, servers = self._called(), resolv_conf(self.dns)
         for port in self.published:
             self._held.append(ports.reserve(port))
         with networks.Host() as host:
@@ -106,14 +109,16 @@ class Network(Isolator):
             self.number, self.lease, lock = bridge.take()
             self._held.append(lock)
             self.interface, self.addresses = links.interface_of(self.number), bridge.addresses(self.number)
-            elements, extra = self._elements(), self.extra.replace("host-gateway\t", f"{bridge.gateways()[0]}\t")
+            gateways = bridge.gateways()
+            elements, extra = self._elements(gateways), self.extra.replace("host-gateway\t", f"{gateways[0]}\t")
             lines = "".join(f"{address}\t{' '.join(called)}\n" for address in self.addresses)
             for name, text in ("names", lines), ("extra", extra), ("resolv.conf", servers), ("elements", elements):
                 networks.write(f"{self.lease}/{name}", text)
             bridge.introduce()
-            self.warnings += host.tell(elements)
+            uplinks = host.uplinks()
+            self.warnings = [*host.tell(elements), *ports.forward(bridge.interface, uplinks)]
 
-    def _elements(self) -> str:
+    def _elements(self, gateways: list[str]) -> str:
         """What the firewall is to know of this container besides: what a packet to a published port is for, and what it
         will be for ("all addresses" is a net of all addresses); and that no more than its limit and a tenth may come.
         """
@@ -123,6 +128,8 @@ class Network(Isolator):
                 family, net = "6" if ":" in host else "4", {"0.0.0.0": "0.0.0.0/0", "::": "::/0"}.get(host, host)
                 key = f"{net} . {port.protocol} . {port.number}"
                 lines.append(element(f"inet minidocker published{family}", f"{key} : {guest} . {port.container}"))
+                if family == "6":
+                    lines.append(element("inet minidocker loopback6", f"{key} : {gateways[1]}"))
         if self.egress:
             speed = f"rate over {self.egress * 11 // 80} bytes/second burst {max(self.egress // 40, 1 << 18)} bytes"
             lines.append(f"add limit bridge minidocker {self.interface} {{ {speed}; }}\n")
@@ -158,8 +165,9 @@ class Network(Isolator):
             try:
                 Bind(source, target, self.root, readonly=True).inside()
             except FileNotFoundError:  # a link that leads into the /run of a running system: what it leads to is made
-                leads_to = os.path.join(os.path.dirname(target), os.readlink(self.root + target))
-                Bind(source, leads_to, self.root, readonly=True).inside()
+                if os.path.islink(self.root + target):
+                    leads_to = os.path.join(os.path.dirname(target), os.readlink(self.root + target))
+                    Bind(source, leads_to, self.root, readonly=True).inside()
 
     def __exit__(self, *_: object) -> None:
         """Let go of everything. The cable went with the container's namespace, and the lease is now a dead owner's."""

@@ -33,24 +33,29 @@ table inet minidocker {
         ip daddr 127.0.0.0/8 return
         jump published
     }
-    chain from_here { type nat hook output priority -100;
-        ip6 daddr ::1 return
-        jump published
+    chain from_here { type nat hook output priority -100; jump published; }
+    # ::1 cannot be a sender on a cable: such a packet leaves as the bridge's own, and its answer is led back
+    map loopback6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr; flags interval; }
+    chain from_loopback { type filter hook output priority raw;
+        ip6 saddr ::1 ip6 daddr ::1 ip6 saddr set ip6 daddr . meta l4proto . th dport map @loopback6
+    }
+    chain to_loopback { type filter hook input priority 200;
+        iifname "md-*" ip6 saddr ::1 ip6 daddr set ::1
     }
 }
 """
 WALLS = """
 table inet minidocker {
     set same { type ifname . ifname; }
+    set opened { type ifname; }
     # what comes from a container may not pretend to be for the loopback interface (CVE-2020-8558)
-    chain loopback { type filter hook prerouting priority raw;
-        iifname "md-*" ip daddr 127.0.0.0/8 drop
-    }
-    # what this host passes on to a container: answers, published ports, and what its own network sends
+    chain loopback { type filter hook prerouting priority raw; iifname "md-*" ip daddr 127.0.0.0/8 drop; }
+    # what this host passes on to a container: answers, published ports, what its own network sends; by @opened, no more
     chain through { type filter hook forward priority filter;
-        oifname != "md-*" accept
         ct state established,related accept
         ct status dnat accept
+        iifname @opened oifname != "md*" drop
+        oifname != "md-*" accept
         iifname . oifname @same accept
         drop
     }
@@ -96,7 +101,7 @@ table bridge minidocker {
 """
 EMPTY = "".join(f"table {family} minidocker\ndelete table {family} minidocker\n" for family in ("inet", "bridge"))
 MARK = ' comment "minidocker"'  # of our rules in the chains of others
-NETLINK_NETFILTER, NFT_MSG_GETGEN, NLM_F_REQUEST = 12, 10 << 8 | 16, 1  # <linux/netlink.h>, <nf_tables.h>
+NETLINK_NETFILTER, NFT_MSG_GETGEN, NLM_F_REQUEST, NLMSG_ERROR = 12, 10 << 8 | 16, 1, 2  # <linux/netlink.h>, nf_tables.h
 
 
 def ours(text: str) -> str:
@@ -118,6 +123,8 @@ def generation() -> int:
     kernel.send(struct.pack("=IHHIIBBH", 20, NFT_MSG_GETGEN, NLM_F_REQUEST, 0, 0, 0, 0, 0))
     answer = kernel.recv(512)
     kernel.close()
+    if struct.unpack_from("=IH", answer)[1] == NLMSG_ERROR:
+        raise ContainerError("Network: the firewall wants nf_tables and CAP_NET_ADMIN; without them --network none")
     return int.from_bytes(answer[24:28], "big")  # behind the header, and that of the first attribute
 
 

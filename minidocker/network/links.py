@@ -18,7 +18,7 @@ from minidocker.cgroups.hierarchy import read
 from minidocker.outcome import ContainerError
 
 DIRECTORIES = ":/usr/sbin:/sbin"  # where the tools are, also for whom they are not in PATH
-PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "conntrack": "conntrack", "nsenter": "util-linux"}
+PACKAGES = {"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "nsenter": "util-linux"}  # others are called so
 BOOT = "/proc/sys/kernel/random/boot_id"
 SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>
 CARD = "eth0"  # the container's end of the cable
@@ -51,7 +51,7 @@ def program(name: str) -> str:
     for directory in (os.environ.get("PATH", "") + DIRECTORIES).split(":"):
         if directory and os.access(os.path.join(directory, name), os.X_OK):
             return os.path.join(directory, name)
-    text = f"no {name} on this machine, and without it no network: apt install {PACKAGES[name]}"
+    text = f"no {name} on this machine, and without it no network: apt install {PACKAGES.get(name, name)}"
     raise ContainerError(f"Network: {text}, or --network none or host", isolator="Network")
 
 

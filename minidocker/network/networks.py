@@ -20,7 +20,7 @@ from minidocker.images.inside import LOCALHOST
 from minidocker.network import firewall, links
 from minidocker.network.firewall import element
 from minidocker.network.links import dotted, eui64_of, exists, interface_of, ipv6, mac_of, namespace, numbers, tool
-from minidocker.network.ports import has_ipv6
+from minidocker.network.ports import FORWARDING, IP_FORWARD, has_ipv6, sysctl
 from minidocker.outcome import ContainerError
 from minidocker.trees import remove as remove_tree
 
@@ -64,16 +64,19 @@ class Host:
         found = [*self.networks.values()]
         ending = [self.networks.pop(one.name) for one in found if not (one.living or one.kept)]
         if ending and not self.networks:
+            for name in read(f"{self.place}/opened").split() if sysctl(IP_FORWARD) == "0" else ():
+                sysctl(FORWARDING.format(name), "0")
             firewall.uninstall()
-            self.doubt()
+            self.doubt("opened")
         elif ending or any(read(f"{path}/elements") for network in found for path in network.dead):
             self.doubt()
             self.tell()
         for network in found:
-            gone = state.prune(network.path)
-            self.removed += [f"address {network.name} {os.path.basename(path)}" for path in gone]
+            for path in network.dead:  # and of nobody who has died since: the firewall knows them still
+                remove_tree(path)
+            self.removed += [f"address {network.name} {os.path.basename(path)}" for path in network.dead]
             try:
-                network.introduce() if gone else None
+                network.introduce() if network.dead else None
             except OSError:
                 pass  # to remove needs no room: on a full disk their names stay until the next one ends
         for network in ending:
@@ -82,10 +85,10 @@ class Host:
             remove_tree(network.path)
             self.removed.append(f"network {network.name}")
 
-    def doubt(self) -> None:
+    def doubt(self, *outdated: str) -> None:
         """The firewall may not be as it should be: `tell` will make it anew, also if we are killed before."""
-        if os.path.exists(f"{self.place}/generation"):
-            os.unlink(f"{self.place}/generation")
+        for name in {"generation", *outdated} & {*os.listdir(self.place)}:
+            os.unlink(f"{self.place}/{name}")
 
     def tell(self, elements: str = "") -> list[str]:
         """Add elements to the firewall; if it is not as we left it, make it anew instead. Returns warnings.
@@ -93,13 +96,26 @@ class Host:
         """
         before, warnings = firewall.generation(), list[str]()
         if read(f"{self.place}/generation") != f"{before}" or not firewall.add(elements):
-            warnings = firewall.restore("".join(network.elements() for network in self.networks.values()))
+            opened = [element("inet minidocker opened", f'"{name}"') for name in read(f"{self.place}/opened").split()]
+            warnings = firewall.restore("".join([*opened, *(one.elements() for one in self.networks.values())]))
         if firewall.generation() == before + 1 and not warnings:
             try:
                 write(f"{self.place}/generation", f"{before + 1}")
             except OSError:
                 pass  # on a full disk it is made anew each time
         return warnings
+
+    def uplinks(self) -> set[str]:
+        """Interfaces by which a host that is no router passes on what is for containers, and nothing else: those that
+        have a route. They are shut when the last network is gone; `ip_forward`, for all purposes, stays the owner's.
+        """
+        known = {*read(f"{self.place}/opened").split()}
+        shut = {name for name, _ in links.routes() if name[:2] != "md" and sysctl(FORWARDING.format(name)) == "0"}
+        wanted = known | shut if sysctl(IP_FORWARD) == "0" else set()
+        if wanted != known:
+            write(f"{self.place}/opened", " ".join(wanted))
+            self.doubt()
+        return wanted
 
     def pick(self, name: str) -> Bridge:
         """The network of this name; `ContainerError` if there is none."""
@@ -155,8 +171,7 @@ class Bridge:
 
     def connect(self) -> None:
         """Make the bridge, or what is missing of it, with the first address of each family for this host itself.
-        Frames to 01:80:c2:00:00:0x, which the guard does not see, teach it nothing; and it is no party in IGMP. The
-        sysctl lets an answer for 127.0.0.1 come back through it; what else it would allow, the firewall forbids.
+        Frames to 01:80:c2:00:00:0x, which the guard does not see, teach it nothing; and it is no party in IGMP.
         """
         own = numbers(self.subnet)
         if (self.interface, own) in links.routes():
@@ -166,8 +181,6 @@ class Bridge:
         made = "" if exists(self.interface) else f"link add {self.interface} address {mac_of(own[1])} type {kind}\n"
         lines = made + links.up(self.interface, self.gateways(), self.subnet)
         tool("ip", "-batch", "-", text=lines)
-        with open(f"/proc/sys/net/ipv4/conf/{self.interface}/route_localnet", "w") as file:
-            file.write("1")
 
     def take(self) -> tuple[int, str, int]:
         """An address as a number, its lease, with nothing in it yet, and the descriptor that holds that.
@@ -255,7 +268,7 @@ def find(wanted: str) -> tuple[int, str]:
     """
     with Host() as host:
         for lease in [lease for network in host.networks.values() for lease in network.living]:
-            if (pid := read(f"{lease}/pid")) and wanted in (called(lease), pid):
+            if (pid := read(f"{lease}/pid")) and wanted in (*read(f"{lease}/names").split(), pid):
                 return int(pid), lease
     if wanted.isascii() and wanted.isdecimal():
         return int(wanted), ""

@@ -19,7 +19,7 @@ from minidocker.outcome import ContainerError
 
 PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 ANY = range(1)  # the choice 0, which leaves it to the kernel
-SWITCHES = {"IPv4": "net.ipv4.ip_forward", "IPv6": "net.ipv6.conf.all.forwarding"}
+IP_FORWARD, FORWARDING = "ipv4/ip_forward", "ipv4/conf/{}/forwarding"
 
 
 class Port:
@@ -44,7 +44,17 @@ class Port:
 
 def has_ipv6() -> bool:
     """Whether IPv6 is in this kernel, and switched on in this network namespace."""
-    return read("/proc/sys/net/ipv6/conf/all/disable_ipv6").strip() == "0"
+    return sysctl("ipv6/conf/all/disable_ipv6") == "0"
+
+
+def sysctl(name: str, value: str = "") -> str:
+    """A switch of this network namespace, ip-sysctl.rst, "" if there is none; with a `value`, make it so."""
+    path = f"/proc/sys/net/{name}"
+    found = read(path).strip()
+    if value and found not in ("", value):
+        with open(path, "w") as file:
+            file.write(value)
+    return found
 
 
 def parse_port(text: str) -> list[Port]:
@@ -79,8 +89,6 @@ def _host_address(address: str) -> str:
         family_of(plain)
     except OSError:
         raise ValueError(f"{address!r} is no address of the form 192.0.2.1 or [2001:db8::1]") from None
-    if plain == "::1":
-        raise ValueError("the kernel lets nothing that begins at ::1 leave the machine; use 127.0.0.1")
     return plain
 
 
@@ -98,8 +106,12 @@ def _range(part: str, least: int = 1) -> range:
 
 def reserve(port: Port) -> int:
     """Open one of the port's choices, note it as its number, and return the descriptor that holds it, until that or its
-    owner ends. Ports below 1024 want CAP_NET_BIND_SERVICE.
+    owner ends. Ports below 1024 want CAP_NET_BIND_SERVICE. IPv6 has one switch for all interfaces, and a host that
+    forwards does not hear its own router any more: that is for its owner.
     """
+    if ":" in port.address and port.address != "::1" and sysctl("ipv6/conf/all/forwarding") == "0":
+        remedy = "sysctl -w net.ipv6.conf.all.forwarding=1, or publish it on [::1]"
+        raise ContainerError(f"Network: port {port}: nobody reaches it, as this host does not forward IPv6: {remedy}")
     port.number = 0
     for number in port.choices:
         try:
@@ -136,21 +148,17 @@ def _open(port: Port, number: int) -> int:
         holder.close()
 
 
-def unforwarded(ports: list[Port]) -> list[str]:
-    """What will not work on a host that does not forward; for a port that was asked for in vain, `ContainerError`.
-    To switch it on is for the owner of the host: it makes a router of a machine that perhaps must be none.
-    """
-    warnings = []
-    for family, switch in SWITCHES.items():
-        if read("/proc/sys/" + switch.replace(".", "/")).strip() != "0" or (family == "IPv6" and not has_ipv6()):
-            continue
-        none = f"no forwarding of {family} on this host"
-        for port in ports:
-            if not port.address.startswith("127.") and (":" in port.address) == (family == "IPv6"):
-                text = f"so nobody outside could reach {port}: sysctl -w {switch}=1, or publish it on 127.0.0.1 only"
-                raise ContainerError(f"Network: {none}, {text}", isolator="Network")
-        warnings.append(f"{none}: from the container no way to others, nor back; sysctl -w {switch}=1")
-    return warnings
+def forward(bridge: str, uplinks: set[str]) -> list[str]:
+    """Let packets pass between these, and answers for 127.0.0.1 come back; what else that allows, the firewall forbids.
+    Returns warnings."""
+    try:
+        sysctl(f"ipv4/conf/{bridge}/route_localnet", "1")
+        for name in (bridge, *uplinks):
+            sysctl(FORWARDING.format(name), "1")
+    except OSError as refused:
+        why = f"{refused.filename}: {str(refused.strerror).lower()}; sysctl -w net.ipv4.ip_forward=1"
+        return [f"containers reach nobody outside, as this host does not forward, {why}"]
+    return [f"{name} forwards what is for containers, until the last network is gone" for name in sorted(uplinks)]
 
 
 def forget_udp(ports: list[Port]) -> list[str]:

@@ -14,7 +14,7 @@ from minidocker import state
 from minidocker.cgroups.hierarchy import read
 from minidocker.images.inside import LOCALHOST
 from minidocker.network import Network, resolv_conf
-from minidocker.network.networks import DEFAULT, checked, write
+from minidocker.network.networks import DEFAULT, write
 from minidocker.network.ports import reserve
 from minidocker.outcome import ContainerError
 
@@ -32,9 +32,8 @@ class Slirp(Network):
         for port in self.published:
             os.close(reserve(port))
         self.lease = state.directory(self.container)
-        called = " ".join(checked([self.container, *self.aliases]))
-        hosts = f"{LOCALHOST}{ADDRESS}\t{called}\n{self.extra}".replace("host-gateway\t", f"{GATEWAY}\t")
-        write(f"{self.lease}/hosts", hosts)
+        extra = self.extra.replace("host-gateway\t", f"{GATEWAY}\t")
+        write(f"{self.lease}/hosts", f"{LOCALHOST}{ADDRESS}\t{' '.join(self._called())}\n{extra}")
         write(f"{self.lease}/resolv.conf", resolv_conf(self.dns or [SERVER]))
 
     def attach(self, pid: int) -> None:

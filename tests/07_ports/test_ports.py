@@ -4,6 +4,7 @@ All of it happens in network namespaces that play hosts, chapters/07_ports/hosts
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import socket
@@ -18,7 +19,7 @@ from hosts import SEND, SINK, counters, get, ours, real, ruleset, sysctl, until
 from minidocker import network
 from minidocker.images.inside import LOCALHOST
 from minidocker.namespaces import Join, namespace_of
-from minidocker.network import Network, links, parse_port
+from minidocker.network import Network, links, parse_port, ports
 from minidocker.process import ContainerError, run, start
 from tests.helpers import HOME, REPO, both_ways, need
 from tests.helpers.networks import ROOT, get_inside, idle, inside, serving, walls
@@ -78,7 +79,6 @@ def test_a_range_for_one_port_is_a_choice():
         ("localhost:8080:80", "'localhost' is no address"),
         ("1.2.3:8080:80", "'1.2.3' is no address"),
         ("::1:8080:80", "is no address"),
-        ("[::1]:8080:80", "use 127.0.0.1"),
     ],
 )
 def test_a_bad_port_is_refused(text, why):
@@ -409,7 +409,7 @@ def test_the_stage(host, command, status):
 
 # Published ports
 
-FROM_HERE = ["127.0.0.1", "127.8.8.8", "192.0.2.1", "10.77.0.1", "[2001:db8::1]"]
+FROM_HERE = ["127.0.0.1", "127.8.8.8", "192.0.2.1", "10.77.0.1", "[2001:db8::1]", "[::1]"]
 FROM_ELSEWHERE = ["192.0.2.1", "[2001:db8::1]"]
 
 
@@ -428,7 +428,6 @@ def test_a_published_port_answers_from_everywhere(host, lan, bridged):
             assert lan.get(f"http://{address}:8080/web") == "web", address
             assert get_inside(other, f"http://{address}:8080/web") == "web", address
             assert get_inside(web, f"http://{address}:8080/web") == "web", address
-        assert get("http://[::1]:8080/web") == 7  # at once, so that a program goes on to 127.0.0.1
         assert get("http://localhost:8080/web") == "web"
     assert get("http://127.0.0.1:8080/web") == 7
     assert "minidocker" not in ruleset()
@@ -466,7 +465,7 @@ def echoing(net, name="echo"):
 def test_udp_is_published_too(host, lan):
     net = Network(ports=["9000:9000/udp", "9000:80/tcp"])
     with echoing(net):
-        for address in ("127.0.0.1", "192.0.2.1", "2001:db8::1"):
+        for address in ("127.0.0.1", "192.0.2.1", "2001:db8::1", "::1"):
             here = subprocess.run([sys.executable, "-c", ASK, address, "9000"], capture_output=True, text=True)
             assert here.stdout.startswith("hello from "), here.stderr
         for address in ("192.0.2.1", "2001:db8::1"):
@@ -615,23 +614,80 @@ def test_an_address_that_the_host_does_not_have(host):
 # What belongs to the host
 
 
-def test_no_forwarding_is_said_and_not_changed(host):
+@pytest.fixture
+def no_router(host):
+    """A host that forwards nothing, and has interfaces that do not by themselves."""
     sysctl("net.ipv4.ip_forward", 0)
     sysctl("net.ipv6.conf.all.forwarding", 0)
-    with pytest.raises(
-        ContainerError,
-        match=r"no forwarding of IPv4 .*\*:8080 -> 80/tcp: sysctl -w net.ipv4.ip_forward=1, or publish it",
-    ):
-        run(["true"], Network(ports=["8080:80"]))
-    with pytest.raises(ContainerError, match=r"no forwarding of IPv6 .* sysctl -w net.ipv6.conf.all.forwarding=1"):
+    return host
+
+
+# A third host, beyond the one that is no router, and somebody who counts what is sent there
+THIRD = [
+    "ip link add other type veth peer name far",
+    "ip addr add 198.51.100.1/24 dev other",
+    "ip link set other up",
+    "ip link set far up",
+    "ip neigh add 198.51.100.9 lladdr 02:00:00:00:00:09 dev other",
+    'nft add table ip watch { chain out { type filter hook postrouting priority 300; oifname "other" counter; } ; }',
+]
+
+
+def test_a_host_that_is_no_router_passes_on_what_is_for_containers_and_nothing_else(no_router, lan):
+    """Its switch for all stays, and that of the interface is as it was afterwards; so no third host gets through."""
+    with serving(Network(root=ROOT, ports=["8080:80"])) as web:
+        assert lan.get("http://192.0.2.1:8080/web") == "web"
+        assert inside(web, "busybox", "ping", "-c1", "-W5", "192.0.2.2").exit_code == 0
+        assert [sysctl("net.ipv4.ip_forward"), sysctl("net.ipv4.conf.eth0.forwarding")] == ["0", "1"]
+        for words in THIRD:
+            subprocess.run(words.split(), check=True)
+        lan.run("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.1", check=True)
+        lan.run("busybox", "ping", "-c2", "-W1", "198.51.100.9")
+        assert "counter packets 0 " in ruleset()
+        subprocess.run(["nft", "flush", "set", "inet", real("minidocker"), "opened"], check=True)
+        lan.run("busybox", "ping", "-c2", "-W1", "198.51.100.9")
+        assert "counter packets 0 " not in ruleset()  # it was the wall that kept them
+    subprocess.run(["nft", "delete", "table", "ip", "watch"], check=True)
+    assert sysctl("net.ipv4.conf.eth0.forwarding") == "0"
+
+
+def test_what_the_owner_switched_on_meanwhile_stays(no_router):
+    with idle(Network(root=ROOT)):
+        sysctl("net.ipv4.ip_forward", 1)
+    assert sysctl("net.ipv4.conf.eth0.forwarding") == "1"
+
+
+def test_a_killed_owner_leaves_no_router(no_router, own_home):
+    script = "import os; from minidocker.network import Network; from minidocker.process import start\n"
+    script += "start(['sleep', '9'], Network()).__enter__(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script])
+    assert sysctl("net.ipv4.conf.eth0.forwarding") == "1"
+    assert until(lambda: network.prune() != [] or not ours())
+    assert until(lambda: network.prune() == [] and sysctl("net.ipv4.conf.eth0.forwarding") == "0")
+
+
+def test_where_it_may_not_be_switched_on_that_is_one_warning(no_router, monkeypatch):
+    def refuse(name, value=""):
+        if value:
+            raise OSError(errno.EROFS, "Read-only file system", f"/proc/sys/net/{name}")
+        return real_sysctl(name)
+
+    real_sysctl = ports.sysctl
+    monkeypatch.setattr(ports, "sysctl", refuse)
+    net = Network(root=ROOT)
+    with idle(net), idle(Network(root=ROOT), "other") as other:
+        (warning,) = net.warnings
+        assert inside(other, "busybox", "ping", "-c1", "-W5", net.addresses[0]).exit_code == 0
+    assert warning.startswith("containers reach nobody outside")
+    assert warning.endswith("read-only file system; sysctl -w net.ipv4.ip_forward=1")
+
+
+def test_a_port_of_an_ipv6_address_on_a_host_that_does_not_forward_ipv6(no_router):
+    with pytest.raises(ContainerError, match=r"not forward IPv6: sysctl -w net.ipv6.conf.all.forwarding=1, or"):
         run(["true"], Network(ports=["[2001:db8::1]:8080:80"]))
-    net = Network(root=ROOT, ports=["127.0.0.1:8080:80"])
-    with serving(net) as web, idle(Network(root=ROOT), "other") as other:
-        assert get("http://127.0.0.1:8080/web") == "web"
-        assert get_inside(other, f"http://{net.addresses[0]}/web") == "web"
-        assert inside(web, "busybox", "ping", "-c1", "-W5", "10.77.0.1").exit_code == 0
-    assert ["no forwarding of IPv4" in net.warnings[0], "no forwarding of IPv6" in net.warnings[1]] == [True, True]
-    assert sysctl("net.ipv4.ip_forward") == "0"
+    with serving(Network(root=ROOT, ports=["[::1]:8080:80"])):
+        assert get("http://[::1]:8080/web") == "web"
+        assert get("http://127.0.0.1:8080/web") == 7
 
 
 SWITCHES = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv4.conf.all.route_localnet"]

@@ -73,7 +73,7 @@ def building(runs: int, scratch: Path, progress: Callable[[int], object] = str) 
     (context / "file").write_text("a file\n")
     home, theirs = own_home(scratch), podman_client(scratch, scratch / "podman")
     loaded = [*theirs, "load", "-q", "-i", str(scratch / "image.tar")]
-    commands = {SUBJECT: minidocker(["build", "-q", "-t", "bench", str(context)], home)}
+    commands = {SUBJECT: minidocker(["build", "-q", "--network=none", "-t", "bench", str(context)], home)}
     if shutil.which("podman", path=PATH) and measure.attempt("podman", partial(checked, loaded)):
         commands["podman"] = [*theirs, "build", "-q", "--layers", "--network=none", "-t", "bench", str(context)]
     timed = {name: partial(seconds, argv) for name, argv in commands.items()}

@@ -27,7 +27,7 @@ from minidocker.images.container import container
 from minidocker.images.image import Image, NoSuchImage, find, make
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
-from minidocker.process import start
+from minidocker.process import Isolator, start
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")  # they need no ARG, in capitals or not
 RESOLVER = ("/etc/resolv.conf", "/etc/hosts")  # what a program needs to reach others by name
@@ -61,12 +61,13 @@ class Build:
         *,
         ignore: Ignore = NOTHING,  # what of the context is left out
         arguments: Mapping[str, str] | None = None,  # values for ARG
-        network: str = "none",  # for RUN; or "host"
+        network: str = "none",  # for RUN; or "host", or what `wired` is called
+        wired: Callable[[str], Isolator] | None = None,  # see `container`
         cached: bool = True,  # whether the cache is asked
         output: int = 2,  # a descriptor to write to: each step, and what RUN writes
     ) -> None:
         self.store, self.context, self.ignore = store, context, ignore
-        self.arguments, self.network, self.output = arguments or {}, network, output
+        self.arguments, self.network, self.wired, self.output = arguments or {}, network, wired, output
         self.steps = store.steps() if cached else {}
         self.done: dict[str, tuple[Image, dict[str, str]]] = {}
         self.config: dict[str, Any] = {}
@@ -176,19 +177,18 @@ class Build:
 
     def do_run(self, instruction: Instruction) -> None:
         """The key of the cache has the arguments, which the command finds in its environment; and not the proxies."""
-        hidden = environment(self.config)
-        arguments = sorted(f"{name}={value}" for name, value in self.values.items() if name not in hidden)
+        arguments = sorted(f"{name}={self.values[name]}" for name in self.values.keys() - environment(self.config))
         proxies = [f"{name}={value}" for name, value in self.arguments.items() if name.upper() in PROXIES]
-        network = instruction.flags.get("network", "default")
-        network = self.network if network == "default" else network
-        if network not in ("none", "host"):
+        network = instruction.flags.get("network", "default").replace("default", self.network)
+        if network not in ("none", "host", self.network):
             raise instruction.error(f"RUN --network={network}: it is none, host or default")
         argv = instruction.argv(self.config)
         script = argv[-1] if instruction.documents and argv[-1].startswith("#!") else ""
 
         def work(lowers: list[str], upper: str) -> None:
             manifest.check_platform(self.document)
-            options = {"env": [*proxies, *arguments], "network": network, "upper": upper}
+            wired = self.wired if network == self.network and self.wired else network
+            options = {"env": [*proxies, *arguments], "network": wired, "upper": upper}
             if code := self.execute(lowers, argv, script, options):
                 raise instruction.error(f"RUN {argv}: exit code {code}")
 
@@ -225,7 +225,7 @@ class Build:
                     output.write(data)
                     output.flush()
                 code = process.wait().exit_code
-            for path in files:  # what was made to mount on where the image has deleted its own; no link is followed
+            for path in {*files, *RESOLVER}:  # made to mount on where the image has deleted its own; no link is followed
                 made = os.path.realpath(options["upper"]) + path
                 if os.path.realpath(made) == made and os.path.isfile(made) and not os.path.getsize(made):
                     os.unlink(made)
