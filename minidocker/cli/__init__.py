@@ -17,7 +17,6 @@ from _collections_abc import Callable, Iterable
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, fill_streams, signal
 
-FIVE = ("create", "ls", "inspect", "rm", "prune")
 VERBS = {  # -> the module of this package in which it is a function; spaces are underscores there
     "run": "run",
     **dict.fromkeys(("create", "start", "attach", "stop", "restart", "kill", "wait", "rm"), "containers"),
@@ -25,8 +24,8 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **dict.fromkeys(("exec", "logs"), "inside"),
     **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
-    **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in FIVE},
-    **dict.fromkeys(("system df", "system prune", "prune"), "nouns"),
+    **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in ("create", "ls", "rm", "prune")},
+    **dict.fromkeys(("system df", "system prune", "builder prune", "prune"), "nouns"),
     **dict.fromkeys(("doctor", "reset"), "doctor"),  # they say themselves what needs root
 }
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
@@ -58,6 +57,8 @@ def main(arguments: list[str]) -> int:
     """Call one verb; whatever goes wrong in it is one line, and an exit status."""
     explained = [word for word in arguments[:1] if word == "--explain"]
     arguments = arguments[len(explained) :]
+    if arguments and arguments[0] not in VERBS:
+        arguments = __import__("minidocker.cli.words", fromlist=["_"]).short(arguments)
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
     engine = 125 if verb in ("run", "build", "exec") else 1
     try:
@@ -84,9 +85,7 @@ def main(arguments: list[str]) -> int:
 def call(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Who is not root becomes root of a user namespace first."""
     if not verb:
-        from minidocker.cli.nouns import help_
-
-        return help_(words)
+        return int(__import__("minidocker.cli.words", fromlist=["_"]).help_(words))
     if os.geteuid() and VERBS[verb] != "doctor" and words not in (["-h"], ["--help"]):
         __import__("minidocker.security.rootless", fromlist=["_"]).enter(verb)
     found = function(verb)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
+import fnmatch
 import functools
 import glob
 import json
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 from minidocker import cgroups, network, state
-from minidocker.cli import VERBS, Options, call, complain, each, function, nearest
+from minidocker.cli import Options, complain, each, nearest
+from minidocker.cli.lists import ago, filtered, human, labelled, show
+from minidocker.cli.template import parsed, render
 from minidocker.engine import records
 from minidocker.files import usage
 from minidocker.images import image
@@ -22,30 +25,15 @@ from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume
 
 SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
-UNITS = {"year": 31536000, "month": 2592000, "week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1}
-VOLUME = {"DRIVER": "Driver", "VOLUME NAME": "Name"}  # title of a column -> key of what is known
-NETWORK = {"NAME": "name", "INTERFACE": "interface", "SUBNET": "subnet"}
-NOUNS = {  # noun -> all names, what is known of one, how to remove one, its columns
-    "volume": (volume.names, volume.inspect, volume.remove, VOLUME),
-    "network": (network.listed, network.inspect, network.remove, NETWORK),
-}
-
-
-def help_(words: list[str]) -> int:
-    """`help`, alone or with a verb; a noun alone; and what is no verb at all."""
-    words = [word for word in words if word not in ("help", "-h", "--help")]
-    verb = " ".join(words[:2])
-    if verb in VERBS:
-        return call(verb, ["--help"])
-    verbs = [one for one in VERBS if one.startswith(f"{verb} ") or not verb]
-    if not verbs:
-        verb = verb if any(one.startswith(f"{words[0]} ") for one in VERBS) else words[0]
-        return complain(f"'{verb}' is not a minidocker command{nearest(verb, VERBS)}; see minidocker help", 1)
-    print("usage: minidocker VERB [OPTIONS]\n")
-    for one in verbs:
-        print(f"  {one:<15} {function(one).__doc__.partition(chr(10))[0].partition(': ')[2]}")
-    print("\nminidocker VERB --help says more of each; --explain says what it does while it does it")
-    return 0
+# Of each list: field -> title
+IMAGES = {"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED"}
+IMAGES |= {"CreatedAt": "CREATED AT", "Size": "SIZE"}
+STEPS = {"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY"}
+STEPS |= {"Size": "SIZE", "Comment": "COMMENT"}
+DISK = {"Type": "TYPE", "TotalCount": "TOTAL", "Size": "SIZE"}
+VOLUMES = {"Driver": "DRIVER", "Name": "VOLUME NAME", "Scope": "SCOPE", "Mountpoint": "MOUNTPOINT", "Labels": "LABELS"}
+NETWORKS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "Interface": "INTERFACE"}
+NETWORKS |= {"Subnet": "SUBNET", "Labels": "LABELS"}
 
 
 def images(options: Options, *words: str) -> None:
@@ -54,44 +42,79 @@ def images(options: Options, *words: str) -> None:
     -q, --quiet    only their IDs
         --digests  and the digest of the manifest, which `pull NAME@DIGEST` takes
         --no-trunc  IDs in full
+    -f, --filter KEY=VALUE...  dangling, reference (a pattern for the name), label, before, since (an image)
+        --format TEMPLATE      what is shown of each, e.g. '{{.ID}} {{.Size}}'
     """
-    rows = [["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"]]
-    wanted = parse(words[0]) if words else None
-    for one in sorted(image.images(Store()), key=lambda one: one.config.get("created") or "", reverse=True):
-        identity = one.id if options.no_trunc else one.id[SHORT]
-        columns = [one.descriptor["digest"], identity, _age(one.config.get("created")), _human(one.size)]
+    store, wanted, pairs = Store(), parse(words[0]) if words else None, list[tuple[Image, dict[str, str]]]()
+    for one in sorted(image.images(store), key=_created, reverse=True):
+        row = {"ID": one.id if options.no_trunc else one.id[SHORT], "Digest": one.descriptor["digest"]}
+        row |= {"CreatedSince": ago(_created(one)), "CreatedAt": _created(one), "Size": human(one.size)}
         names = [(name.name, name.tag) for name in map(parse, one.names())] or [("<none>", "<none>")]
         for name, tag in names:
             if wanted is None or (name == wanted.name and (tag == wanted.tag or ":" not in words[0])):
-                rows.append([name, tag, *columns])
-    if options.quiet:
-        print(end="".join(f"{identity}\n" for identity in dict.fromkeys(row[3] for row in rows[1:])))
-    else:
-        _table([row if options.digests else row[:2] + row[3:] for row in rows])
+                pairs.append((one, row | {"Repository": name, "Tag": tag}))
+    known: dict[str, Callable[[tuple[Image, dict[str, str]], str], object]] = {
+        "dangling": lambda pair, text: (pair[1]["Tag"] == "<none>") == (text in ("true", "1")),
+        "reference": lambda pair, text: fnmatch.filter(
+            [pair[1]["Repository"], "{Repository}:{Tag}".format(**pair[1])], text
+        ),
+        "label": lambda pair, text: labelled(pair[0].config["config"].get("Labels"), text),
+        "before": lambda pair, text: _created(pair[0]) < _created(find(store, text)),
+        "since": lambda pair, text: _created(pair[0]) > _created(find(store, text)),
+    }
+    columns = "Repository Tag Digest ID CreatedSince Size".replace("" if options.digests else " Digest", "")
+    show(options, [row for _, row in filtered(pairs, options.filter, known)], IMAGES, columns, "ID")
+
+
+def _created(one: Image) -> str:
+    return one.config.get("created") or ""
 
 
 def history(options: Options, name: str) -> None:
     """history [OPTIONS] IMAGE: show the steps that made an image, the last one first
 
-    --no-trunc  commands in full
+    -q, --quiet     only their IDs
+        --no-trunc  commands in full
+        --format TEMPLATE  what is shown of each, e.g. '{{.CreatedBy}}'
     """
     found = find(Store(), name)
     sizes = iter(layer["size"] for layer in found.manifest["layers"])
-    rows = list[list[str]]()
+    rows = list[dict[str, str]]()
     for step in found.config.get("history") or []:
         size = 0 if step.get("empty_layer") else next(sizes, 0)
         command = " ".join((step.get("created_by") or "").split())
         command = command if len(command) < 46 or options.no_trunc else f"{command[:44]}…"
-        rows.insert(0, ["<missing>", _age(step.get("created")), command, _human(size), step.get("comment") or ""])
+        row = {"ID": "<missing>", "CreatedSince": ago(step.get("created")), "CreatedAt": step.get("created") or ""}
+        rows.insert(0, row | {"CreatedBy": command, "Size": human(size), "Comment": step.get("comment") or ""})
     if rows:
-        rows[0][0] = found.id[SHORT]
-    _table([["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], *rows])
+        rows[0]["ID"] = found.id if options.no_trunc else found.id[SHORT]
+    show(options, rows, STEPS, "ID CreatedSince CreatedBy Size Comment", "ID")
 
 
-def inspect(_: Options, *words: str) -> None:
-    """inspect IMAGE...: print all that is known of images, as JSON"""
-    store = Store()
-    print(json.dumps([_description(find(store, word)) for word in words], indent=4))
+def inspect(options: Options, *words: str) -> int:
+    """inspect [OPTIONS] NAME...: print all that is known of these, as JSON
+
+    -f, --format TEMPLATE  only this of it, e.g. '{{.Id}}' or '{{json .Config.Env}}'
+        --type KIND        image, volume or network, if two have the same name
+    """
+    if options.type and options.type not in KINDS:
+        raise ContainerError(f"--type {options.type}{nearest(options.type, KINDS)}: it is {', '.join(KINDS)}")
+    parts, found, status = parsed(options.format), list[object](), 0
+    for word in words:
+        absent = list[ContainerError]()
+        for kind in [options.type] if options.type else KINDS:
+            try:
+                found.append(KINDS[kind](word))
+                break
+            except ContainerError as failure:
+                absent.append(failure)
+        else:
+            status = complain(absent[0], 1)
+    if not options.format:
+        print(json.dumps(found, indent=4))
+    for thing in found if options.format else []:
+        print(json.dumps(thing) if options.format == "json" else render(parts, {".": thing, "$": thing}))
+    return status
 
 
 def _description(found: Image) -> dict[str, object]:
@@ -101,9 +124,12 @@ def _description(found: Image) -> dict[str, object]:
         "Id": found.id,
         "RepoTags": [name.familiar for name in names],
         "RepoDigests": [f"{name.name}@{found.descriptor['digest']}" for name in names],
+        "Parent": "",
         "Created": found.config.get("created"),
         "Author": found.config.get("author", ""),
-        "Config": found.config["config"],
+        "Config": dict.fromkeys(("Env", "Cmd", "Entrypoint", "Volumes", "ExposedPorts", "Labels"))
+        | dict.fromkeys(("User", "WorkingDir", "StopSignal"), "")
+        | found.config["config"],
         "Architecture": found.config.get("architecture"),
         "Os": found.config.get("os"),
         "Size": found.size,
@@ -131,7 +157,7 @@ def image_prune(options: Options) -> None:
     -a, --all  all images that no container uses
     -f, --force  do not ask (it never does)
     """
-    print("Total reclaimed space:", _human(image.prune(Store(), options.all)))
+    print("Total reclaimed space:", human(image.prune(Store(), options.all)))
 
 
 def volume_create(options: Options, name: str = "") -> None:
@@ -170,21 +196,53 @@ def network_prune(_: Options) -> int:
     return each([network.prune], operator.call, "removed ")
 
 
+def _network(name: str) -> dict[str, object]:
+    """The keys that Docker's has, and chapter 7's."""
+    known: dict[str, Any] = network.inspect(name)
+    inside = {who: {"Name": who, "IPv4Address": address} for who, address in known["containers"].items()}
+    pool = {"Driver": "default", "Config": [{"Subnet": known["subnet"], "Gateway": known["gateway"]}]}
+    fixed = {"Name": name, "Id": known["interface"], "Driver": "bridge", "Scope": "local", "Labels": {}}
+    return {**fixed, "EnableIPv6": bool(known["subnet6"]), "IPAM": pool, "Containers": inside, **known}
+
+
+def _used(one: dict[str, Any]) -> bool:
+    return bool(
+        one.get("Containers") or ("Mountpoint" in one and (state.wanted(one["Name"]) or volume.users(one["Name"])))
+    )
+
+
+NOUNS: dict[
+    str, Any
+] = {  # noun -> all names, what is known of one, how to remove one, the fields and columns of a list
+    "volume": (volume.names, volume.inspect, volume.remove, VOLUMES, "Driver Name"),
+    "network": (network.listed, _network, network.remove, NETWORKS, "Name Interface Subnet"),
+}
+KINDS: dict[str, Callable[[str], object]] = {  # of inspect, in the order in which a name is looked for
+    "image": lambda word: _description(find(Store(), word)),
+    **{noun: NOUNS[noun][1] for noun in NOUNS},
+}
+
+
 def _ls(noun: str, options: Options) -> None:
     """{0} ls [OPTIONS]: list the {0}s
 
     -q, --quiet  only their names
+    -f, --filter KEY=VALUE...  name (a part of it), driver, label, dangling (true: nobody uses it)
+        --format TEMPLATE      what is shown of each, e.g. '{{{{.Name}}}}'
     """
-    listed, known, _, columns = NOUNS[noun]
-    if options.quiet:
-        print(end="".join(f"{name}\n" for name in listed()))
-    else:
-        _table([[*columns], *([str(known(name)[key]) for key in columns.values()] for name in listed())])
-
-
-def _inspect(noun: str, _: Options, *names: str) -> None:
-    """{0} inspect {1}...: print all that is known of {0}s, as JSON"""
-    print(json.dumps([NOUNS[noun][1](name) for name in names], indent=4))
+    listed, known, _, titles, columns = NOUNS[noun]
+    predicates: dict[str, Callable[[dict[str, Any], str], object]] = {
+        "name": lambda one, text: text in one["Name"],
+        "driver": lambda one, text: text == one["Driver"],
+        "label": lambda one, text: labelled(one["Labels"], text),
+        "dangling": lambda one, text: _used(one) != (text in ("true", "1")),
+    }
+    rows = list[dict[str, str]]()
+    for one in filtered(map(known, listed()), options.filter, predicates):
+        texts = {key.lower(): str(value) for key, value in one.items()}
+        texts["labels"] = ",".join(f"{key}={value}" for key, value in one["Labels"].items())
+        rows.append({field: texts[field.lower()] for field in titles})
+    show(options, rows, titles, columns, "Name")
 
 
 def _rm(noun: str, options: Options, *names: str) -> int:
@@ -192,16 +250,26 @@ def _rm(noun: str, options: Options, *names: str) -> int:
 
     -f, --force  one that is not there is no error
     """
-    listed, _, remove, _ = NOUNS[noun]
+    listed, _, remove, *_ = NOUNS[noun]
     there = listed() if options.force else names
     return each([name for name in names if name in there], lambda name: [remove(name) or name])
 
 
-for _noun in NOUNS:  # volume_ls, network_ls, ...: each with a help of its own, from which its options are read
-    for _verb in (_ls, _inspect, _rm):
+for _noun in NOUNS:  # volume_ls, network_rm, ...: each with a help of its own, from which its options are read
+    for _verb in (_ls, _rm):
         _function_of = functools.partial(_verb, _noun)
         _function_of.__doc__ = (_verb.__doc__ or "").format(_noun, _noun.upper())
         globals()[f"{_noun}{_verb.__name__}"] = _function_of
+
+
+def builder_prune(_: Options) -> None:
+    """builder prune [OPTIONS]: empty the build cache
+
+    -a, --all    all of it (it always does)
+    -f, --force  do not ask (it never does)
+    """
+    Store().forget_steps()
+    print("Total reclaimed space:", human(Store().collect()))
 
 
 def prune(_: Options) -> int:
@@ -222,8 +290,11 @@ def system_prune(options: Options) -> int:
     return status
 
 
-def system_df(_: Options) -> None:
-    """system df: how much of the disk images, their unpacked layers and containers take"""
+def system_df(options: Options) -> None:
+    """system df [OPTIONS]: how much of the disk images, their unpacked layers and containers take
+
+    --format TEMPLATE  what is shown of each, e.g. '{{.Type}} {{.Size}}'
+    """
     store = Store()
     found, steps = image.images(store), image.images(store, store.steps())
     needed, made = ({digest for one in some for digest in [*one.digests(), *one.diff_ids]} for some in (found, steps))
@@ -236,29 +307,5 @@ def system_df(_: Options) -> None:
         ("Containers", len(containers), containers),
         ("Build cache", len(steps), cached),
     ]
-    _table([["TYPE", "TOTAL", "SIZE"], *([kind, str(total), _human(usage(paths))] for kind, total, paths in kinds)])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell, with three blanks between them."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("   ".join(map(str.ljust, row, widths)).rstrip())
-
-
-def _human(size: float) -> str:
-    """Bytes in three digits and a decimal unit, as Docker prints them."""
-    power = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
-    return f"{size / 1000**power:.3g}{('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _age(created: str | None) -> str:
-    """How long ago a time of RFC 3339 is. Images that are made reproducibly have none."""
-    try:
-        then = datetime.datetime.fromisoformat(created or "")
-        seconds = (datetime.datetime.now(datetime.UTC) - then).total_seconds()
-    except (ValueError, TypeError):
-        return "N/A"
-    return next(
-        (f"{seconds // length:.0f} {unit}s ago" for unit, length in UNITS.items() if seconds >= 2 * length), "Just now"
-    )
+    rows = [{"Type": kind, "TotalCount": str(total), "Size": human(usage(paths))} for kind, total, paths in kinds]
+    show(options, rows, DISK, "Type TotalCount Size", "Type")
