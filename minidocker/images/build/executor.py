@@ -21,8 +21,9 @@ from typing import Any
 
 from minidocker.child import DEFAULT_PATH
 from minidocker.images import manifest
-from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, opened, planned, standing, unpacked
+from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, opened, standing
 from minidocker.images.build.dockerfile import LEFT_OUT, Dockerfile, Instruction, change, environment, expand
+from minidocker.images.build.sources import planned, unpacked
 from minidocker.images.container import container
 from minidocker.images.image import Image, NoSuchImage, find, make
 from minidocker.images.store import Store
