@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from minidocker.cli import Options, end_in_order, variables
-from minidocker.images.build.copy import Ignore
 from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name
 from minidocker.images.store import Store
@@ -18,46 +17,45 @@ from minidocker.syscalls import Any, signal
 
 
 def build(options: Options, directory: str) -> None:
-    """build [OPTIONS] DIRECTORY: make an image out of a Dockerfile
+    """build [OPTIONS] DIRECTORY|-: make an image out of a Dockerfile
 
     -t, --tag NAME...            a name for the image; may be given several times
     -f, --file FILE              the Dockerfile, by default DIRECTORY/Dockerfile; - is the standard input
         --build-arg NAME[=VALUE]...  a value for an ARG; without one, what the variable is here
+        --label NAME=VALUE...    a label for the image
         --target STAGE           stop at this stage
+        --pull                   ask registries for images that are here, too
         --no-cache               make all anew
         --network NAME           for RUN: bridge (the default), none, host, or one that network create made
+        --progress STYLE         plain; auto and tty are the same
     -q, --quiet                  say nothing but the image's ID
     """
     from minidocker.images.build.dockerfile import parse as read
     from minidocker.images.build.executor import build as make
+    from minidocker.images.build.sources import received
 
-    if not os.path.isdir(directory):
-        raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
-    path = options.file or os.path.join(directory, "Dockerfile")
-    text = _text(path)
-    rules = next(filter(os.path.isfile, (f"{path}.dockerignore", f"{directory}/.dockerignore")), os.devnull)
-    try:
-        ignore = Ignore(_text(rules))
-    except ValueError as wrong:
-        raise ContainerError(f"{rules}: {wrong}", exit_code=1) from None
     given = variables("--build-arg", options.build_arg)
     network, wired, wires = _wiring(options)
     end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, undisturbed=("start", "run"))
-    image = make(
-        Store(),
-        read(text),
-        directory,
-        ignore=ignore,
-        tags=options.tag,
-        target=options.target,
-        arguments=dict(word.split("=", 1) for word in given if "=" in word),
-        network=network,
-        wired=wired,
-        cached=not options.no_cache,
-        output=os.open(os.devnull, os.O_WRONLY) if options.quiet else sys.stderr.fileno(),
-    )
-    for text in (text for wire in wires for text in wire.warnings):
-        __import__("minidocker.cli.asked", fromlist=["_"]).once(f"warning: {text}")
+    store = Store()
+    with received(store, directory, options.file) as (context, text, ignore):
+        image = make(
+            store,
+            read(text),
+            context,
+            ignore=ignore,
+            tags=options.tag,
+            target=options.target,
+            arguments=dict(word.split("=", 1) for word in given if "=" in word),
+            network=network,
+            wired=wired,
+            pull=options.pull,
+            labels=dict(word.partition("=")[::2] for word in options.label),
+            cached=not options.no_cache,
+            output=os.open(os.devnull, os.O_WRONLY) if options.quiet else sys.stderr.fileno(),
+        )
+    for warning in (text for wire in wires for text in wire.warnings):
+        __import__("minidocker.cli.asked", fromlist=["_"]).once(f"warning: {warning}")
     if options.quiet:
         print(image.id)
         return
@@ -83,14 +81,6 @@ def _wiring(options: Options) -> tuple[str, Any, list[Any]]:
         return made[-1]
 
     return ("none", None, made) if maker == "none" else (name, wired, made)
-
-
-def _text(path: str) -> str:
-    try:
-        with open(0 if path == "-" else path, encoding="utf-8", newline="") as file:
-            return file.read()
-    except UnicodeDecodeError as wrong:
-        raise ContainerError(f"{path}: it is not text in UTF-8: {wrong.reason}", exit_code=1) from None
 
 
 def pull(options: Options, name: str) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
+import operator
 import os
 import posixpath
 import re
@@ -36,6 +38,9 @@ MAGIC = frozenset("*?[\\")
 CLASS = r"\[(?P<not>\^?)(?P<class>(?:\\.|[^\]\\])+)\]"
 GLOB = re.compile(rf"(?P<star>\*+)|(?P<any>\?)|{CLASS}|(?P<open>\[)|\\?(?P<letter>.)", re.S)
 END = r"(?=/|\Z)"
+MODE = re.compile(r"[0-7]{3,4}|([ugoa]*([-+=]([ugo]|[rwxXst]*))+(,(?=.)|\Z))+")  # what chmod(1) takes
+WHO = {"u": 0o4700, "g": 0o2070, "o": 0o1007, "a": 0o7777}
+MAY = {"r": 0o444, "w": 0o222, "x": 0o111, "X": 0o111, "s": 0o6000, "t": 0o1000}
 
 
 def component(pattern: str) -> re.Pattern[str]:
@@ -59,6 +64,25 @@ def _piece(found: re.Match[str]) -> str:
     if found["star"]:
         return ")(?>[^/]*?"  # ends the group that `component` began, or another star, and begins one
     return "[^/]" if found["any"] else re.escape(found["letter"])
+
+
+def chmod(change: str, before: int) -> int:
+    """The mode of a file after chmod(1), in digits or letters. X is x for directories, and where somebody has x."""
+    if change.isdecimal():
+        return int(change, 8)
+    mode = stat.S_IMODE(before)
+    for who, actions in re.findall("([ugoa]*)([-+=][^,]*)", change):
+        mask = functools.reduce(operator.or_, map(WHO.__getitem__, who or "a"))
+        for sign, letters in re.findall("([-+=])([^-+=]*)", actions):
+            bits = 0
+            for letter in letters:
+                if letter in "ugo":
+                    bits |= (mode >> {"u": 6, "g": 3, "o": 0}[letter] & 7) * 0o111
+                elif letter != "X" or stat.S_ISDIR(before) or mode & 0o111:
+                    bits |= MAY[letter]
+            mode &= ~((mask if sign == "=" else 0) | (bits & mask if sign == "-" else 0))
+            mode |= 0 if sign == "-" else bits & mask
+    return mode
 
 
 def clean(path: str) -> str:
@@ -107,11 +131,13 @@ def opened(root: int | None, path: str, flags: int = DIRECTORY) -> Iterator[int]
         os.close(descriptor)
 
 
-def find(root: int, pattern: str) -> list[str]:
-    """The paths below the open directory that match, sorted."""
+def find(root: int, pattern: str, deep: bool = False) -> list[str]:
+    """The paths below the open directory that match, sorted. With `deep`, ** is any number of directories."""
     found = [""]
     for part in filter(None, clean(pattern).split("/")):
-        if MAGIC.isdisjoint(part):
+        if deep and part == "**":
+            found = [below for base in found for below in _below(root, base)]
+        elif MAGIC.isdisjoint(part):
             found = [posixpath.join(base, part) for base in found]
         else:
             fits = component(part).fullmatch
@@ -122,6 +148,14 @@ def find(root: int, pattern: str) -> list[str]:
 def _listed(root: int, path: str) -> list[str]:
     with contextlib.suppress(OSError), opened(root, path) as directory:
         return sorted(os.listdir(directory))
+    return []
+
+
+def _below(root: int, path: str) -> list[str]:
+    """The directory, and all directories in it."""
+    with contextlib.suppress(OSError), opened(root, path) as directory:
+        ways = [os.fsdecode(way) for way, *_, status in trees.walk(directory) if stat.S_ISDIR(status.st_mode)]
+        return [posixpath.join(path, way).rstrip("/") for way in ways]
     return []
 
 
@@ -152,10 +186,17 @@ class Source:
     """One file, or a directory whose content is meant: `path` below the open directory `root`, with no link in it.
 
     `name`: what it was called. `owners`: whether they are kept; those of a context say nothing, and become root.
+    `above`: the way to it that is kept, and `exclude`, what is left out of what is kept: --parents and --exclude.
     """
+
+    above, exclude = "", NOTHING
 
     def __init__(self, root: int, path: str, name: str, ignore: Ignore = NOTHING, owners: bool = True) -> None:
         self.root, self.path, self.name, self.ignore, self.owners = root, path, name, ignore, owners
+
+    def below(self, path: str) -> str:
+        """The way that is kept to something in it."""
+        return posixpath.join(self.above, path).rstrip("/")
 
     def entries(self) -> Iterator[tuple[str, int, bytes, os.stat_result]]:
         """(path below, open directory, name in it, status) of the source, and of all in it that is not left out.
@@ -165,38 +206,50 @@ class Source:
         held = dict[str, tuple[str, int, bytes, os.stat_result]]()
         parent, base = posixpath.split(self.path)
         with opened(self.root, parent) as above:
-            skips = None if self.ignore.exceptions else self._left_out
+            skips = None if self.ignore.exceptions or self.exclude.exceptions else self._left_out
             for way, directory, name, status in trees.walk(above, base or ".", skips):
                 path = os.fsdecode(way)
-                if self._left_out(way):
+                if self._left_out(way, stat.S_ISDIR(status.st_mode)):
                     held[path] = path, directory, name, status
                 elif not path or not stat.S_ISSOCK(status.st_mode):
                     yield from [held.pop(over) for over in [*held] if path.startswith(f"{over}/")]
                     yield path, directory, name, status
 
-    def _left_out(self, way: bytes) -> bool:
-        return bool(way) and self.ignore.ignores(posixpath.join(self.path, os.fsdecode(way)))
+    def _left_out(self, way: bytes, directory: bool = True) -> bool:
+        path = os.fsdecode(way)
+        kept = self.below(path) or ("" if directory else self.name)
+        ignored = path and self.ignore.ignores(posixpath.join(self.path, path))
+        return bool(ignored or (kept and self.exclude.ignores(kept)))
 
 
 class Copy:
     """What one COPY or ADD does. `target`: a path of the image; it ends with a slash if it must be a directory.
 
-    `owner`: "user:group", names or numbers, in place of root; `mode` in place of the modes that the files have.
-    Without any source, the target is made.
+    `owner`: "user:group", names or numbers, in place of root; `mode`: how those of the files change, as `chmod` says.
+    `exclude`: what of them is left out; `parents`: whether the way to them is kept. Without any source, the target is
+    made.
     """
 
-    def __init__(self, target: str, owner: str = "", mode: int | None = None) -> None:
+    def __init__(
+        self, target: str, owner: str = "", mode: str = "", exclude: Sequence[str] = (), parents: bool = False
+    ) -> None:
         self.target, self.owner, self.mode = target, owner, mode
+        self.exclude, self.parents = Ignore("".join(f" {one}\n" for one in exclude)), parents
         self.sources: list[Source] = []
 
     def take(self, root: int, pattern: str, ignore: Ignore = NOTHING, owners: bool = False) -> None:
         """Add what the pattern matches below the open directory."""
-        found = {path: way for path in find(root, pattern) if (way := real(root, path, ignore)) is not None}
+        found = {path: way for path in find(root, pattern, self.parents) if (way := real(root, path, ignore)) is not None}
         if not found:
             raise ValueError(f"{pattern}: there is no such file, or .dockerignore leaves it out")
         if len(found) > 1 and not self.target.endswith("/"):
             raise ValueError(f"{pattern} is {len(found)} files: the target must end with a slash")
-        self.sources += [Source(root, way, posixpath.basename(path), ignore, owners) for path, way in found.items()]
+        pivot = len(clean(pattern.partition("/./")[0]).split("/")) if "/./" in pattern else 0
+        for path, way in found.items():
+            source = Source(root, way, posixpath.basename(path), ignore, owners)
+            source.exclude = self.exclude
+            source.above = "/".join(path.split("/")[pivot:]) if self.parents else ""
+            self.sources.append(source)
 
     def digest(self) -> str:
         """Names, kinds, modes, owners and contents; not the times, which another checkout of the same files changes."""
@@ -214,7 +267,8 @@ class Copy:
                 facts = (path or source.name, first, status.st_mode, status.st_rdev, owner, xattrs)
                 target = os.readlink(name, dir_fd=directory) if kind == stat.S_IFLNK else b""
                 # of a directory that is a source, only the content goes into the image
-                taken.update(repr((facts, target) if path or kind != stat.S_IFDIR else kind).encode())
+                whole = path or source.above or kind != stat.S_IFDIR
+                taken.update(repr((facts, source.above, target) if whole else kind).encode())
                 if kind == stat.S_IFREG and first == path:
                     with open(os.open(name, trees.READ, dir_fd=directory), "rb", 0) as file:
                         taken.update(hashlib.file_digest(file, "sha256").digest())
@@ -246,14 +300,16 @@ class Copy:
         times = dict[str, os.stat_result]()
         owner = self.numbers or (None if source.owners else (0, 0))
         for path, directory, name, status in source.entries():
+            mode = chmod(self.mode, status.st_mode) if self.mode else None
+            way = source.below(path)
             if stat.S_ISDIR(status.st_mode):
-                new = self._directory(posixpath.join(self.target, path))
-                if path:  # it looks like that of the source, also if it was there before
+                new = self._directory(posixpath.join(self.target, way))
+                if way:  # it looks like that of the source, also if it was there before
                     with opened(source.root, posixpath.join(source.path, path)) as like:
-                        files.attributes(status, files.xattrs(like), new, owner, self.mode)
+                        files.attributes(status, files.xattrs(like), new, owner, mode)
                     times[new] = status
                 continue
-            below = path or (source.name if inside else "")
+            below = way or (source.name if inside else "")
             new = posixpath.join(self.target, below) if below else self.target
             if os.path.isdir(new) and not os.path.islink(new):  # it may be full
                 raise IsADirectoryError(errno.EISDIR, "a directory is there, and a file does not replace it", new)
@@ -263,7 +319,7 @@ class Copy:
             if (first := links.setdefault((status.st_dev, status.st_ino), new)) != new:
                 os.link(first, new, follow_symlinks=False)
             else:
-                files.copy_entry(directory, name, None, new, owner=owner, mode=self.mode)
+                files.copy_entry(directory, name, None, new, owner=owner, mode=mode)
         for new, status in times.items():
             os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns))
 

@@ -30,11 +30,12 @@ LEFT_OUT = {  # what is known, and does nothing
 FLAGS: dict[str, tuple[str, ...]] = {  # all instructions, and the flags that each takes
     **dict.fromkeys(("ARG", "CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL"), ()),
     **dict.fromkeys(("SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR", *LEFT_OUT), ()),
-    "ADD": ("chown", "chmod"),
-    "COPY": ("from", "chown", "chmod"),
+    "ADD": ("chown", "chmod", "link", "exclude", "checksum"),
+    "COPY": ("from", "chown", "chmod", "link", "exclude", "parents"),
     "FROM": ("platform",),
     "RUN": ("network",),
 }
+SWITCHES, LISTS = ("link", "parents"), ("exclude",)  # flags that may stand alone, and those that may come again
 JSON_FORM = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")
 MAX_SIZE = 1 << 20  # characters: a Dockerfile is text that somebody wrote
 SHELL = ["/bin/sh", "-c"]
@@ -71,6 +72,7 @@ class DockerfileError(ContainerError):
 class Instruction:
     """`keyword` in capitals, `line` (from 1), `flags` by name, `text` behind them, `words` of it, with their quotes.
 
+    `lists`: the values of flags that may come again, by name.
     `source` is the whole as one line, for people. `json`: the words of the exec form, else None. `documents`: the name,
     the text, and whether variables are replaced in it. FROM has a `base`, as it is written, and a `name`, or "".
     """
@@ -78,6 +80,7 @@ class Instruction:
     def __init__(self, line: int, source: str) -> None:
         self.line, self.source = line, source
         self.flags: dict[str, str] = {}
+        self.lists: dict[str, list[str]] = {name: [] for name in LISTS}
         self.json: list[str] | None = None
         self.documents: list[tuple[str, str, bool]] = []
         word, _, self.text = re.sub(f"[{BLANK}]+", " ", source, count=1).partition(" ")
@@ -87,13 +90,18 @@ class Instruction:
         while self.text.startswith("--") and self.keyword not in LEFT_OUT:
             flag, *others = self.text.split(None, 1)
             self.text = "".join(others)
-            name, _, value = flag.removeprefix("--").partition("=")
+            name, equals, value = flag.removeprefix("--").partition("=")
             if name not in FLAGS[self.keyword]:
                 known = " ".join(f"--{flag}" for flag in FLAGS[self.keyword]) or "none"
                 raise self.error(f"{self.keyword} has no flag --{name} here; there are: {known}")
+            if name in SWITCHES:
+                value = {"": "true", "=true": "true", "=false": "false"}.get(equals + value, "")
             if not value or name in self.flags:
                 raise self.error(f"{self.keyword}: --{name} wants one value, --{name}=VALUE, and once")
-            self.flags[name] = value
+            if name in LISTS:
+                self.lists[name].append(value)
+            else:
+                self.flags[name] = value
         if not self.text:
             raise self.error(f"{self.keyword} needs an argument")
         if self.keyword in JSON_FORM and self.text.startswith("["):

@@ -23,7 +23,7 @@ from minidocker.child import DEFAULT_PATH
 from minidocker.images import manifest
 from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, opened, standing
 from minidocker.images.build.dockerfile import LEFT_OUT, Dockerfile, Instruction, change, environment, expand
-from minidocker.images.build.sources import planned, unpacked
+from minidocker.images.build.sources import PAGE, download, planned, unpacked
 from minidocker.images.container import container
 from minidocker.images.image import Image, NoSuchImage, find, make
 from minidocker.images.store import Store
@@ -65,10 +65,13 @@ class Build:
         network: str = "none",  # for RUN; or "host", or what `wired` is called
         wired: Callable[[str], Isolator] | None = None,  # see `container`
         cached: bool = True,  # whether the cache is asked
+        pull: bool = False,  # whether a registry is asked for images that are here
+        labels: Mapping[str, str] | None = None,  # for the result
         output: int = 2,  # a descriptor to write to: each step, and what RUN writes
     ) -> None:
         self.store, self.context, self.ignore = store, context, ignore
         self.arguments, self.network, self.wired, self.output = arguments or {}, network, wired, output
+        self.pull, self.labels = pull, dict(labels or {})
         self.steps = store.steps() if cached else {}
         self.done: dict[str, tuple[Image, dict[str, str]]] = {}
         self.config: dict[str, Any] = {}
@@ -99,6 +102,7 @@ class Build:
         steps = [(index, instruction) for index in needed for instruction in self.stages[index]]
         for count, (index, instruction) in enumerate(steps, 1):
             self.say(f"Step {count}/{len(steps)} : {instruction.source}")
+            self.begun = time.monotonic()
             with instruction.errors(self.store.home):
                 if instruction.keyword in LEFT_OUT:
                     self.say(f" ---> left out: {LEFT_OUT[instruction.keyword]}")
@@ -106,6 +110,9 @@ class Build:
                     getattr(self, f"do_{instruction.keyword.lower()}", self.do_other)(instruction)
             if instruction is self.stages[index][-1]:
                 self.done |= dict.fromkeys([str(index), self.stages[index][0].name], (self.image, self.values))
+        if self.labels:
+            self.config["Labels"] = (self.config.get("Labels") or {}) | self.labels
+            self.advance(f"LABEL {' '.join(map('='.join, self.labels.items()))}", None, self.config)
         if not self.document["history"]:
             raise self.stages[index][0].error("FROM scratch alone is no image: nothing is put into it")
         return self.image
@@ -118,13 +125,15 @@ class Build:
             empty = {"rootfs": {"type": "layers", "diff_ids": []}, "config": {"WorkingDir": "/"}, "history": []}
             return make(self.store, {**manifest.platform(), **empty}, [])
         with contextlib.suppress(NoSuchImage):
-            return find(self.store, name)
+            if not self.pull:
+                return find(self.store, name)
         try:
             from minidocker.images.transfer import pull
 
             return pull(self.store, name)
         except ContainerError as failure:
-            raise ContainerError(f"{name} is not in the store, and cannot be pulled: {failure}") from None
+            why = "is wanted anew" if self.pull else "is not in the store"
+            raise ContainerError(f"{name} {why}, and cannot be pulled: {failure}") from None
 
     def say(self, text: str) -> None:
         """A line of the output."""
@@ -250,13 +259,19 @@ class Build:
                 os.utime(file.name, (0, 0))
                 copying.sources.append(Source(directory, str(number), name, owners=False))
             for pattern in patterns:
-                copying.take(root, pattern, ignore, owners)
+                if PAGE.match(pattern):
+                    checksum = expand(instruction.flags.get("checksum", ""), self.variables())
+                    copying.sources.append(download(pattern, checksum, directory))
+                else:
+                    copying.take(root, pattern, ignore, owners)
             digest = copying.digest()
 
             def work(lowers: list[str], upper: str) -> None:
                 taken = copying.sources
                 if instruction.keyword == "ADD":
-                    copying.sources = [unpacked(self.store, source, stack) for source in taken]
+                    copying.sources = [
+                        unpacked(self.store, source, stack) if source.root == root else source for source in taken
+                    ]
                 copying.into(lowers, upper)
                 copying.sources = taken
                 if copying.digest() != digest:
@@ -276,6 +291,7 @@ class Build:
             self.say(" ---> CACHED")
         else:
             image = self.made(text, work)
+            self.say(f" ---> {time.monotonic() - self.begun:.1f} s")
             self.store.remember(name, image.descriptor)
         self.go_on(image)
 

@@ -3,20 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import posixpath
 import re
+import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from urllib.parse import unquote, urlsplit
 
 from minidocker import trees
-from minidocker.images.build.copy import Copy, Source, clean, opened
+from minidocker.images.build.copy import MODE, NOTHING, Copy, Ignore, Source, clean, opened
 from minidocker.images.build.dockerfile import DOCUMENT, Instruction, expand
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 
 URL = re.compile(r"(https?|ftp|git|ssh)://|git@", re.I)
+PAGE = re.compile(r"https?://(?!.*\.git(#|\Z))", re.I)  # what ADD fetches
+
+
+@contextlib.contextmanager
+def received(store: Store, directory: str, file: str) -> Iterator[tuple[str, str, Ignore]]:
+    """(the context, the text of the Dockerfile, what is left out). For "-" the standard input is a tar of it all, in
+    which links lead nowhere else, or the Dockerfile alone."""
+    with contextlib.ExitStack() as stack:
+        root, path, rules = None, file or f"{directory}/Dockerfile", f"{directory}/.dockerignore"
+        if directory == "-":
+            place = stack.enter_context(store.place())
+            with open(0, "rb", closefd=False) as stdin, open(f"{place}/stdin", "xb") as whole:
+                shutil.copyfileobj(stdin, whole)
+            here = stack.enter_context(opened(None, place))
+            source = unpacked(store, Source(here, "stdin", "standard input"), stack)
+            directory, root, path = f"{place}/empty", here, "stdin"
+            os.mkdir(directory)
+            if source.root != here:
+                directory, root, path = f"/proc/self/fd/{source.root}", source.root, file or "Dockerfile"
+                rules = ".dockerignore"
+        elif not os.path.isdir(directory):
+            raise ContainerError(f"{directory} is not a directory: a build takes its files from one", exit_code=1)
+        text, ignore = _text(root, path), NOTHING
+        for rules in (rules, f"{path}.dockerignore"):
+            try:
+                ignore = Ignore(_text(root, rules))
+            except ValueError as wrong:
+                raise ContainerError(f"{rules}: {wrong}", exit_code=1) from None
+            except (FileNotFoundError, IsADirectoryError):
+                pass
+        yield directory, text, ignore
+
+
+def _text(root: int | None, path: str) -> str:
+    flags = os.O_RDONLY if root is None else trees.READ & ~os.O_NOFOLLOW  # in a tar, a FIFO is empty
+    try:
+        with contextlib.nullcontext(0) if path == "-" else opened(root, path, flags) as place:
+            with open(place, encoding="utf-8", newline="", closefd=False) as file:
+                return file.read()
+    except UnicodeDecodeError as wrong:
+        raise ContainerError(f"{path}: it is not text in UTF-8: {wrong.reason}", exit_code=1) from None
+
+
+def download(url: str, checksum: str, directory: int) -> Source:
+    """What is at a URL, as a new file in the open directory, by the rules for registries."""
+    from email.utils import mktime_tz, parsedate_tz
+
+    from minidocker.images.registry import Registry  # dear to import, too
+
+    new = f"{len(os.listdir(directory))}"
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+    with Registry(url, "") as server, open(descriptor, "w+b") as file:
+        response = server.request("GET", url)
+        file.writelines(server.pieces(response, shutil.disk_usage(directory).free))
+        file.seek(0)
+        found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if checksum not in ("", found):
+        raise ContainerError(f"{url}: its checksum is {found}, and not {checksum}")
+    modified = parsedate_tz(response.headers.get("Last-Modified", ""))
+    os.utime(new, (0, mktime_tz(modified) if modified else 0), dir_fd=directory)
+    return Source(directory, new, named(url), owners=False)
+
+
+def named(url: str) -> str:
+    """What the file at a URL is called."""
+    return clean(unquote(urlsplit(url).path)).rpartition("/")[2]
 
 
 def planned(instruction: Instruction, variables: Mapping[str, str], directory: str) -> tuple[Copy, list[str], str]:
@@ -24,19 +93,26 @@ def planned(instruction: Instruction, variables: Mapping[str, str], directory: s
     *words, path = [expand(word, variables) for word in instruction.words]
     patterns = [word for word in words if instruction.json is not None or not DOCUMENT.fullmatch(word)]
     flags = {name: expand(value, variables) for name, value in instruction.flags.items()}
-    slash = "/" if posixpath.basename(path) in ("", ".", "..") else ""
+    exclude = [expand(pattern, variables) for pattern in instruction.lists["exclude"]]
+    parents = flags.get("parents") == "true"
+    slash = "/" if parents or posixpath.basename(path) in ("", ".", "..") else ""
     target = f"/{clean(posixpath.join(directory, path))}".rstrip("/") + slash
     mode = flags.get("chmod", "")
     if not path or not all(patterns):
         raise ValueError("a path is empty")
     if len(words) > 1 and not slash:
         raise ValueError(f"for more than one source, the target must end with a slash: {path}/")
-    if any(map(URL.match, patterns)):
-        raise ValueError("--network=host lets RUN download, with the program of your choice; this does not")
-    if not re.fullmatch("([0-7]{3,4})?", mode):
-        raise ValueError(f"--chmod={mode}: three or four octal digits are expected, such as 755")
-    copy = Copy(target, flags.get("chown", ""), int(mode, 8) if mode else None)
-    spelled = [f"--{name}={value}" for name, value in flags.items()]
+    pages = [pattern for pattern in patterns if instruction.keyword == "ADD" and PAGE.match(pattern)]
+    if any(map(URL.match, {*patterns} - {*pages})):
+        raise ValueError("--network=host lets RUN download, with the program of your choice; ADD takes http and https")
+    if slash and not all(map(named, pages)):
+        raise ValueError("a URL names no file: the target must, and not end with a slash")
+    if "checksum" in flags and (len(patterns) != 1 or not pages):
+        raise ValueError("--checksum is for one URL")
+    if mode and not MODE.fullmatch(mode):
+        raise ValueError(f"--chmod={mode}: three or four octal digits, or letters, are expected: 755, or u+x,g-w")
+    copy = Copy(target, flags.get("chown", ""), mode, exclude, parents)
+    spelled = [f"--{name}={value}" for name, value in (*flags.items(), *(("exclude", one) for one in exclude))]
     return copy, patterns, " ".join([instruction.keyword, *spelled, *words, target])
 
 
