@@ -51,6 +51,7 @@ def check_1(module):
             lock = os.open(place, os.O_RDONLY)
             fcntl.flock(lock, fcntl.LOCK_EX) if held else None
             answer = module.lives(place)
+            assert answer is not None, "True or False is to be returned, not None"
             assert answer is held, f"state.json says {says}, the lock is {'held' if held else 'free'}: you say {answer}"
             os.close(lock)
             with open_directory(place) as again:
