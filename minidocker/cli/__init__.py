@@ -22,6 +22,7 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **dict.fromkeys(("create", "start", "attach", "stop", "restart", "kill", "wait", "rm"), "containers"),
     **dict.fromkeys(("pause", "unpause", "rename", "container prune"), "containers"),
     **dict.fromkeys(("exec", "logs"), "inside"),
+    **dict.fromkeys(("cp", "diff", "commit", "update"), "files"),
     **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in ("create", "ls", "rm", "prune")},

@@ -90,28 +90,69 @@ def once(text: str) -> None:
     state.remembered(place, read("/proc/sys/kernel/random/boot_id"), lambda: warn(text))
 
 
-def fetch(name: str) -> None:
+def fetch(name: str, platform: str) -> None:
     """Pull what is not here. Nothing of it on standard output, which is the container's."""
     from minidocker.images.manifest import parse
     from minidocker.images.store import Store
     from minidocker.images.transfer import pull
 
     print(f"{name}: Pulling from {parse(name).registry}", file=sys.stderr)
-    pull(Store(), name, show=True)
+    pull(Store(), name, platform, show=True)
 
 
 def more(options: Options) -> None:
-    """Options of which little is needed at each start: the files that they name, and what may not be."""
+    """Options of which little is needed at each start: what they stand for, and what may not be."""
+    host = options.hostname
+    if len(host) > 64 or not host.isascii() or not all(one.isalnum() or one in "-._" for one in host):
+        raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
+    if options.workdir and not options.workdir.startswith("/"):
+        raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     found = list[str]()
     for path in options.env_file:
         with open(path, encoding="utf-8") as file:
             lines = [line.lstrip().rstrip("\r\n") for line in file]
         found += [line for line in lines if line and line[0] != "#"]
     options["env"] = [*found, *options.env]
+    if options.cidfile and os.path.exists(options.cidfile):
+        raise ContainerError(f"--cidfile {options.cidfile}: it is there already: another container may be meant by it")
+    if options.platform:
+        from minidocker.images.manifest import fits, platform
+
+        if not fits({"platform": platform()}, options.platform):
+            raise ContainerError(f"--platform {options.platform}: this machine is {'/'.join(platform().values())}")
+    if options.shm_size:
+        options["tmpfs"] = [*options.tmpfs, f"/dev/shm:size={options.shm_size}"]
+    if options.volumes_from:
+        _inherit(options)
+    restart_policy(options)
+
+
+def restart_policy(options: Options) -> None:
+    """What may not be."""
     policy, _, times = options.restart.partition(":")
     if policy not in ("", "no", "on-failure", "always", "unless-stopped") or (times and not times.isdecimal()):
         raise ContainerError(f"--restart {options.restart}: it is no, on-failure[:TIMES], always or unless-stopped")
     if options.rm and policy not in ("", "no"):
         raise ContainerError(f"--rm and --restart {policy} exclude each other")
-    if options.cidfile and os.path.exists(options.cidfile):
-        raise ContainerError(f"--cidfile {options.cidfile}: it is there already: another container may be meant by it")
+
+
+def _inherit(options: Options) -> None:
+    """--volumes-from: what is mounted from the host in another container, but where this one has something else."""
+    from minidocker.engine.records import find
+    from minidocker.volumes.spelling import from_mount, from_v
+
+    readers = {"volume": from_v, "mount": from_mount}
+    taken = {read(text, "/").target for kind, read in readers.items() for text in options[kind]}
+    for word in options.volumes_from:
+        name, _, mode = word.partition(":")
+        if mode not in ("", "ro", "rw"):
+            raise ContainerError(f"--volumes-from {word}: behind the name comes nothing, ro or rw")
+        theirs = find(name).config["options"]
+        for kind, text in [(one, text) for one in readers for text in theirs[one]]:
+            volume = readers[kind](text, "/")
+            if mode == "ro":
+                source = getattr(volume, "name", "") or volume.source
+                text = f"{source}:{volume.target}:ro" if kind == "volume" else f"{text},readonly"
+            if volume.target not in taken:
+                options[kind] = [*options[kind], text]
+                taken.add(volume.target)

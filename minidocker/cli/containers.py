@@ -27,6 +27,7 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
     targets = {volume.target for volume in [*binds, *mounts]}
     volumes = [volume.name for volume in [*binds, *mounts] if isinstance(volume, Named) and volume.name]
     settle(options, image, command, "0" * 12)  # what is wrong is said before anything is made
+    number_of(options.stop_signal or "TERM")
 
     def named() -> str:
         anonymous.append(store.create())
@@ -35,6 +36,8 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
     for number, volume in enumerate(binds):
         if isinstance(volume, Named) and not volume.name:
             options["volume"][number] = f"{named()}:{options.volume[number]}"
+        elif volume.source:  # its monitor is somewhere else
+            options["volume"][number] = volume.source + options.volume[number][options.volume[number].index(":") :]
     for number, volume in enumerate(mounts):
         if isinstance(volume, Named) and not volume.name:
             options["mount"][number] += f",source={named()}"
@@ -203,6 +206,9 @@ def halt(record: Record, options: Options) -> None:
 
 def number_of(text: str) -> int:
     """A signal from its name, with or without SIG, or its number."""
+    name, _, more = text.upper().removeprefix("SIG").partition("+")
+    if name == "RTMIN" and more.isdecimal():  # systemd's is RTMIN+3
+        text = str(signal.SIGRTMIN + int(more))
     found = getattr(signal, "SIG" + text.upper().removeprefix("SIG"), None)
     if text.isdecimal() and 0 < int(text) < signal.NSIG:
         return int(text)

@@ -15,6 +15,7 @@ from minidocker.security.capabilities import capabilities
 from minidocker.state import directory, home
 from minidocker.syscalls import Any, signal
 
+MORE = ("hostname", "workdir", "env-file", "restart", "cidfile", "shm-size", "volumes-from", "platform")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -60,6 +61,8 @@ def run(options: Options, name: str, *command: str) -> int:
         --mount type=TYPE,...   the same in words: bind, volume or tmpfs; source=, target=, readonly
         --tmpfs TARGET[:OPTIONS]...  mount an empty file system in memory
         --read-only             write-protect the root file system; what is mounted on it stays writable
+        --volumes-from CONTAINER[:ro]...  mount the volumes of another container, too
+        --shm-size BYTES        of /dev/shm: 64m
         --device HOST[:CONTAINER[:rwm]]...  a device of the host that opens; of a directory, all
     -p, --publish [[ADDRESS:]PORT:]PORT[/udp]...  lead a port of the host to a port of the container
     -P, --publish-all           each port that the image exposes
@@ -78,6 +81,7 @@ def run(options: Options, name: str, *command: str) -> int:
         --userns WHO            remap: root inside is nobody outside; host: the same (the default)
         --init                  a first process that reaps orphans and forwards signals
         --pull WHEN             missing: if it is not here (the default); always; never
+        --platform PLATFORM     what to pull, e.g. linux/amd64: by default, what this machine can execute
     """
     image = prepared(options, name)
     if not options.rm or options.detach:
@@ -90,17 +94,12 @@ def run(options: Options, name: str, *command: str) -> int:
 
 def prepared(options: Options, name: str) -> dict[str, Any]:
     """The image, when the options have been judged, and what they say of this place and moment is in them."""
-    host = options.hostname
-    if len(host) > 64 or not host.isascii() or not all(one.isalnum() or one in "-._" for one in host):
-        raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
-    if options.workdir and not options.workdir.startswith("/"):
-        raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
     if options.tty and options.interactive and not os.isatty(0):
         raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
-    if any((options.env_file, options.label, options.restart, options.publish_all, options.cidfile)):
+    if not options.given.isdisjoint(MORE):
         _asked().more(options)
     options["env"] = variables("-e", options.env)
-    image = _image(name, options.pull)
+    image = _image(name, options.pull, options.platform)
     if options.publish_all:
         options["publish"] = [*options.publish, *(image["config"].get("ExposedPorts") or {})]
     return image
@@ -141,7 +140,7 @@ def settle(
             "memory_swap": options.memory_swap or None,
             "cpus": options.number("cpus", float) or None,
             "cpu_weight": options.number("cpu-weight", int) or None,
-            "pids": max(options.number("pids-limit", int), 0) or None,  # -1 is no limit, as for Docker
+            "pids": options.number("pids-limit", int) or None,  # -1 is no limit, as for Docker
         },
         init=options.init,
         mounts=lambda root: _asked().volumes(options, paths, root) if mounted else [],
@@ -161,7 +160,7 @@ def _asked() -> Any:
     return __import__("minidocker.cli.asked", fromlist=["_"])
 
 
-def _image(name: str, pull: str) -> dict[str, Any]:
+def _image(name: str, pull: str, platform: str) -> dict[str, Any]:
     """The image, fetched first if it is not here, as Docker does."""
     if pull not in ("", "missing", "always", "never"):
         raise ContainerError(f"--pull {pull}: it is missing, always or never")
@@ -173,7 +172,7 @@ def _image(name: str, pull: str) -> dict[str, Any]:
 
         if pull == "never" or not isinstance(absent, NoSuchImage):
             raise
-    _asked().fetch(name)
+    _asked().fetch(name, platform)
     return ready(name)
 
 

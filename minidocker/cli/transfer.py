@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from minidocker.cli import Options, end_in_order, variables
+from minidocker.engine import records
 from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name
 from minidocker.images.store import Store
@@ -153,15 +154,20 @@ def import_(options: Options, path: str, name: str = "") -> None:
 
 
 def export(options: Options, name: str) -> None:
-    """export [OPTIONS] IMAGE: write the files of an image, all layers merged, to a tar
+    """export [OPTIONS] NAME: write the files of a container, or of an image, to a tar: without volumes
 
     -o, --output FILE   write to a file, and not to standard output
     """
     from minidocker.images import archive
 
+    try:
+        record = records.find(name)
+        name, upper = record.config["image_id"], f"{record.path}/upper"
+    except records.NoSuchContainer:
+        upper = ""
     image = find(Store(), name)
     with _output(options.output) as stream:
-        archive.export(image, stream.fileno())
+        archive.export(image, stream.fileno(), upper)
 
 
 @contextlib.contextmanager

@@ -162,7 +162,8 @@ class Monitor:
             self._serve({}, None)
 
     def _again(self, code: int, restarts: int) -> bool:
-        policy, _, most = (self.options["restart"] or "no").partition(":")
+        self.record = Record(self.record.id)  # its settings may be others by now: minidocker update
+        policy, _, most = (self.record.config["options"]["restart"] or "no").partition(":")
         if policy == "on-failure":
             return not self.stay and code != 0 and (not most or restarts < int(most))
         return not self.stay and policy in ("always", "unless-stopped")

@@ -186,10 +186,10 @@ def import_(store: Store, source: int, name: str = "", changes: Sequence[str] = 
         return image
 
 
-def export(image: Image, descriptor: int) -> None:
-    """Write the files of an image, as a container would see them, as a tar to a file descriptor. Needs root."""
+def export(image: Image, descriptor: int, upper: str = "") -> None:
+    """Write the files of an image, or of a container that changes them in `upper`, as a tar to a descriptor."""
     layers = image.layers()
-    union = Union(layers, held=layers)
+    union = Union([*filter(None, [upper]), *layers], held=layers)
     if run(partial(_write, union.root), union, stdout=descriptor).exit_code:
         raise ContainerError("export: it was killed before all files were written: try again")
 
@@ -197,4 +197,4 @@ def export(image: Image, descriptor: int) -> None:
 def _write(root: str) -> None:
     """To descriptor 1. Runs as root in the mount namespace of the union, where that is mounted, and nowhere else."""
     with open(1, "wb", closefd=False) as stream:
-        write_layer(root, stream)
+        write_layer(root, stream, live=True)

@@ -303,9 +303,9 @@ def change(instruction: Instruction, config: Config, variables: Mapping[str, str
     return f"{instruction.keyword} {said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)}"
 
 
-def configured(changes: Sequence[str]) -> Config:
-    """The config that instructions make out of nothing: `import --change`."""
-    config: Config = {}
+def configured(changes: Sequence[str], config: Config | None = None) -> Config:
+    """The config that instructions make of another one, or out of nothing: `import --change`, `commit --change`."""
+    config = {} if config is None else config
     for number, text in enumerate(changes, 1):
         instruction = Instruction(number, text)
         with instruction.errors():

@@ -59,16 +59,16 @@ def pack(source: str | BinaryIO, file: BinaryIO) -> str:
     return packer.close()
 
 
-def write_layer(directory: str, stream: BinaryIO | Packer) -> None:
-    """Write the layer to `stream`. Needs the right to read all of it, and CAP_SYS_ADMIN for "trusted" attributes: root.
+def write_layer(directory: str, stream: BinaryIO | Packer, live: bool = False, one: str = ".", to: bytes = b"") -> None:
+    """Write it to `stream`, or `one` thing in it, called `to`. Needs root, to read all of it with all attributes.
 
     A container may still be at work in the directory: no symlink in it is followed, whatever it puts where meanwhile.
     """
     links, path = Links(), b""
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for path, parent, name, status in walk(top):
-            for piece in add(path, place(parent, name), status, links):
+        for path, parent, name, status in walk(top, one):
+            for piece in add(os.path.join(to, path).rstrip(b"/"), place(parent, name), status, links, live):
                 stream.write(piece)
     except (OSError, BadTar) as refused:
         where = os.path.join(directory, os.fsdecode(path))
@@ -79,7 +79,7 @@ def write_layer(directory: str, stream: BinaryIO | Packer) -> None:
     stream.write(tar.END)
 
 
-def add(name: bytes, path: bytes, status: os.stat_result, links: Links) -> Iterator[bytes]:
+def add(name: bytes, path: bytes, status: os.stat_result, links: Links, live: bool = False) -> Iterator[bytes]:
     """What the tar has of one file, whatever it stands for; only the last part of `path` can be a symlink."""
     directory, base = os.path.split(name)
     if len(name) > LONGEST:
@@ -89,10 +89,10 @@ def add(name: bytes, path: bytes, status: os.stat_result, links: Links) -> Itera
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
         yield tar.write(Entry(os.path.join(directory, WHITEOUT + base), mode=0))
     elif not stat.S_ISSOCK(status.st_mode):  # nobody could answer on its socket any more
-        yield from _entry(name, path, status, links)
+        yield from _entry(name, path, status, links, live)
 
 
-def _entry(name: bytes, path: bytes, status: os.stat_result, links: Links) -> Iterator[bytes]:
+def _entry(name: bytes, path: bytes, status: os.stat_result, links: Links, live: bool) -> Iterator[bytes]:
     """A file: header, content, and for an opaque directory its mark, before anything that is in it."""
     kind, file, opaque = stat.S_IFMT(status.st_mode), (status.st_dev, status.st_ino), False
     entry = Entry(name or b".", b"%d" % tar.KINDS.index(kind), stat.S_IMODE(status.st_mode))
@@ -110,7 +110,7 @@ def _entry(name: bytes, path: bytes, status: os.stat_result, links: Links) -> It
         entry.size = status.st_size
     yield tar.write(entry)
     if entry.size:
-        yield from content(path, status)
+        yield from content(path, status, live)
     if opaque:
         yield tar.write(Entry(os.path.join(name, OPAQUE), mode=0))
     if status.st_nlink > 1 and entry.type != tar.DIRECTORY:
@@ -127,18 +127,18 @@ def attributes(path: bytes) -> tuple[dict[bytes, bytes], bool]:
     return own, marks.get("opaque") == b"y"
 
 
-def content(path: bytes, status: os.stat_result) -> Iterator[bytes]:
-    """The content, filled up to whole blocks.
+def content(path: bytes, status: os.stat_result, live: bool) -> Iterator[bytes]:
+    """The content, filled up to whole blocks. It may have become a FIFO: then this does not wait for the other end.
 
-    A file that changes meanwhile would make a broken archive, or one that no moment looked like: an error. And it may
-    have become another one, so this does not wait for the other end of a FIFO.
-    """
+    A file that changes meanwhile would make a broken archive, or, unless it may be `live`, one that no moment looked
+    like: an error."""
     with open(os.open(path, READ), "rb", buffering=0) as file:
         left = status.st_size
         while data := file.read(min(CHUNK, left)):
             yield data
             left -= len(data)
         after = os.fstat(file.fileno())
-    if any(getattr(status, field) != getattr(after, field) for field in ("st_ino", "st_size", "st_mtime_ns")):
+    same = () if live else ("st_ino", "st_size", "st_mtime_ns")
+    if left or any(getattr(status, field) != getattr(after, field) for field in same):
         raise BadTar("it changed while it was read")
     yield bytes(tar.padded(status.st_size) - status.st_size)
