@@ -35,19 +35,7 @@ from minidocker.engine.records import Record, delete, now, tell
 from minidocker.engine.signals import pass_on
 from minidocker.outcome import ENGINE_FAILED, ContainerError, warn
 from minidocker.process import AFTER_END, Process, start
-from minidocker.syscalls import (
-    PR_SET_NAME,
-    Any,
-    NoReturn,
-    close_range,
-    pair,
-    polled,
-    prctl,
-    read,
-    receive,
-    send,
-    signal,
-)
+from minidocker.syscalls import PR_SET_NAME, Any, NoReturn, close_range, pair, prctl, read, receive, send, signal
 
 MESSAGE = 1 << 15  # bytes of output in one message
 BACKOFF, LONGEST, SETTLED = 0.1, 60.0, 10.0  # s before a restart: doubled each time, up to this; after this long, anew
@@ -149,8 +137,8 @@ class Monitor:
             if self.stay:
                 self._note(status="exited")
                 break
-        while polled([self.server], 0):
-            self.clients[accept(self.server)] = []
+        while self._serve({self.server: 0}, 0.0):
+            pass  # those that have just come
         os.close(self.server)
         self.server = -1
         if self.options["rm"]:

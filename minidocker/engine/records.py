@@ -98,8 +98,7 @@ class Record:
 
 
 class Foreground(Record):
-    """A container without a monitor, `run --rm`: it is there as long as its command holds its directory, and leaves no
-    record. The command wrote a note there of what it started."""
+    """`run --rm`, without a monitor: there as long as its command holds its directory, with a note of what it is."""
 
     def __init__(self, name: str) -> None:
         self.id, self.short, self.path = name, name, state.directory(name)
@@ -116,12 +115,13 @@ class Foreground(Record):
         return {"id": self.id, "name": self.id, **found}
 
     def _known(self) -> dict[str, Any]:
-        if not os.path.exists(f"{self.path}/running"):
-            return BEFORE
-        if (free := state.hold(self.path)) is not None:  # its command was killed
-            os.close(free)
-            return BEFORE
-        return BEFORE | {"status": "running", "pid": self.config["pid"], "started": self.config["created"]}
+        with contextlib.suppress(NoSuchContainer):
+            known = {"status": "running", "pid": self.config["pid"], "started": self.config["created"]}
+            if (free := state.hold(self.path)) is not None:
+                os.close(free)  # its command was killed
+            elif os.path.exists(self.path):
+                return BEFORE | known
+        return BEFORE
 
     def write(self, what: str, document: dict[str, Any], sync: bool = False) -> None:
         """There is nothing to change."""
