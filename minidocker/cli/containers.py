@@ -78,10 +78,15 @@ def _make(record: Record) -> tuple[Any, Any, dict[str, Any]]:
     return settle(options, ready(config["image_id"]), config["command"], record.short, f"{record.path}/upper")
 
 
+def _start(record: Record, client: int = -1) -> None:
+    for text in begin_monitor(record, _make, client):
+        __import__("minidocker.cli.asked", fromlist=["_"]).once(f"warning: {text}")
+
+
 def begin(options: Options, record: Record) -> int:
     """`run`, of a container that stays: start it, and show what it writes unless it is detached."""
     if options.detach:
-        begin_monitor(record, _make)
+        _start(record)
         print(record.id)
         return 0
     return _in_front(record, keyboard=0 if options.interactive else -1, keys=options.detach_keys)
@@ -92,7 +97,7 @@ def _in_front(record: Record, keyboard: int, keys: str) -> int:
     ours, theirs = pair()
     proxy(record, ours)
     try:
-        begin_monitor(record, _make, theirs)
+        _start(record, theirs)
     finally:
         os.close(theirs)
     return _followed(ours, keyboard, keys)
@@ -154,7 +159,7 @@ def start(options: Options, *words: str) -> int:
         return _in_front(record, 0 if options.interactive and asked(record).interactive else -1, options.detach_keys)
 
     def one(word: str) -> list[str]:
-        begin_monitor(find(word), _make)
+        _start(find(word))
         return [word]
 
     return each(words, one)
@@ -227,7 +232,7 @@ def restart(options: Options, *words: str) -> int:
     def one(word: str) -> list[str]:
         record = find(word)
         halt(record, options)
-        begin_monitor(record, _make)
+        _start(record)
         return [word]
 
     return each(words, one)

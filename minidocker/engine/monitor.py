@@ -33,7 +33,7 @@ from minidocker.engine.attach import accept, listen
 from minidocker.engine.log import Log
 from minidocker.engine.records import Record, delete, now, tell
 from minidocker.engine.signals import pass_on
-from minidocker.outcome import ENGINE_FAILED, ContainerError, warn
+from minidocker.outcome import ENGINE_FAILED, ContainerError
 from minidocker.process import AFTER_END, Process, start
 from minidocker.syscalls import PR_SET_NAME, Any, NoReturn, close_range, pair, prctl, read, receive, send, signal
 
@@ -43,14 +43,15 @@ BACKOFF, LONGEST, SETTLED = 0.1, 60.0, 10.0  # s before a restart: doubled each 
 Make = Callable[[Record], tuple[Any, Any, dict[str, Any]]]  # -> the command, the isolators, and options of `start`
 
 
-def begin(record: Record, make: Make, client: int = -1) -> None:
+def begin(record: Record, make: Make, client: int = -1) -> list[str]:
     """Start the container of this record. A `client` is a socket that is attached before it writes anything.
 
     Whatever keeps it from starting is the `ContainerError` that says so; one that runs already is none.
+    Returns warnings.
     """
     lock = records.lock(record)
     if lock is None:
-        return
+        return []
     ours, theirs = pair()
     window = _window() if record.config["options"]["tty"] else b""
     if os.fork() == 0:
@@ -60,10 +61,9 @@ def begin(record: Record, make: Make, client: int = -1) -> None:
     told, _ = receive(ours)
     os.close(ours)
     code, message, *warnings = told or (ENGINE_FAILED, f"{record.short}: its monitor was killed before it began")
-    for text in warnings:
-        warn(f"warning: {text}")
     if message:
         raise ContainerError(message, exit_code=code)
+    return warnings
 
 
 def _window() -> bytes:
