@@ -40,7 +40,7 @@ GLOB = re.compile(rf"(?P<star>\*+)|(?P<any>\?)|{CLASS}|(?P<open>\[)|\\?(?P<lette
 END = r"(?=/|\Z)"
 MODE = re.compile(r"[0-7]{3,4}|([ugoa]*([-+=]([ugo]|[rwxXst]*))+(,(?=.)|\Z))+")  # what chmod(1) takes
 WHO = {"u": 0o4700, "g": 0o2070, "o": 0o1007, "a": 0o7777}
-MAY = {"r": 0o444, "w": 0o222, "x": 0o111, "X": 0o111, "s": 0o6000, "t": 0o1000}
+MAY = {"r": 0o444, "w": 0o222, "x": 0o111, "s": 0o6000, "t": 0o1000}
 
 
 def component(pattern: str) -> re.Pattern[str]:
@@ -74,14 +74,11 @@ def chmod(change: str, before: int) -> int:
     for who, actions in re.findall("([ugoa]*)([-+=][^,]*)", change):
         mask = functools.reduce(operator.or_, map(WHO.__getitem__, who or "a"))
         for sign, letters in re.findall("([-+=])([^-+=]*)", actions):
-            bits = 0
-            for letter in letters:
-                if letter in "ugo":
-                    bits |= (mode >> {"u": 6, "g": 3, "o": 0}[letter] & 7) * 0o111
-                elif letter != "X" or stat.S_ISDIR(before) or mode & 0o111:
-                    bits |= MAY[letter]
-            mode &= ~((mask if sign == "=" else 0) | (bits & mask if sign == "-" else 0))
-            mode |= 0 if sign == "-" else bits & mask
+            may = MAY | {who: (mode >> shift & 7) * 0o111 for who, shift in (("u", 6), ("g", 3), ("o", 0))}
+            may["X"] = 0o111 if stat.S_ISDIR(before) or mode & 0o111 else 0
+            bits = mask & functools.reduce(operator.or_, map(may.__getitem__, letters), 0)
+            mode = mode & ~mask if sign == "=" else mode
+            mode = mode & ~bits if sign == "-" else mode | bits
     return mode
 
 
