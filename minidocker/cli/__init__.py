@@ -93,7 +93,7 @@ def call(verb: str, words: list[str]) -> int:
     try:
         options, others = parse(found.__doc__, words)
     except HelpWanted:
-        print("usage: minidocker", found.__doc__)
+        __import__("minidocker.cli.words", fromlist=["_"]).usage(verb)
         return 0
     if options.pop("explain"):
         from minidocker.explain import told

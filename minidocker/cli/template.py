@@ -25,17 +25,11 @@ from minidocker.outcome import ContainerError
 STRING = r'"(?:\\.|[^"\\])*"'
 ACTION = re.compile(rf'(?:\s*{{{{-\s|{{{{)((?:{STRING}|[^"])*?)(?:\s-}}}}\s*|}}}})')
 WORD = re.compile(rf"{STRING}|\)(?:\.\w+)*|-?\d+(?:\.\d+)?|\$?\w*(?:\.\w+)+|\$?\w+|:=|\S")
-BRANCHES = (["if"], ["with"], ["range"])
-
-
-def item(of: Any, key: Any) -> Any:
-    """A part of a list or a map; of what is not in a map, nothing."""
-    return (of or {}).get(key, "") if isinstance(key, str) else of[key]
-
-
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "json": lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")),
-    "index": lambda value, *keys: functools.reduce(item, keys, value),
+    "index": lambda of, *keys: functools.reduce(
+        lambda it, key: (it or {}).get(key, "") if isinstance(key, str) else it[key], keys, of
+    ),
     "join": lambda values, between: between.join(map(spelled, values or [])),
     "split": lambda text, between: text.split(between),
     "upper": lambda text: text.upper(),
@@ -75,7 +69,7 @@ def until_end(rest: list[Any], opened: str = "") -> list[list[Any]]:
         elif isinstance(words, str):
             parts.append(words)
         else:
-            parts.append((words, *(until_end(rest, words[0]) if words[:1] in BRANCHES else [])))
+            parts.append((words, *(until_end(rest, words[0]) if words[:1] in (["if"], ["with"], ["range"]) else [])))
     if opened:
         raise ContainerError(f"--format: {opened} has no end")
     return [parts]
@@ -101,14 +95,14 @@ def render(parts: list[Any], scope: dict[str, Any]) -> str:
         except (TypeError, ValueError, LookupError, AttributeError):
             what = " ".join(words)
             raise ContainerError(f"--format: {{{{{what}}}}} cannot be read, or not be done with its value") from None
-        for turn in turns if head else []:
-            inner = scope | {".": scope["."] if head == "if" else turn[1]}
-            texts.append(render(branches[0], inner | dict(zip(names, turn[-len(names) :], strict=False))))
-        if head:
-            texts += [] if turns else [render(branches[1], {**scope})]
-        else:
+        if not head:
             scope |= dict.fromkeys(names, value)
             texts += [] if names else [spelled(value)]
+            continue
+        for turn in turns:
+            inner = scope | {".": scope["."] if head == "if" else turn[1]}
+            texts.append(render(branches[0], inner | dict(zip(names, turn[-len(names) :], strict=False))))
+        texts += [] if turns else [render(branches[1], {**scope})]
     return "".join(texts)
 
 

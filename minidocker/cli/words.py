@@ -1,6 +1,8 @@
-"""The words of the command line: long forms of verbs, and help."""
+"""The words of the command line: long forms of verbs; help, with an example of each."""
 
 from __future__ import annotations
+
+import os
 
 from minidocker.cli import VERBS, call, complain, function, nearest
 
@@ -21,6 +23,13 @@ def short(words: list[str]) -> list[str]:
     """What was typed, with the verb in its short form."""
     known = ALIASES.get(" ".join(words[:2]))
     return [*known.split(), *words[2:]] if known else words
+
+
+def usage(verb: str) -> None:
+    """The help of a verb, and its line of examples.txt."""
+    print("usage: minidocker", (function(verb).__doc__ or "").rstrip())
+    with open(os.path.join(os.path.dirname(__file__), "examples.txt")) as file:
+        print(end="".join(f"\ne.g. minidocker {line}" for line in file if f"{line.strip()} ".startswith(f"{verb} ")))
 
 
 def help_(words: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Chapter 10, the words of the command line: long forms, --format and --filter, -q, help and its examples."""
 
 import json
+import shlex
 
 import pytest
 
@@ -127,3 +128,30 @@ def test_every_long_form_leads_to_a_verb_or_to_one_that_is_to_come():
     verbs = {long.split()[0] for long in words.ALIASES.values()}
     assert verbs - {*cli.VERBS} <= {"ps", "cp", "stats", "top", "port", "diff", "commit", "update", "info", "events"}
     assert not {*words.ALIASES} & {*cli.VERBS}
+
+
+# Help, typos, completion
+
+
+@pytest.mark.parametrize("verb", sorted(verb for verb in cli.VERBS if verb[0] != "_"))
+def test_each_verb_has_an_example_that_parses_and_help_shows_it(verb, capsys):
+    hostname = verb in ("run", "create")  # is what -h means there
+    for asked in (["--help"], ["--help", "and more"], ["-h"])[: 2 if hostname else 3]:
+        assert cli.main([*verb.split(), *asked]) == 0
+        *_, last = capsys.readouterr().out.splitlines()
+        assert f"{last} ".startswith(f"e.g. minidocker {verb} ")
+    options, others = cli.parse(cli.function(verb).__doc__, shlex.split(last.partition(f" {verb}")[2]))
+    assert all("-" not in word[:1] for word in others)
+
+
+def test_help_is_there_wherever_it_is_asked_for(home):
+    for typed in ("image --help", "help image", "image"):
+        assert "  image ls " in out(home, *typed.split())
+    for typed in ("help image ls", "image ls --help", "images --help -q"):
+        assert out(home, *typed.split()).startswith("usage: minidocker images")
+    assert "__" not in out(home, "help")
+    done = minidocker(home, "images", "--formt", "x")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "minidocker: unknown option --formt (did you mean --format?): see --help\n",
+    )
