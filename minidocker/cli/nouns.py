@@ -96,7 +96,10 @@ def inspect(options: Options, *words: str) -> int:
 
     -f, --format TEMPLATE  only this of it, e.g. '{{.Id}}' or '{{json .Config.Env}}'
         --type KIND        image, volume or network, if two have the same name
+        --draw             a picture of running containers instead: what their walls are now
     """
+    if options.draw:
+        return each(words, _drawn)
     if options.type and options.type not in KINDS:
         raise ContainerError(f"--type {options.type}{nearest(options.type, KINDS)}: it is {', '.join(KINDS)}")
     parts, found, status = parsed(options.format), list[object](), 0
@@ -115,6 +118,16 @@ def inspect(options: Options, *words: str) -> int:
     for thing in found if options.format else []:
         print(json.dumps(thing) if options.format == "json" else render(parts, {".": thing, "$": thing}))
     return status
+
+
+def _drawn(word: str) -> list[object]:
+    from minidocker.engine import records
+    from minidocker.look import look
+
+    known = records.find(word).state()
+    if not known["pid"]:
+        raise ContainerError(f"{word}: this container is {known['status']}: only one that is running can be drawn")
+    return [look(known["pid"])]
 
 
 def _description(found: Image) -> dict[str, object]:
