@@ -15,6 +15,7 @@ from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.rootfs import PivotRoot
 from tests.helpers import HOME, REPO, until
+from tests.helpers.images import minidocker, new_store
 
 pytestmark = pytest.mark.chapter(10)
 ROOT = HOME / "roots/busybox"
@@ -84,3 +85,18 @@ def test_in_a_terminal(box):
     )
     assert re.search(r"processes +\[#\.+\] 2 of 32\n", done.stdout), done.stdout + done.stderr
     assert "host name" in done.stdout and "its own" in done.stdout
+
+
+def test_inspect_draws_a_running_container(tmp_path):
+    home = tmp_path / "home"
+    new_store(home)
+    words = ["-d", "--name=drawn", "-m", "64m", "--network=none", "busybox", "sleep", "77"]
+    assert minidocker(home, "run", *words).returncode == 0
+    drawn = minidocker(home, "inspect", "--draw", "drawn")
+    assert drawn.returncode == 0 and re.search(r"memory +\[[#.]{20}\] \d+ of 64 MiB", drawn.stdout)
+    assert re.search(r" 1 \(\d+ here\), user 0: sleep 77\n", drawn.stdout)
+    minidocker(home, "kill", "drawn")
+    until(lambda: minidocker(home, "inspect", "--draw", "drawn").returncode == 1)
+    why = "minidocker: drawn: this container is exited: only one that is running can be drawn\n"
+    assert minidocker(home, "inspect", "--draw", "drawn").stderr == why
+    minidocker(home, "rm", "drawn")
