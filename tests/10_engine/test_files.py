@@ -198,7 +198,7 @@ def test_what_is_read_only_stays_so(box, tmp_path):
 
 
 def test_what_is_wrong_with_the_words(box, tmp_path):
-    do("create", "--name", box, BUSYBOX)
+    do("create", "--network=none", "--name", box, BUSYBOX)
     for words in (("a", "b"), (f"{box}:/a", f"{box}:/b"), (f"{box}:/etc", "-x:/b"), ("./a:b", "/c:d")):
         assert "CONTAINER:PATH" in do("cp", *(["--"] + list(words)), code=1).stderr
     assert "no such container: nobody" in do("cp", "nobody:/etc", ".", code=1).stderr
