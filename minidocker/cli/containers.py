@@ -130,8 +130,8 @@ def remove(record: Record, volumes: bool = True, force: bool = False) -> None:
         if not force:
             raise ContainerError(f"{record.name}: this container is running: stop it first, or use -f")
         client.stop(record, signal.SIGKILL)
-        if isinstance(record, records.Foreground):
-            return  # its command removes it
+        if isinstance(record, records.Foreground) or record.config["options"]["rm"]:
+            return  # its command, or its monitor, removes it
     records.delete(record, lock, volumes)
 
 
