@@ -129,9 +129,10 @@ def remove(record: Record, volumes: bool = True, force: bool = False) -> None:
     while (lock := records.lock(record)) is None:
         if not force:
             raise ContainerError(f"{record.name}: this container is running: stop it first, or use -f")
+        leaves = isinstance(record, records.Foreground) or record.config["options"]["rm"]
         client.stop(record, signal.SIGKILL)
-        if isinstance(record, records.Foreground) or record.config["options"]["rm"]:
-            return  # its command, or its monitor, removes it
+        if leaves:
+            return  # its command, or its monitor, has removed it
     records.delete(record, lock, volumes)
 
 

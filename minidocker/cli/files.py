@@ -161,8 +161,7 @@ def update(options: Options, *words: str) -> int:
         --pids-limit NUMBER    limit of processes; -1 is none
         --restart POLICY       no, on-failure[:TIMES], always, or unless-stopped
     """
-    given = {name: options[name] for name in options.given}
-    if not given:
+    if not options.given:
         raise ContainerError("update: say what is to change: see minidocker update --help")
 
     def one(word: str) -> list[str]:
@@ -173,7 +172,7 @@ def update(options: Options, *words: str) -> int:
                 group = Hierarchy(place.version, f"{place.parent}/{record.short}", place.controllers)
                 groups |= dict.fromkeys(group.controllers if os.path.isdir(group.path) else (), group)
             made = asked(record)
-            made.update(given)
+            made.update({name: options[name] for name in options.given})
             restart_policy(made)
             _, walls, _ = settle(made, ready(record.config["image_id"]), record.config["command"], record.short)
             limits = next(wall.limits for wall in walls if isinstance(wall, Cgroup))

@@ -104,8 +104,9 @@ def test_the_restart_policy_changes_for_one_that_runs(box):
 def test_many_changes_at_once_are_all_there(box):
     do(*RUN, "--name", box, *WAIT)
     words = [("--pids-limit", "33"), ("--cpus", "0.7"), ("-m", "70m"), ("--restart", "always"), ("--cpu-weight", "50")]
-    threads = [threading.Thread(target=do, args=("update", *pair, box)) for pair in words]
-    threads.append(threading.Thread(target=do, args=("rename", box, f"{box}-new")))
+    identity = records.find(box).id
+    threads = [threading.Thread(target=do, args=("update", *pair, identity)) for pair in words]
+    threads.append(threading.Thread(target=do, args=("rename", identity, f"{box}-new")))
     for thread in threads:
         thread.start()
     for thread in threads:
