@@ -27,7 +27,8 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in ("create", "ls", "rm", "prune")},
     **dict.fromkeys(("system df", "system prune", "builder prune", "prune"), "nouns"),
-    **dict.fromkeys(("doctor", "reset"), "doctor"),  # they say themselves what needs root
+    **dict.fromkeys(("doctor", "reset", "version", "info"), "doctor"),  # they say themselves what needs root
+    **{"login": "account", "logout": "account", "completion": "words", "__complete": "words"},
 }
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -87,7 +88,7 @@ def call(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Who is not root becomes root of a user namespace first."""
     if not verb:
         return int(__import__("minidocker.cli.words", fromlist=["_"]).help_(words))
-    if os.geteuid() and VERBS[verb] != "doctor" and words not in (["-h"], ["--help"]):
+    if os.geteuid() and VERBS[verb] not in ("doctor", "account") and words not in (["-h"], ["--help"]):
         __import__("minidocker.security.rootless", fromlist=["_"]).enter(verb)
     found = function(verb)
     try:

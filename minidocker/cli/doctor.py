@@ -8,8 +8,10 @@ only a try says what this user, in this container or virtual machine, is allowed
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,10 @@ from minidocker import state, syscalls
 from minidocker.cgroups import Cgroup
 from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.cli import Options
+from minidocker.cli.lists import tell
+from minidocker.engine.records import records
+from minidocker.images.manifest import platform
+from minidocker.images.store import Store
 from minidocker.namespaces import KINDS, Namespaces
 from minidocker.outcome import ContainerError
 from minidocker.process import Isolator, run
@@ -43,6 +49,39 @@ def doctor(_: Options) -> int:
         print(f"{mark:<8} {name:<21} {found}" + (f"; {remedy}" if remedy else ""))
         status |= mark == "MISSING"
     return status
+
+
+def version(options: Options) -> None:
+    """version [OPTIONS]: which minidocker this is, on which kernel and Python
+
+    -f, --format TEMPLATE  only this of it, e.g. '{{.Client.Version}}'
+    """
+    try:
+        number = importlib.metadata.version("minidocker")
+    except importlib.metadata.PackageNotFoundError:
+        number = "0.1.0"  # a checkout
+    has = platform()
+    known = {"Version": number, "Python": sys.version.split()[0], "KernelVersion": os.uname().release}
+    known |= {"Os": has["os"], "Arch": has["architecture"]}
+    tell(options, {"Client": known, "Server": known})  # there is no daemon: what is asked does it itself
+
+
+def info(options: Options) -> None:
+    """info [OPTIONS]: what there is here: containers, images, and what the machine has for them
+
+    -f, --format TEMPLATE  only this of it, e.g. '{{.ContainersRunning}}'
+    """
+    states = [record.state()["status"] for record in records()]
+    known: dict[str, object] = {f"Containers{name.capitalize()}": states.count(name) for name in ("running", "paused")}
+    known |= {"ContainersStopped": sum(one not in ("running", "paused") for one in states)}
+    known |= {"Containers": len(states), "Images": len(Store().manifests())}
+    known |= {"Driver": "overlay2", "LoggingDriver": "json-file", "CgroupDriver": "cgroupfs"}
+    known |= {"CgroupVersion": f"{max((one.version for one in hierarchies()), default=0)}"}
+    known |= {"SecurityOptions": ["name=seccomp,profile=default"], "DockerRootDir": state.home()}
+    has, memory = os.uname(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    known |= {"Name": has.nodename, "KernelVersion": has.release, "OSType": "linux", "Architecture": has.machine}
+    known |= {"NCPU": os.cpu_count() or 0, "MemTotal": memory}
+    tell(options, known)
 
 
 def reset(_: Options) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from minidocker.cli import Options, nearest
-from minidocker.cli.template import parsed, render
+from minidocker.cli.template import parsed, render, spelled
 from minidocker.outcome import ContainerError
 
 UNITS = {"year": 31536000, "month": 2592000, "week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1}
@@ -74,3 +74,12 @@ def ago(created: str | None) -> str:
     return next(
         (f"{seconds // length:.0f} {unit}s ago" for unit, length in UNITS.items() if seconds >= 2 * length), "Just now"
     )
+
+
+def tell(options: Options, known: Mapping[str, object]) -> None:
+    """One description: as --format says, or a line for each part of it."""
+    if options.format:
+        print(render(parsed("{{json .}}" if options.format == "json" else options.format), {".": known, "$": known}))
+    for key, value in [] if options.format else known.items():
+        inner = value.items() if isinstance(value, dict) else []
+        print(f"{key}:{'' if inner else f' {spelled(value)}'}", *(f"\n {name}: {one}" for name, one in inner), sep="")

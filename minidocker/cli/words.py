@@ -1,10 +1,11 @@
-"""The words of the command line: long forms of verbs; help, with an example of each."""
+"""The words of the command line: long forms of verbs; help, with an example of each; completion for shells."""
 
 from __future__ import annotations
 
 import os
 
-from minidocker.cli import VERBS, call, complain, function, nearest
+from minidocker.cli import VERBS, Options, call, complain, function, nearest
+from minidocker.outcome import ContainerError
 
 LONG = {  # noun -> verbs that also stand below it
     "image": "history tag pull push build save load import",
@@ -39,7 +40,7 @@ def help_(words: list[str]) -> int:
     known = dict(zip(VERBS, VERBS, strict=True)) | {one: verb for one, verb in short.items() if verb in VERBS}
     if verb in known:
         return call(known[verb], ["--help"])
-    verbs = [one for one in known if one.startswith(f"{verb} ")] if verb else [*VERBS]
+    verbs = [one for one in known if one.startswith(f"{verb} ")] if verb else [one for one in VERBS if one[0] != "_"]
     if not verbs:
         verb = verb if any(one.startswith(f"{words[0]} ") for one in known) else words[0]
         return complain(f"'{verb}' is not a minidocker command{nearest(verb, known)}; see minidocker help", 1)
@@ -48,3 +49,33 @@ def help_(words: list[str]) -> int:
         print(f"  {one:<15} {function(known[one]).__doc__.partition(chr(10))[0].partition(': ')[2]}")
     print("\nminidocker VERB --help says more of each; --explain says what it does while it does it")
     return 0
+
+
+def completion(_: Options, shell: str) -> None:
+    """completion SHELL: print what lets bash or zsh complete words: verbs, flags, names"""
+    if shell not in ("bash", "zsh"):
+        raise ContainerError(f"completion {shell}: it is bash or zsh")
+    with open(os.path.join(os.path.dirname(__file__), f"completion.{shell}")) as file:
+        print(end=file.read())
+
+
+def __complete(_: Options, *typed: str) -> None:
+    """__complete [COMMAND...]: what the last of these words may become"""
+    from minidocker import network
+    from minidocker.engine.records import records
+    from minidocker.images.manifest import parse
+    from minidocker.images.store import Store
+    from minidocker.volumes import store as volume
+
+    *before, last = typed or ("",)
+    before = short(before)
+    begin = "".join(f"{word} " for word in before)
+    verb = next((" ".join(before[:count]) for count in (2, 1) if " ".join(before[:count]) in VERBS), "")
+    summary = (function(verb).__doc__ or "").partition(": ")[0] if verb else ""
+    found = [one.removeprefix(begin).split()[0] for one in [*VERBS, *ALIASES] if not verb and one.startswith(begin)]
+    found += [*Options(function(verb).__doc__).names] if verb and last.startswith("-") else []
+    found += [parse(name).familiar for name in Store().tags()] if "IMAGE" in summary else []
+    found += [record.name for record in records()] if "CONTAINER" in summary else []
+    found += volume.names() if "VOLUME" in summary else []
+    found += network.listed() if "NETWORK" in summary else []
+    print(end="".join(f"{word}\n" for word in sorted({*found}) if word.startswith(last)))

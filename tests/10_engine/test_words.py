@@ -1,7 +1,10 @@
 """Chapter 10, the words of the command line: long forms, --format and --filter, -q, help and its examples."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -10,8 +13,9 @@ from minidocker.cli import words
 from minidocker.cli.lists import filtered, labelled
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
-from tests.helpers import HOME
+from tests.helpers import HOME, REPO
 from tests.helpers.images import add_image, minidocker
+from tests.helpers.registries import HTPASSWD, Registry, basic, debian_registry
 
 pytestmark = pytest.mark.chapter(10)
 
@@ -155,3 +159,100 @@ def test_help_is_there_wherever_it_is_asked_for(home):
         1,
         "minidocker: unknown option --formt (did you mean --format?): see --help\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        (["imag"], {"image", "images"}),
+        (["image", "l"], {"load", "ls"}),
+        (["image", "ls", "--no"], {"--no-trunc"}),
+        (["volume", ""], {"create", "inspect", "ls", "prune", "rm"}),
+        (["volume", "rm", "pag"], {"pages"}),
+        (["run", "shop/"], {"shop/web:2"}),
+        (["image", "rm", "b"], {"busybox:latest"}),
+        (["rmi", "nosuch"], set()),
+        (["nosuch", ""], set()),
+    ],
+    ids=" ".join,
+)
+def test_a_shell_is_told_what_a_word_may_become(images, typed, found):
+    home, _ = images
+    for name in ("pages", "pears"):
+        out(home, "volume", "create", name)
+    assert {*out(home, "__complete", "--", *typed).split()} == found
+
+
+def test_bash_completes_by_it(images, tmp_path):
+    home, _ = images
+    script = out(home, "completion", "bash")
+    (tmp_path / "minidocker").write_text(f'#!/bin/sh\nexec {sys.executable} -m minidocker "$@"\n')
+    (tmp_path / "minidocker").chmod(0o755)
+    script += 'COMP_WORDS=(minidocker image rm shop/we) COMP_CWORD=3; _minidocker; echo "${COMPREPLY[@]}"\n'
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "MINIDOCKER_HOME": str(home)}
+    done = subprocess.run(["bash", "-c", script], env=env | {"PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+    assert done.stdout == "shop/web:2\n", done.stderr
+    for shell in ("bash", "zsh"):
+        text = out(home, "completion", shell)
+        assert len(text.splitlines()) <= 30 and "minidocker __complete" in text
+    assert "it is bash or zsh" in minidocker(home, "completion", "fish").stderr
+
+
+# Who we are, and what there is
+
+
+def test_a_login_is_tried_before_it_is_kept_and_a_client_uses_it(images, tmp_path, monkeypatch):
+    home, _ = images
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    config = tmp_path / "docker/config.json"
+    with debian_registry(tmp_path / "registry", HTPASSWD) as name:
+        words = ["login", "-u", "ann", "--password-stdin", name]
+        assert minidocker(home, *words, input="wrong\n").returncode == 1 and not config.exists()
+        config.parent.mkdir(exist_ok=True)
+        config.write_text('{"auths": {"other:1": {"auth": "eDp5"}}, "detachKeys": "ctrl-x"}')
+        done = minidocker(home, *words, input="secret\n")
+        assert (done.returncode, done.stdout) == (0, "Login Succeeded\n"), done.stderr
+        known = json.loads(config.read_text())
+        assert known["detachKeys"] == "ctrl-x" and {*known["auths"]} == {"other:1", name}
+        assert config.stat().st_mode & 0o777 == 0o600 and os.listdir(config.parent) == ["config.json"]
+        out(home, "tag", "busybox", f"{name}/box:1")
+        out(home, "push", "-q", f"{name}/box:1")
+        assert out(home, "logout", name) == f"Removing login credentials for {name}\n"
+        assert out(home, "logout", name) == f"Not logged in to {name}\n"
+        assert {*json.loads(config.read_text())["auths"]} == {"other:1"}
+        assert "it wants a password" in minidocker(home, "push", f"{name}/box:1").stderr
+        done = minidocker(home, "login", name, input="")
+        assert done.returncode == 1 and "use -u NAME and --password-stdin" in done.stderr
+
+
+def test_a_registry_with_tokens_is_asked_for_one(home, tmp_path, monkeypatch):
+    """The name and the password go to the server of tokens, and the token to the registry."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    with Registry() as server:
+
+        def tokens(handler):
+            if handler.headers.get("Authorization") != basic("ann", "secret"):
+                return handler.answer(401)
+            return handler.answer(200, b'{"token": "t0ken"}')
+
+        def base(handler):
+            if handler.headers.get("Authorization") == "Bearer t0ken":
+                return handler.answer(200, b"{}")
+            challenge = f'Bearer realm="http://{server.name}/token",service="s"'
+            return handler.answer(401, headers={"WWW-Authenticate": challenge})
+
+        server.rules = {"/token": tokens, "/v2/": base}
+        words = ["login", "-u", "ann", "--password-stdin", server.name]
+        assert minidocker(home, *words, input="wrong").returncode == 1
+        assert minidocker(home, *words, input="secret").stdout == "Login Succeeded\n"
+    assert [*json.loads((tmp_path / "docker/config.json").read_text())["auths"]] == [server.name]
+
+
+def test_version_and_info_say_what_scripts_ask(images):
+    home, _ = images
+    assert out(home, "version", "--format", "{{.Client.Version}}") == out(home, "version", "-f", "{{.Server.Version}}")
+    assert out(home, "version").startswith("Client:\n Version: ")
+    known = json.loads(out(home, "info", "--format", "{{json .}}"))
+    assert known["Images"] == 2 and known["Driver"] == "overlay2" and known["DockerRootDir"] == str(home)
+    assert out(home, "system", "info", "-f", "{{.NCPU}} {{.CgroupVersion}}").split()[0] == str(os.cpu_count())
+    assert f"KernelVersion: {os.uname().release}\n" in out(home, "info")
