@@ -1,119 +1,162 @@
-"""Chapter 10: one more process in a running container: in its namespaces, its groups, and behind its walls."""
+"""Chapter 10: one more process in a container has its walls, and is not seen in there before it has them."""
 
+import json
 import os
+import pathlib
+import select
+import subprocess
+import sys
 
 import pytest
 
 from minidocker.engine.exec import walls_of
-from minidocker.images.container import container, ready
-from minidocker.outcome import ContainerError
-from minidocker.process import run, start
-from minidocker.security.capabilities import capabilities
-from tests.helpers import HOME
+from tests.helpers import until
+from tests.helpers.engine import clean, environment, left, state
+from tests.helpers.images import minidocker
 
-pytestmark = pytest.mark.chapter(10)
-SLEEP = ["sh", "-c", "exec sleep 600"]
+pytestmark = [pytest.mark.chapter(10), pytest.mark.skipif(os.geteuid() != 0, reason="containers of images need root")]
+RIGHTS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups")
 
 
 @pytest.fixture(autouse=True)
-def store(monkeypatch):
-    monkeypatch.setenv("MINIDOCKER_HOME", str(HOME))
+def cleaned(home):
+    yield
+    clean(home)
+    assert until(lambda: not left(home)), left(home)
 
 
-@pytest.fixture
-def box():
-    """A container of busybox with a limit, and its name; ended afterwards."""
-    with boxed(limits={"pids": 40}) as process:
-        yield process
-
-
-def boxed(**options):
-    argv, isolators, settings = container(ready("busybox"), SLEEP, **options)
-    return start(argv, *isolators, name="exec-box", **settings)
-
-
-def inside(process, *command, user="", privileged=False, **options):
-    """What one more command in there says, and its exit code."""
-    walls = walls_of(process.pid, "exec-box", [], user, privileged, {})
-    result = run(command, *walls, **options)
-    return result.stdout.strip() or result.stderr.strip(), result.exit_code
+def begun(home, *words):
+    answer = minidocker(home, "run", "-d", "--name", "it", *words, "busybox", "sleep", "63")
+    assert answer.returncode == 0, answer.stderr
+    return state(home, "it")["pid"]
 
 
 def status(text):
-    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    return {line.split(":\t")[0]: line.split(":\t")[1].strip() for line in text.splitlines() if ":\t" in line}
 
 
-def test_it_has_all_namespaces_of_the_container(box):
-    links = [f"/proc/self/ns/{kind}" for kind in ("mnt", "pid", "uts", "ipc", "net", "cgroup")]
-    said, code = inside(box, "sh", "-c", "for link; do readlink $link; done", "sh", *links)
-    assert code == 0
-    assert said.split() == [os.readlink(f"/proc/{box.pid}/ns/{link[14:]}") for link in links]
-
-
-def test_it_sees_the_containers_root_and_processes(box):
-    said, _ = inside(
-        box, "sh", "-c", "ps -o pid,args; test -e /bin/busybox && ! test -e /var/lib/dpkg && echo its root"
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--privileged"],
+        ["--cap-drop", "ALL", "--cap-add", "CHOWN"],
+        ["--security-opt", "no-new-privileges", "-u", "1000:1000"],
+        ["--security-opt", "seccomp=unconfined", "--cap-add", "SYS_PTRACE"],
+        ["--userns", "remap"],
+        ["--read-only", "-u", "nobody", "-w", "/tmp"],
+    ],
+)
+def test_it_has_the_walls_of_the_first_process(home, words):
+    pid = begun(home, *words)
+    first = status(pathlib.Path(f"/proc/{pid}/status").read_text())
+    shown = minidocker(home, "exec", "it", "cat", "/proc/self/status")
+    assert shown.returncode == 0, shown.stderr
+    assert {key: status(shown.stdout)[key] for key in RIGHTS[:7]} == {key: first[key] for key in RIGHTS[:7]}
+    shown = minidocker(
+        home, "exec", "it", "sh", "-c", "cat /proc/self/cgroup /proc/1/cgroup; id; readlink /proc/self/ns/*"
     )
-    assert "1 sleep 600" in " ".join(said.split())
-    assert said.endswith("its root")
+    groups = shown.stdout.splitlines()
+    half = sum(":" in line and not line.endswith("]") for line in groups) // 2
+    assert groups[:half] == groups[half : 2 * half], "another control group"
+    own = minidocker(home, "exec", "it", "sh", "-c", "for n in /proc/1/ns/*; do readlink $n; done").stdout.split()
+    theirs = [os.readlink(f"/proc/{pid}/ns/{name}") for name in os.listdir(f"/proc/{pid}/ns")]
+    assert set(own) <= set(theirs) or not own
+    if "remap" in words:
+        assert minidocker(home, "exec", "it", "cat", "/proc/self/uid_map").stdout.split()[1] != "0"
+        assert minidocker(home, "exec", "it", "sh", "-c", "echo hi >/dev/stdout").stdout == "hi\n"
+    if "--read-only" in words:
+        assert minidocker(home, "exec", "it", "touch", "/x").returncode == 1
+        assert minidocker(home, "exec", "it", "pwd").stdout == "/tmp\n"
 
 
-def test_it_is_in_the_groups_of_the_container_and_counted_there(box):
-    outside = open(f"/proc/{box.pid}/cgroup").read()
-    with start(["sleep", "60"], *walls_of(box.pid, "exec-box", [], "", False, {})) as process:
-        assert open(f"/proc/{process.pid}/cgroup").read() == outside
-        process.kill()
+def test_limits_and_a_profile_of_its_own(home, tmp_path):
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    opt = f"seccomp={tmp_path}/profile.json"
+    begun(
+        home,
+        "--ulimit",
+        "nofile=77:99",
+        "--ulimit",
+        "core=0",
+        "--security-opt",
+        opt,
+        "--security-opt",
+        "no-new-privileges",
+    )
+    shown = minidocker(
+        home, "exec", "it", "sh", "-c", "ulimit -n; ulimit -Hn; ulimit -c; mkdir /x; grep NoNew /proc/self/status"
+    )
+    assert shown.stdout.split() == ["77", "99", "0", "NoNewPrivs:", "1"]
+    assert "not permitted" in shown.stderr
+    shown = minidocker(home, "exec", "--privileged", "it", "grep", "CapEff", "/proc/self/status")
+    assert shown.stdout.split()[1].endswith("ffffff")
 
 
-def test_its_rights_are_those_of_the_first_process(box):
-    first = status(open(f"/proc/{box.pid}/status").read())
-    its = status(inside(box, "cat", "/proc/self/status")[0])
-    for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb", "Seccomp", "NoNewPrivs"):
-        assert its[name].split() == first[name].split(), name
+def test_the_groups_of_a_user(home):
+    begun(home)
+    minidocker(
+        home,
+        "exec",
+        "it",
+        "sh",
+        "-c",
+        "echo joe:x:4711:20::/home/joe:/bin/sh >>/etc/passwd; echo more:x:99:joe >>/etc/group",
+    )
+    assert minidocker(home, "exec", "-u", "joe", "it", "id").stdout == "uid=4711(joe) gid=20 groups=99(more)\n"
 
 
-def test_rights_that_were_dropped_at_the_start_stay_dropped():
-    with boxed(kept=capabilities(drop=["CHOWN"])) as process:
-        assert inside(process, "chown", "7", "/tmp")[1] == 1
-        assert inside(process, "chown", "7", "/tmp", privileged=True)[1] == 0
-        process.kill()
+def members(namespace):
+    """The host's numbers of the processes in this PID namespace: those whom root in there sees, and may trace."""
+    found = set()
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(path / "ns/pid") == namespace:
+                found.add(int(path.name))
+        except OSError:
+            pass
+    return found
 
 
-def test_privileged_has_all_rights_and_no_filter(box):
-    its = status(inside(box, "cat", "/proc/self/status", privileged=True)[0])
-    assert its["Seccomp"].strip() == "0"
-    mine = status(open("/proc/self/status").read())
-    assert int(its["CapEff"], 16) == int(mine["CapBnd"], 16)
+JOINS = """
+import sys
+from minidocker.engine.exec import walls_of
+from minidocker.process import start
+from tests.helpers.isolators import Pauses
+pid, name, step, fifo = sys.argv[1:]
+walls = walls_of(int(pid), name, [], "", False, {})
+walls.insert(int(step), Pauses("inside", fifo))
+start(["true"], *walls, name=name)
+"""
 
 
-def test_a_user_has_no_rights_of_root(box):
-    said, _ = inside(box, "sh", "-c", "id -u; grep CapEff /proc/self/status", user="nobody")
-    number, _, effective = said.split()
-    assert number != "0"
-    assert int(effective, 16) == 0
-
-
-def test_its_exit_code_is_its_own_and_the_container_runs_on(box):
-    assert inside(box, "sh", "-c", "exit 7")[1] == 7
-    assert box.alive
-
-
-def test_it_ends_with_the_container(box):
-    with start(["sleep", "60"], *walls_of(box.pid, "exec-box", [], "", False, {})) as process:
-        assert process.alive
-        box.kill()
-        assert process.wait(timeout=10).exit_code == 137  # before that the kernel does not let the first process go
-        assert box.wait(timeout=10).signal == 9
-
-
-def test_a_container_that_has_ended_cannot_be_entered(box):
-    pid = box.pid
-    box.kill()
-    box.wait()
-    with pytest.raises((OSError, ContainerError)):
-        run(["true"], *walls_of(pid, "exec-box", [], "", False, {}))
-
-
-def test_no_descriptor_of_the_host_is_open_inside(box):
-    said, _ = inside(box, "ls", "/proc/self/fd")
-    assert said.split() == ["0", "1", "2", "3"]  # the last is that of ls
+@pytest.mark.parametrize("words", [["--cap-add", "SYS_PTRACE"], ["--userns", "remap"]])
+def test_who_joins_is_not_seen_before_it_has_all_walls(home, words, tmp_path):
+    """Root in there may trace whom it sees, and would have all rights of the host for that time (CVE-2016-9962)."""
+    pid = begun(home, *words)
+    namespace = os.readlink(f"/proc/{pid}/ns/pid")
+    [short] = [path.name[:12] for path in (home / "records").iterdir()]
+    inside = status(pathlib.Path(f"/proc/{pid}/status").read_text())
+    names = [type(wall).__name__ for wall in walls_of(pid, short, [], "", False, {})]
+    for step, name in enumerate([*names, "the end"]):
+        os.mkfifo(fifo := tmp_path / f"fifo{step}")
+        reached = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        argv = [sys.executable, "-c", JOINS, str(pid), short, str(step), str(fifo)]
+        with subprocess.Popen(argv, env=environment(home)) as joins:
+            assert select.select([reached], [], [], 20)[0], "the moment never came"
+            seen = members(namespace) - {pid}
+            if step < len(names):
+                assert not seen, f"seen before {name}"
+            else:
+                [new] = seen
+                text = status(pathlib.Path(f"/proc/{new}/status").read_text())
+                assert [text[key] for key in RIGHTS[:7]] == [inside[key] for key in RIGHTS[:7]]
+                for kind in ("mnt", "net", "ipc", "uts", "cgroup", "user", "pid"):
+                    assert os.readlink(f"/proc/{new}/ns/{kind}") == os.readlink(f"/proc/{pid}/ns/{kind}")
+            joins.kill()
+        os.close(reached)
+        assert until(lambda: members(namespace) == {pid})
