@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from tools import REPO
 
 PAGES, BOOK = REPO / "build/pages", REPO / "build/book"
-LINK = re.compile(r'(?P<before>\]\(|href=")(?P<target>[^)\s"#:]+)(?P<after>[)"#])')
+LINK = re.compile(r'(?P<before>\]\(|href=")(?P<target>[^)\s"#:[]+)(?P<after>[)"#])')
 FIRST = "README.md"  # becomes index.html
 LANGUAGES = {".md": "markdown", ".py": "python", ".sh": "sh", ".toml": "toml", ".yaml": "yaml"}
 ROOM = ["chapters/WORDS.md", "chapters/TEACHING.md", "vagrant/README.md", "CONTRIBUTING.md"]  # pages of no chapter
