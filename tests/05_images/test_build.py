@@ -1154,7 +1154,7 @@ def test_where_the_command_finds_its_files(home, store, context, tmp_path):
     assert minidocker(home, "run", "files", "ls", "-A", "/c").stdout == "a.txt\n"
     assert "\nb.txt\n ---> " in minidocker(home, "build", "-f", tmp_path / "Third", context).stderr
     with open(tmp_path / "Third") as file:
-        assert "\na.txt\nSuccess" in minidocker(home, "build", "-f", "-", context, stdin=file).stderr
+        assert "\na.txt\n ---> " in minidocker(home, "build", "-f", "-", context, stdin=file).stderr
 
 
 @pytest.mark.parametrize(
