@@ -59,6 +59,8 @@ def exec_(options: Options, word: str, *command: str) -> int:
     streams = {} if options.tty else {"stdin": 0 if options.interactive else null, "stdout": 1, "stderr": 2}
     if options.detach:
         os.setsid()
+        for number in range(3):  # who reads what we write waits for our end otherwise
+            os.dup2(null, number)
         streams = {"stdin": null, "stdout": null, "stderr": null}
     with start(command, *walls, env=environment, cwd=cwd, name=record.short, **streams) as process:
         if options.tty and not options.detach:
