@@ -18,11 +18,11 @@ from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, fill_streams, signal
 
 VERBS = {  # -> the module of this package in which it is a function; spaces are underscores there
-    "run": "run",
+    **{"run": "run", "exec": "inside", "logs": "inside"},
     **dict.fromkeys(("create", "start", "attach", "stop", "restart", "kill", "wait", "rm"), "containers"),
     **dict.fromkeys(("pause", "unpause", "rename", "container prune"), "containers"),
-    **dict.fromkeys(("exec", "logs"), "inside"),
     **dict.fromkeys(("cp", "diff", "commit", "update"), "files"),
+    **dict.fromkeys(("ps", "top", "stats", "port", "events"), "show"),
     **dict.fromkeys(("images", "history", "inspect", "tag", "rmi", "image prune"), "nouns"),
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in ("create", "ls", "rm", "prune")},

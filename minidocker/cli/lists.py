@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -11,7 +12,10 @@ from minidocker.cli import Options, nearest
 from minidocker.cli.template import parsed, render, spelled
 from minidocker.outcome import ContainerError
 
-UNITS = {"year": 31536000, "month": 2592000, "week": 604800, "day": 86400, "hour": 3600, "minute": 60, "second": 1}
+# Unit -> its seconds, and up to how many seconds it is used
+UNITS = {"second": (1, 60), "minute": (60, 3600), "hour": (3600, 172800), "day": (86400, 1209600)}
+UNITS |= {"week": (604800, 5184000), "month": (2592000, 63072000), "year": (31536000, 1 << 40)}
+ONE = {"second": "1 second", "minute": "About a minute", "hour": "About an hour"}
 Thing = TypeVar("Thing")
 
 
@@ -29,7 +33,7 @@ def show(
     if form.startswith("table "):
         lines.insert(0, render(parts, {".": titles, "$": titles, "titles": True}))
         cells = [line.split("\t") for line in lines]
-        widths = [max(map(len, column)) for column in itertools.zip_longest(*cells, fillvalue="")]
+        widths = [max(7, *map(len, column)) for column in itertools.zip_longest(*cells, fillvalue="")]
         lines = ["   ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     print(end="".join(f"{line}\n" for line in lines))
 
@@ -58,22 +62,27 @@ def labelled(labels: Mapping[str, str] | None, text: str) -> bool:
     return key in (labels or {}) and (not equals or (labels or {})[key] == value)
 
 
-def human(size: float) -> str:
-    """Bytes in three digits and a decimal unit, as Docker prints them."""
-    power = next((power for power in range(4) if size < 1000 ** (power + 1)), 4)
-    return f"{size / 1000**power:.3g}{('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+def human(size: float, base: int = 1000) -> str:
+    """Bytes in three digits and a decimal unit, as Docker prints them; memory in four, and in units of 1024."""
+    power = next((power for power in range(4) if size < base ** (power + 1)), 4)
+    digits, units = (3, "B kB MB GB TB") if base == 1000 else (4, "B KiB MiB GiB TiB")
+    return f"{size / base**power:.{digits}g}{units.split()[power]}"
 
 
 def ago(created: str | None) -> str:
     """How long ago a time of RFC 3339 is. Images that are made reproducibly have none."""
-    try:
-        then = datetime.datetime.fromisoformat(created or "")
-        seconds = (datetime.datetime.now(datetime.UTC) - then).total_seconds()
-    except (ValueError, TypeError):
-        return "N/A"
-    return next(
-        (f"{seconds // length:.0f} {unit}s ago" for unit, length in UNITS.items() if seconds >= 2 * length), "Just now"
-    )
+    return f"{duration(created)} ago" if created else "N/A"
+
+
+def duration(since: str) -> str:
+    """The same in Docker's words. From an hour on it is rounded."""
+    seconds = time.time() - datetime.datetime.fromisoformat(since).timestamp()
+    if seconds < 1:
+        return "Less than a second"
+    seconds += 1800 * (seconds >= 3600)
+    unit, length = next((unit, length) for unit, (length, end) in UNITS.items() if seconds < end)
+    number = int(seconds / length)
+    return ONE[unit] if number == 1 else f"{number} {unit}s"
 
 
 def tell(options: Options, known: Mapping[str, object]) -> None:

@@ -95,7 +95,8 @@ def inspect(options: Options, *words: str) -> int:
     """inspect [OPTIONS] NAME...: print all that is known of these, as JSON
 
     -f, --format TEMPLATE  only this of it, e.g. '{{.Id}}' or '{{json .Config.Env}}'
-        --type KIND        image, volume or network, if two have the same name
+    -s, --size             of a container with its size
+        --type KIND        container, image, volume or network, if two have the same name
         --draw             a picture of running containers instead: what their walls are now
     """
     if options.draw:
@@ -107,12 +108,13 @@ def inspect(options: Options, *words: str) -> int:
         absent = list[ContainerError]()
         for kind in [options.type] if options.type else KINDS:
             try:
-                found.append(KINDS[kind](word))
+                found.append(_container(word, options.size) if kind == "container" else KINDS[kind](word))
                 break
             except ContainerError as failure:
                 absent.append(failure)
         else:
-            status = complain(absent[0], 1)
+            problem = absent[0] if options.type else f"no such object: {word}: see ps -a, images, volume ls, network ls"
+            status = complain(problem, 1)
     if not options.format:
         print(json.dumps(found, indent=4))
     for thing in found if options.format else []:
@@ -128,6 +130,13 @@ def _drawn(word: str) -> list[object]:
     if not known["pid"]:
         raise ContainerError(f"{word}: this container is {known['status']}: only one that is running can be drawn")
     return [look(known["pid"])]
+
+
+def _container(word: str, sized: bool = False) -> dict[str, Any]:
+    from minidocker.cli.show import Seen
+    from minidocker.engine.records import find
+
+    return Seen(find(word)).document(sized)
 
 
 def _description(found: Image) -> dict[str, object]:
@@ -231,6 +240,7 @@ NOUNS: dict[
     "network": (network.listed, _network, network.remove, NETWORKS, "Name Interface Subnet"),
 }
 KINDS: dict[str, Callable[[str], object]] = {  # of inspect, in the order in which a name is looked for
+    "container": _container,
     "image": lambda word: _description(find(Store(), word)),
     **{noun: NOUNS[noun][1] for noun in NOUNS},
 }
