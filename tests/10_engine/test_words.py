@@ -41,7 +41,7 @@ def test_a_list_of_images_as_a_template_says(images):
     short = web.id.removeprefix("sha256:")[:12]
     assert out(home, "images", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}", "shop/web") == f"{short} shop/web:2\n"
     assert out(home, "images", "--format", r"table {{.Tag}}\t{{.ID}}", "shop/web") == (
-        f"TAG   IMAGE ID\n2     {short}\n"
+        f"TAG       IMAGE ID\n2         {short}\n"
     )
     rows = [json.loads(line) for line in out(home, "images", "--format", "json").splitlines()]
     assert {row["Repository"] for row in rows} == {"busybox", "shop/web"}
@@ -104,7 +104,7 @@ def test_inspect_finds_images_and_volumes_by_name_or_says_what_it_did_not_find(i
     assert out(home, "inspect", "--format", "{{.Name}}", "pages") == "pages\n"
     assert out(home, "image", "inspect", "--format", "{{.Config.Entrypoint}}", "shop/web:2") == "<no value>\n"
     done = minidocker(home, "inspect", "nosuch", "shop/web:2", "-f", "{{.Os}}")
-    assert (done.returncode, done.stdout) == (1, "linux\n") and "no such image: nosuch" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "linux\n") and "no such object: nosuch" in done.stderr
     assert minidocker(home, "image", "inspect", "pages").returncode == 1
     assert "volume nosuch: no such volume" in minidocker(home, "volume", "inspect", "nosuch").stderr
     assert "did you mean image?" in minidocker(home, "inspect", "--type", "imag", "x").stderr
@@ -124,7 +124,7 @@ def test_each_noun_has_its_verbs_in_the_long_form(images):
     assert "  image ls        list the images\n" in out(home, "image")
     assert "usage: minidocker images" in out(home, "image", "ls", "--help")
     assert "Total reclaimed space" in out(home, "builder", "prune", "-af")
-    for typed, meant in (("image lss", "image ls"), ("container strat", "container start"), ("systm df", "system df")):
+    for typed, meant in (("image lss", "image ls"), ("container renam", "container rename"), ("systm df", "system df")):
         assert f"did you mean {meant}?" in minidocker(home, *typed.split()).stderr
 
 
