@@ -32,7 +32,7 @@ FLAGS = {1: "ro", 2: "nosuid", 4: "nodev", 8: "noexec", 0x100000: "idmap"}  # of
 class _Story(Isolator):
     """What this process tells. The first in each list of isolators: so the new process tells its part."""
 
-    out, ledger = 900, 901  # numbers that nothing else gets: the command's standard error; each step's time, in memory
+    out, ledger = (min(os.sysconf("SC_OPEN_MAX"), 1000) - end for end in (1, 2))  # standard error; each step's time
     owner, began, head = os.getpid(), time.perf_counter(), ""
     told: dict[str, int] = {}  # below the headline, and how often it came again
 
@@ -70,7 +70,7 @@ def told(work: Any) -> int:
         names = sorted({name for name, _, _ in steps}, key=lambda name: (len(name), name))  # chapter 10 behind 9
         parts = ", ".join(f"{sum(float(took) for of, _, took in steps if of == name):.1f} in {name}" for name in names)
         whole = (time.perf_counter() - _Story.began) * 1000
-        _write(_Story.out, f"{whole:9.2f} ms with Python and the command itself; in the steps {parts}\n")
+        _write(_Story.out, f"{whole:9.2f} ms with Python and the command itself; in the steps {parts or 'none'}\n")
 
 
 def _wrap(place: Any, name: str, then: Any = lambda *_, **__: None, first: Any = lambda *_: None) -> None:

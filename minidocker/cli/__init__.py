@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
     engine = 125 if verb in ("run", "build", "exec") else 1
     try:
-        status = call(verb, [*explained, *arguments[len(verb.split()) :]])
+        status = call(verb, [*(explained if verb else []), *arguments[len(verb.split()) :]])
         print(end="", flush=True)  # now, when a reader who has gone, or a full disk, is still an exit status
         return status
     except ContainerError as failure:
