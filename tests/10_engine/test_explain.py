@@ -16,6 +16,7 @@ from minidocker.images.store import Store
 from tests.helpers import REPO, need, python
 from tests.helpers.images import minidocker
 from tests.helpers.registries import Registry, image, tree
+from tests.helpers.users import Someone
 
 pytestmark = pytest.mark.chapter(10)
 STEP = re.compile(r"^(?: {0,9}\d+\.\d\d ms| {12})  (\S.*?) +# (\w+)\(2\)$")
@@ -183,6 +184,8 @@ def test_both_spellings_and_none_of_a_containers_own(storage):
     for done, name in ((before, "one"), (behind, "two")):
         assert (done.returncode, done.stdout) == (0, f"{name}\n")
         assert "chapter 6, " in done.stderr and f"/{name}" in done.stderr
+    for words in (["--explain", "volumes"], ["volumes", "--explain"]):
+        assert minidocker(storage, *words).stderr.startswith("minidocker: 'volumes' is not a minidocker command")
     own = minidocker(storage, "run", "--rm", "--network=none", "busybox", "echo", "--explain")
     assert (own.stdout, own.stderr) == ("--explain\n", "")
 
@@ -255,3 +258,24 @@ def test_other_verbs_explain_themselves(storage, tmp_path):
     assert pulled.returncode == 0, pulled.stderr
     assert f"curl -X GET http://{server.name}/v2/some/image/manifests/1 " in pulled.stderr
     assert "hunter2" not in pulled.stderr
+
+
+def test_where_there_are_few_descriptors_and_nobody_listens(storage):
+    words = "--rm --explain --network=none busybox sh -c 'ls -C /proc/self/fd'"
+    for limit, error, told in (("ulimit -n 256", "", True), ("true", "2>&-", False), ("true", "2>/dev/full", False)):
+        script = f"{limit}; exec {sys.executable} -m minidocker run {words} {error}"
+        environment = {**os.environ, "MINIDOCKER_HOME": str(storage), "PYTHONPATH": str(REPO)}
+        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout.split()) == (0, ["0", "1", "2", "3"])  # 3 is the directory
+        assert ("chapter 1, PivotRoot, inside" in done.stderr) == told
+
+
+def test_without_root():
+    someone = Someone()
+    try:
+        someone.load("busybox")
+        done = someone.sh("minidocker run --explain --rm --network=none busybox echo hello")
+    finally:
+        someone.remove()
+    assert done.stdout == "hello\n", done.stderr
+    assert "chapter 1, PivotRoot, inside" in done.stderr and "exec echo hello" in done.stderr
