@@ -64,18 +64,13 @@ def stop(record: Record, number: int = signal.SIGTERM, grace: float | None = 10)
     """Ask with a signal, wait `grace` seconds (None: for ever), then kill; it is not started again. Its exit code."""
     try:
         channel = kill(record, number, stay=True)
-    except NotRunning:
-        return over(record)
-    try:
-        code = None if number == signal.SIGKILL else ended(record, channel, grace)
-        if code is None:
+        if number == signal.SIGKILL or (code := ended(record, channel, grace)) is None:
             os.close(kill(record, signal.SIGKILL))
             code = ended(record, channel)
+        os.close(channel)
         return code or 0
     except NotRunning:
         return over(record)
-    finally:
-        os.close(channel)
 
 
 def kill(record: Record, number: int, stay: bool = False) -> int:

@@ -51,8 +51,12 @@ class Enter(Join):
     CAP_SYS_PTRACE, and could take over a process that still has all rights of the host (CVE-2016-9962)."""
 
     def __enter__(self) -> Isolator:
-        """So we are not born in there, either."""
-        super().__enter__()
+        """So we are not born in there, either. Without root, each command has a user namespace of its own."""
+        try:
+            super().__enter__()
+        except PermissionError:
+            remedy = "run -it, start -ai and attach work without root: exec needs sudo, and a container of root's"
+            raise ContainerError(f"process {self.pid} belongs to another user namespace: {remedy}") from None
         self.pid_namespace = None
         return self
 

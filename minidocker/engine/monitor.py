@@ -199,9 +199,8 @@ class Monitor:
         self._note(status="exited", pid=0, exit_code=code, finished=now(), oom_killed=bool(fence and fence.oom_killed))
         self._tell("die", exitCode=str(code))
         self._close_input()
-        for number in outputs:
-            if number != process.terminal:
-                os.close(number)
+        for number in outputs.keys() - {process.terminal}:
+            os.close(number)
         return code
 
     def _tell(self, action: str, **more: str) -> None:
@@ -226,11 +225,11 @@ class Monitor:
         if self.options["tty"]:
             return {}, {}, []
         (out, out_), (err, err_) = os.pipe(), os.pipe()
-        in_ = os.open(os.devnull, os.O_RDONLY)
         if self.options["interactive"]:
-            os.close(in_)
             in_, self.input = os.pipe()
             os.set_blocking(self.input, False)
+        else:
+            in_ = os.open(os.devnull, os.O_RDONLY)
         return {out: 1, err: 2}, {"stdin": in_, "stdout": out_, "stderr": err_}, [in_, out_, err_]
 
     def _relay(self, process: Process, outputs: dict[int, int]) -> None:
