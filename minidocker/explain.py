@@ -18,7 +18,7 @@ from minidocker.images.registry import Registry
 from minidocker.isolator import Isolator
 from minidocker.network import links
 from minidocker.security.capabilities import NAMES
-from minidocker.syscalls import MS_BIND, MS_PRIVATE, MS_REC, Any
+from minidocker.syscalls import AT_RECURSIVE, MS_BIND, MS_PRIVATE, MS_REC, Any
 
 MOMENTS = {"__enter__": "before", "attach": "while the process waits", "inside": "inside", "__exit__": "at the end"}
 TYPED = {
@@ -165,11 +165,11 @@ def _typed(name: str, *words: Any) -> str:  # nothing where that would teach not
         case "mount", source, target, fstype, flags, data:
             options = [*(FLAGS[bit] for bit in FLAGS if flags & bit), *([data] if data else [])]
             return f"mount -t {fstype} -o {','.join(options) or 'rw'} {source} {target}"
-        case "mount_setattr", directory, path, _, attributes, _:
+        case "mount_setattr", directory, path, flags, attributes, _:
             on, off = (int.from_bytes(attributes[start : start + 8], sys.byteorder) for start in (0, 8))
             options = [FLAGS[bit] if on & bit else FLAGS[bit].removeprefix("no") for bit in FLAGS if (on | off) & bit]
             place = path if directory < 0 else f"/proc/self/fd/{directory}/{path}".rstrip("/")
-            return f"mount -o remount,bind,{','.join(options)} {place}"
+            return f"mount -o remount,bind,{','.join(options)}{'=recursive' * bool(flags & AT_RECURSIVE)} {place}"
         case "move_mount", _, _, place, *_:
             return f"mount --move NEW /proc/self/fd/{place}"
         case "clone3" | "unshare" | "setns", *_, flags:
