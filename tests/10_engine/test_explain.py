@@ -109,7 +109,8 @@ def proves(claim, call, seen, name):
         return name == call and seen.startswith(f"{call}({last}, {last}, {last})")
     if call in ("open_tree", "move_mount", "mount_setattr"):
         words = [word for word in claim.split() if word.startswith("/") and word != "/"]
-        return name == call and all(os.path.basename(word) in seen for word in words)
+        recursive = call != "mount_setattr" or ("=recursive" in claim) == ("AT_RECURSIVE" in seen)
+        return name == call and recursive and all(os.path.basename(word) in seen for word in words)
     words = [word for word in claim.split()[1:] if word[0] != "-"]
     return re.fullmatch(OTHER[call], name) is not None and all(f'"{word}"' in seen for word in words)
 
