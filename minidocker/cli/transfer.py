@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 from minidocker.cli import Options, end_in_order, variables
@@ -29,11 +30,14 @@ def build(options: Options, directory: str) -> None:
         --no-cache               make all anew
         --network NAME           for RUN: bridge (the default), none, host, or one that network create made
         --progress STYLE         plain; auto and tty are the same
+        --secret id=NAME,src=FILE...  for RUN --mount=type=secret; or id=NAME,env=VARIABLE
     -q, --quiet                  say nothing but the image's ID
     """
+    from minidocker import volumes
     from minidocker.images.build.dockerfile import parse as read
     from minidocker.images.build.executor import build as make
-    from minidocker.images.build.sources import received
+    from minidocker.images.build.mounts import Mounts
+    from minidocker.images.build.sources import received, secrets
 
     given = variables("--build-arg", options.build_arg)
     network, wired, wires = _wiring(options)
@@ -50,6 +54,7 @@ def build(options: Options, directory: str) -> None:
             arguments=dict(word.split("=", 1) for word in given if "=" in word),
             network=network,
             wired=wired,
+            mounts=partial(Mounts, volumes=volumes, secrets=secrets(options.secret)),
             pull=options.pull,
             labels=dict(word.partition("=")[::2] for word in options.label),
             cached=not options.no_cache,

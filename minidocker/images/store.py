@@ -3,6 +3,7 @@
     images/oci-layout, index.json, blobs/sha256/…    the layout: everything by its digest, and names for it
     layers/sha256/…                                  each layer's files, by the digest of its tar (its diff ID)
     ready/…                                          what a start needs to know of an image, see `container.ready`
+    layers/caches/…                                  what RUN --mount=type=cache keeps
     tmp/…, layers/trash/…                            what is being made, or removed; a rename moves it from, or there
 
 An entry of index.json has a name, or what a step of a build depends on: the build cache. Who changes the index holds
@@ -37,7 +38,7 @@ class Store:
         self.home = home or state.home()
         self.layout, self.unpacked, self.tmp = (f"{self.home}/{name}" for name in ("images", "layers", "tmp"))
         self.index, self._blobs = f"{self.layout}/index.json", f"{self.layout}/blobs/sha256"
-        self._layers, self._trash = f"{self.unpacked}/sha256", f"{self.unpacked}/trash"
+        self._layers, self._trash, self._caches = (f"{self.unpacked}/{name}" for name in ("sha256", "trash", "caches"))
         self.empty, self._ready = f"{self.unpacked}/empty", f"{self.home}/ready"
         for directory in (self._blobs, self._layers, self._trash, self.empty, self._ready, self.tmp):
             os.makedirs(directory, exist_ok=True)
@@ -175,6 +176,25 @@ class Store:
         with self._changing() as entries:
             for step in self.steps():
                 del entries[STEP, step]
+        for path in state.directories(self._caches):
+            self._discard(path)
+
+    @contextlib.contextmanager
+    def cache(self, name: str, shared: bool) -> Iterator[str]:
+        """A directory that steps of builds find again, held for a while."""
+        path = f"{self._caches}/{hashlib.sha256(name.encode()).hexdigest()}"
+        held = False
+        while not held:
+            os.makedirs(path, exist_ok=True)
+            with self.locked(path, exclusive=not shared) as held:
+                if held:
+                    yield path
+
+    def _discard(self, path: str) -> None:
+        """Out of its place at once, to be removed file by file, unless somebody holds it."""
+        with self.locked(path, exclusive=True, wait=False) as idle:
+            if idle:
+                os.rename(path, f"{self._trash}/{os.urandom(4).hex()}")
 
     def forget(self, *digests: str) -> None:
         """Remove manifests from the index, whatever their names."""
@@ -247,9 +267,7 @@ class Store:
             needed = self._needed()
             for directory in (self.tmp, self._ready, self._blobs, self._layers):
                 for name in {*os.listdir(directory)} - needed:
-                    with self.locked(f"{directory}/{name}", exclusive=True, wait=False) as idle:
-                        if idle:  # out of its place at once, to be removed file by file
-                            os.rename(f"{directory}/{name}", f"{self._trash}/{os.urandom(4).hex()}")
+                    self._discard(f"{directory}/{name}")
             nothing = os.stat(self._trash).st_blocks * 512
             try:
                 return trees.remove(self._trash) - nothing

@@ -204,7 +204,7 @@ def test_stages_and_the_arguments_before_them():
         ("FROM a IS b\n", "line 1: FROM takes IMAGE"),
         ("FROM a AS 1x\n", "line 1: FROM takes IMAGE, or IMAGE AS NAME, of a letter"),
         ("FROM a\nCOPY --x y z\n", "line 2: COPY has no flag --x here; there are: --from --chown --chmod"),
-        ("FROM a\nRUN --mount=type=cache,target=/x y\n", "line 2: RUN has no flag --mount"),
+        ("FROM a\nRUN --mounts=type=cache,target=/x y\n", "line 2: RUN has no flag --mounts"),
         ("FROM a\nUSER --x y\n", "line 2: USER has no flag --x here; there are: none"),
         ("FROM a\nCOPY --from x y\n", "line 2: COPY: --from wants one value"),
         ("FROM a\nCOPY --from= x y\n", "line 2: COPY: --from wants one value"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from minidocker.images.build.copy import MODE, chmod
 from minidocker.images.registry import may_ask
+from minidocker.images.store import Store
 from tests.helpers.images import minidocker
 from tests.helpers.registries import debian_registry
 
@@ -307,3 +308,159 @@ def test_no_other_server_leads_to_this_machine():
         "http://b.example/": 0,
     }.items():
         assert may_ask(place, "https://a.example/x") == bool(ok), place
+
+
+# RUN --mount
+
+
+def test_a_cache_is_found_again_and_is_in_no_layer(build, shell, home, context):
+    mount = "RUN --mount=type=cache,target=/root/.cache/x,mode=1770,uid=5"
+    step = mount + " cd /root/.cache/x; stat -c '%a %u' .; ls; touch {}"
+    assert "\n1770 5\n" in build(step.format("a"))
+    assert shell("ls -A /root") == ""
+    assert "\na\n" in build(step.format("b"))
+    assert cached(home, context) == 2
+    assert "\na\nb\n" in build(
+        step.format("c").replace("RUN", "WORKDIR /root\nRUN").replace("=/root/.cache", "=.cache")
+    )
+    other = step.format("d").replace(",mode", ",id=other,mode")
+    assert "\na\n" not in build(other)
+    assert "Read-only file system" in build(f"{mount},ro ! touch /root/.cache/x/e 2>&1")
+    Store(str(home)).forget_steps()
+    assert "\na\n" not in build(step.format("f")) and os.listdir(home / "layers/caches")
+
+
+def test_a_locked_cache_is_one_step_s(home, context):
+    script = "mkdir /c/in && sleep 1 && rmdir /c/in"
+    commands = []
+    for number in range(2):
+        text = (
+            f"FROM busybox\nLABEL a={next(count)}\nRUN --mount=type=cache,target=/c,id=lock,sharing=locked {script}\n"
+        )
+        (context / f"{number}").write_text(text)
+        commands.append(
+            threading.Thread(
+                target=lambda file=context / f"{number}": done.append(minidocker(home, "build", "-f", file, context))
+            )
+        )
+    done = []
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert [one.returncode for one in done] == [0, 0], done
+
+
+def test_a_secret_is_nowhere_else(build, shell, home, context, tmp_path, monkeypatch):
+    (tmp_path / "token").write_bytes(b"hunter2-\xff")
+    monkeypatch.setenv("PASSWORD", "hunter2-env")
+    given = "--secret", f"id=token,src={tmp_path}/token", "--secret", "id=word,env=PASSWORD"
+    said = build(
+        "RUN --mount=type=secret,id=token --mount=type=secret,id=word,target=/etc/word,mode=0440,gid=7"
+        " stat -c '%a %u %g %s' /run/secrets/token /etc/word; ! echo x 2>&1 >/etc/word\n"
+        "RUN --mount=type=secret,id=word,env=WORD test ${#WORD} = 11; ! test -e /run/secrets/word\n"
+        "USER 7\nRUN --mount=type=secret,id=token ! cat /run/secrets/token\n"
+        "RUN --mount=type=secret,id=none test ! -e /run/secrets/none",
+        *given,
+    )
+    assert "\n400 0 0 9\n440 0 7 11\n" in said and "Read-only file system" in said
+    assert shell("ls -A /run /etc | grep -e secrets -e word | wc -l") == "0\n"
+    assert not subprocess.run(["grep", "-rl", "hunter2", home], capture_output=True).stdout
+    for layer in (home / "images/blobs/sha256").iterdir():
+        data = layer.read_bytes()
+        assert b"hunter2" not in (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+    assert "hunter2" not in said + minidocker(home, "history", "--no-trunc", "made").stdout
+    (tmp_path / "token").write_text("other")
+    assert cached(home, context, *given) == 6, "a secret is no part of the key"
+
+
+def test_secrets_that_are_refused(build, home, tmp_path):
+    assert "no secret token: build --secret id=token" in build(
+        "RUN --mount=type=secret,id=token,required true", fails=True
+    )
+    (tmp_path / "large").write_bytes(bytes(512001))
+    for words, said in {
+        f"id=a,src={tmp_path}/none": "No such file",
+        f"id=a,src={tmp_path}/large": "more than 512000 bytes",
+        f"src={tmp_path}/large": "--secret is id=NAME",
+        "id=a,env=NOT_SET_AT_ALL": "--secret is id=NAME",
+        "id=a,src=/x,kind=y": "--secret is id=NAME",
+    }.items():
+        assert said in build("RUN true", "--secret", words, fails=True)
+
+
+def test_a_bind_is_read_only_or_thrown_away(build, shell, home, context):
+    (context / ".dockerignore").write_text("*.md\n")
+    said = build(
+        "COPY a.txt /kept/\nRUN --mount=target=/in ls /in; cat /in/app/one/package.json; ! touch /in/x 2>&1\n"
+        "RUN --mount=type=bind,source=a.txt,target=/kept/b.txt,rw cat /kept/b.txt; echo more >>/kept/b.txt\n"
+        "RUN --mount=from=busybox,src=/bin,dst=/other/bin ls /other/bin/busybox"
+    )
+    assert "\na.txt\n" in said and "b.md" not in said and "Read-only" in said and "/other/bin/busybox" in said
+    assert shell("ls -A /kept /in /other 2>/dev/null || true") == "/kept:\na.txt\n"
+    assert (context / "a.txt").read_text() == "a.txt\n"
+    (context / "b.md").write_text("ignored")
+    assert cached(home, context) == 5
+    (context / "app/two/package.json").write_text("changed")
+    assert cached(home, context) == 2
+
+
+def test_a_bind_is_built_before(build, home, context):
+    text = (
+        "FROM busybox AS first\nRUN echo 5 >/five\nFROM busybox\nRUN --mount=from=first,source=/five,target=/f cat /f"
+    )
+    (context / "Dockerfile").write_text(text)
+    assert "\n5\n" in minidocker(home, "build", context).stderr
+
+
+@pytest.mark.parametrize("source", ["out", "../../outside/secret", "app/out/secret", "/proc/self/environ"])
+def test_no_bind_leaves_the_context(build, context, tmp_path, source):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("hidden")
+    (context / "out").symlink_to(tmp_path / "outside/secret")
+    (context / "app/out").symlink_to("../../outside")
+    said = build(f"RUN --mount=source={source},target=/in cat /in /in/* ", fails=True)
+    assert "there is no such file" in said and "hidden" not in said
+
+
+def test_a_hostile_image_leads_no_mount_elsewhere(build, home, tmp_path):
+    """Links on the way are followed in the image; what is on the host is as it was."""
+    (tmp_path / "host").mkdir()
+    build(
+        f"RUN ln -s {tmp_path}/host /run2; ln -s /proc /p; mkdir -p {tmp_path}/host\n"
+        "RUN --mount=type=cache,target=/run2/deep/in touch /run2/deep/in/x"
+    )
+    assert os.listdir(tmp_path / "host") == []
+    for target in ("/p/x", "/proc/self", "/", "/p"):
+        said = build(f"RUN ln -s /proc /p\nRUN --mount=type=tmpfs,target={target} true", fails=True)
+        assert "nothing can be mounted on the root, nor on or below /proc" in said or "Tmpfs: x: No such" in said
+
+
+def test_memory_is_empty_and_has_a_size(build):
+    said = build(
+        "COPY app /t\nRUN --mount=type=tmpfs,target=/t,size=1m ls -A /t | wc -l; df -k /t; cp /bin/busybox /t || true"
+    )
+    assert "\n0\n" in said and re.search(r"tmpfs +1024 ", said)
+    said = build("RUN --mount=type=tmpfs,target=/t cp /bin/busybox /t/; /t/busybox echo executed")
+    assert "\nexecuted\n" in said
+
+
+@pytest.mark.parametrize(
+    "mount, said",
+    {
+        "type=ssh": "type=ssh",
+        "type=cache": "type=cache wants a target=PATH",
+        "type=secret": "type=secret wants a target=PATH",
+        "type=tmpfs,target=/x,from=y": "from",
+        "type=cache,target=/x,mode=9": "mode=9: [0-7]{1,4} is expected",
+        "type=cache,target=/x,uid=99999999999": "uid=99999999999",
+        "type=cache,target=/x,sharing=some": "sharing=some: shared|private|locked is expected",
+        "type=bind,target=/x,ro=maybe": "readonly=maybe: true|false",
+        "type=tmpfs,target=/x,size=lots": "size",
+        "target=/x,source=none": "none: there is no such file",
+        "target=/x,from=scratch": "--from=scratch",
+    }.items(),
+)
+def test_mounts_that_are_refused(build, mount, said):
+    text = build(f"RUN --mount={mount} true", fails=True)
+    assert said in text and text.splitlines()[-1].startswith("minidocker: Dockerfile line 3: ")

@@ -14,6 +14,7 @@ OCI image specification, config.md.
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import posixpath
 import re
@@ -33,9 +34,16 @@ FLAGS: dict[str, tuple[str, ...]] = {  # all instructions, and the flags that ea
     "ADD": ("chown", "chmod", "link", "exclude", "checksum"),
     "COPY": ("from", "chown", "chmod", "link", "exclude", "parents"),
     "FROM": ("platform",),
-    "RUN": ("network",),
+    "RUN": ("network", "mount"),
 }
-SWITCHES, LISTS = ("link", "parents"), ("exclude",)  # flags that may stand alone, and those that may come again
+SWITCHES, LISTS = ("link", "parents"), ("exclude", "mount")  # flags that may stand alone, and those that may come again
+MOUNTS = {  # what --mount takes with each type, beside target
+    "bind": ("from", "source", "readonly", "readwrite"),
+    "cache": ("id", "sharing", "mode", "uid", "gid", "readonly", "readwrite"),
+    "secret": ("id", "required", "env", "mode", "uid", "gid"),
+    "tmpfs": ("size",),
+}
+KEYS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
 JSON_FORM = ("ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME")
 MAX_SIZE = 1 << 20  # characters: a Dockerfile is text that somebody wrote
 SHELL = ["/bin/sh", "-c"]
@@ -104,6 +112,12 @@ class Instruction:
                 self.flags[name] = value
         if not self.text:
             raise self.error(f"{self.keyword} needs an argument")
+        self.mounts = [{"type": "bind"} | fields(text) for text in self.lists["mount"]]
+        for one in self.mounts:
+            if one.keys() - {*MOUNTS.get(one["type"], ()), "type", "target"} or one["type"] not in MOUNTS:
+                raise self.error(f"RUN --mount: type={one['type']} with {' '.join(one)}: there are {MOUNTS}")
+            if not one.get("target") and not (one["type"] == "secret" and one.get("id")):
+                raise self.error(f"RUN --mount=type={one['type']} wants a target=PATH in the container")
         if self.keyword in JSON_FORM and self.text.startswith("["):
             with contextlib.suppress(ValueError, RecursionError):  # what is no JSON is the shell form: [ is a program
                 self.json = json.loads(self.text)
@@ -155,6 +169,12 @@ class Instruction:
         if len(self.words) == len(self.documents) == 1:
             script = self.documents[0][1]
         return [*(config.get("Shell") or SHELL), script]
+
+
+def fields(text: str) -> dict[str, str]:
+    """KEY=VALUE, separated by commas, in which a key alone is true, and quotes hold commas: CSV."""
+    pairs = (word.partition("=") for word in next(csv.reader([text]), []))
+    return {KEYS.get(key, key): value if equals else "true" for key, equals, value in pairs}
 
 
 def parse(text: str) -> Dockerfile:

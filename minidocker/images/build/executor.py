@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from minidocker.child import DEFAULT_PATH
 from minidocker.images import manifest
 from minidocker.images.build.copy import NOTHING, Copy, Ignore, Source, opened, standing
 from minidocker.images.build.dockerfile import LEFT_OUT, Dockerfile, Instruction, change, environment, expand
+from minidocker.images.build.mounts import Mounts
 from minidocker.images.build.sources import PAGE, download, planned, unpacked
 from minidocker.images.container import container
 from minidocker.images.image import Image, NoSuchImage, find, make
@@ -64,6 +66,7 @@ class Build:
         arguments: Mapping[str, str] | None = None,  # values for ARG
         network: str = "none",  # for RUN; or "host", or what `wired` is called
         wired: Callable[[str], Isolator] | None = None,  # see `container`
+        mounts: Callable[..., Mounts] = Mounts,  # for RUN, with volumes and secrets
         cached: bool = True,  # whether the cache is asked
         pull: bool = False,  # whether a registry is asked for images that are here
         labels: Mapping[str, str] | None = None,  # for the result
@@ -71,11 +74,10 @@ class Build:
     ) -> None:
         self.store, self.context, self.ignore = store, context, ignore
         self.arguments, self.network, self.wired, self.output = arguments or {}, network, wired, output
-        self.pull, self.labels = pull, dict(labels or {})
+        self.mounts, self.pull, self.labels = mounts, pull, dict(labels or {})
         self.steps = store.steps() if cached else {}
         self.done: dict[str, tuple[Image, dict[str, str]]] = {}
-        self.config: dict[str, Any] = {}
-        self.known: dict[str, str] = {}
+        self.config, self.known = dict[str, Any](), dict[str, str]()
         here = manifest.platform()
         parts = {"PLATFORM": "/".join(here.values()), "OS": here["os"], "ARCH": here["architecture"], "VARIANT": ""}
         self.values = {side + name: value for side in ("TARGET", "BUILD") for name, value in parts.items()}
@@ -91,7 +93,8 @@ class Build:
         needs = list[set[int]]()  # of each stage: itself, those that it begins with or copies from, and what they need
         for index, (start, *others) in enumerate(self.stages):
             with start.errors():
-                wanted = [expand(start.base, self.known), *(item.flags.get("from", "") for item in others)]
+                froms = [one.get("from", "") for item in others for one in (item.flags, *item.mounts)]
+                wanted = [expand(start.base, self.known), *froms]
             others_need = [needs[names[name.lower()]] for name in wanted if name.lower() in names]
             needs.append({index}.union(*others_need))
             names |= {str(index): index, start.name or str(index): index}
@@ -132,8 +135,8 @@ class Build:
 
             return pull(self.store, name)
         except ContainerError as failure:
-            why = "is wanted anew" if self.pull else "is not in the store"
-            raise ContainerError(f"{name} {why}, and cannot be pulled: {failure}") from None
+            why = "wanted anew" if self.pull else "not in the store"
+            raise ContainerError(f"{name} is {why}, and cannot be pulled: {failure}") from None
 
     def say(self, text: str) -> None:
         """A line of the output."""
@@ -198,12 +201,22 @@ class Build:
         def work(lowers: list[str], upper: str) -> None:
             manifest.check_platform(self.document)
             wired = self.wired if network == self.network and self.wired else network
-            options = {"env": [*proxies, *arguments], "network": wired, "upper": upper}
-            if code := self.execute(lowers, argv, script, options):
+            below, volumes, secret = mounts.made(self.store, stack)
+            options = {"env": [*proxies, *arguments, *secret], "network": wired, "upper": upper, "mounts": volumes}
+            if code := self.execute([*lowers, *below], argv, script, options):
                 raise instruction.error(f"RUN {argv}: exit code {code}")
 
         spelled = " ".join([f"|{len(arguments)}", *arguments, ""]) if arguments else ""  # as in Docker's history
-        self.advance(f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network))
+        with contextlib.ExitStack() as stack:
+            tree = functools.partial(self.tree, stack)
+            mounts = self.mounts(instruction.mounts, self.variables(), self.config.get("WorkingDir") or "/", tree)
+            self.advance(f"RUN {spelled}{' '.join(argv)}", work, (argv, arguments, network, *mounts.wanted))
+
+    def tree(self, stack: contextlib.ExitStack, name: str) -> tuple[int, Ignore, bool]:
+        """The context, or the root of a stage or an image; what of it is left out, and whether owners count."""
+        if name == "scratch":
+            raise ValueError("--from=scratch: there is nothing in it")
+        return (standing(self.find(name).layers(), stack), NOTHING, True) if name else (self.context, self.ignore, False)
 
     def execute(self, lowers: list[str], argv: list[str], script: str, options: dict[str, Any]) -> int:
         """Run a container; return its exit code. A `script`, which begins with #!, is executed in place of `argv`.
@@ -245,11 +258,7 @@ class Build:
         """The key has the digest of the files, so it does not matter where or how old they are."""
         copying, patterns, text = planned(instruction, self.variables(), self.config.get("WorkingDir") or "/")
         with contextlib.ExitStack() as stack:
-            root, ignore, owners = self.context, self.ignore, False
-            if name := instruction.flags.get("from"):
-                if name == "scratch":
-                    raise instruction.error("--from=scratch: there is nothing in it")
-                root, ignore, owners = standing(self.find(name).layers(), stack), NOTHING, True
+            root, ignore, owners = self.tree(stack, instruction.flags.get("from", ""))
             place = stack.enter_context(self.store.place())
             directory = stack.enter_context(opened(None, place))
             for number, (name, content, expands) in enumerate(instruction.documents):
@@ -269,9 +278,7 @@ class Build:
             def work(lowers: list[str], upper: str) -> None:
                 taken = copying.sources
                 if instruction.keyword == "ADD":
-                    copying.sources = [
-                        unpacked(self.store, source, stack) if source.root == root else source for source in taken
-                    ]
+                    copying.sources = [unpacked(self.store, one, stack) if one.root == root else one for one in taken]
                 copying.into(lowers, upper)
                 copying.sources = taken
                 if copying.digest() != digest:

@@ -10,16 +10,17 @@ import posixpath
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote, urlsplit
 
 from minidocker import trees
 from minidocker.images.build.copy import MODE, NOTHING, Copy, Ignore, Source, clean, opened
-from minidocker.images.build.dockerfile import DOCUMENT, Instruction, expand
+from minidocker.images.build.dockerfile import DOCUMENT, Instruction, expand, fields
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 
 URL = re.compile(r"(https?|ftp|git|ssh)://|git@", re.I)
+MAX_SECRET = 500 << 10  # bytes, as BuildKit
 PAGE = re.compile(r"https?://(?!.*\.git(#|\Z))", re.I)  # what ADD fetches
 
 
@@ -81,6 +82,23 @@ def download(url: str, checksum: str, directory: int) -> Source:
     modified = parsedate_tz(response.headers.get("Last-Modified", ""))
     os.utime(new, (0, mktime_tz(modified) if modified else 0), dir_fd=directory)
     return Source(directory, new, named(url), owners=False)
+
+
+def secrets(words: Sequence[str]) -> dict[str, bytes]:
+    """What --secret id=NAME,src=FILE brings, or id=NAME,env=VARIABLE."""
+    found = dict[str, bytes]()
+    for word in words:
+        match fields(word):
+            case {"id": name, "source": path, **rest} if rest.keys() <= {"type"}:
+                with open(path, "rb") as file:
+                    found[name] = file.read(MAX_SECRET + 1)
+            case {"id": name, "env": variable, **rest} if rest.keys() <= {"type"} and variable in os.environ:
+                found[name] = os.fsencode(os.environ[variable])
+            case _:
+                raise ContainerError("--secret is id=NAME,src=FILE or id=NAME,env=VARIABLE, one that is set", exit_code=1)
+        if len(found[name]) > MAX_SECRET:
+            raise ContainerError(f"--secret id={name}: more than {MAX_SECRET} bytes are refused", exit_code=1)
+    return found
 
 
 def named(url: str) -> str:
