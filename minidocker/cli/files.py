@@ -29,6 +29,7 @@ from minidocker.process import run
 from minidocker.rootfs import PivotRoot
 from minidocker.security.devices import NoDevices
 from minidocker.security.options import ReadOnly
+from minidocker.security.users import FIRST
 from minidocker.syscalls import Any
 from minidocker.union import Union
 from minidocker.volumes import Tmpfs
@@ -49,26 +50,25 @@ def cp(options: Options, source: str, target: str) -> None:
     if place == "-" and out and os.isatty(1):
         raise ContainerError("an archive does not belong on a terminal: name a file, or use a pipe")
     with contextlib.ExitStack() as stack:
-        walls = _walls(find(out or into), stack)
+        walls = _walls(record := find(out or into), stack)
         if out:
-            taken = stack.enter_context(found(path, walls, options.follow_link))
-            return _receive(taken, place, options.archive)
+            return _receive(stack.enter_context(found(path, walls, options.follow_link)), place, options.archive)
         if path == "-":  # unpacked here first, behind the walls of any archive
             path, place = stack.enter_context(Store().place()), f"{place}/."
             unpack(0, path, what="the archive")
             path += "/."
         here = [Namespaces("mount"), NoDevices()]
         taken = stack.enter_context(found(os.path.join(os.getcwd(), path), here, options.follow_link))
-        Landing(place, taken, base=f"{into}:").put(walls)
+        owner = (FIRST, FIRST) if asked(record).userns == "remap" else None  # root, as it is called outside
+        Landing(place, taken, owner, f"{into}:").put(walls)
 
 
 def _receive(source: Source, place: str, owners: bool) -> None:
     """Write what comes out of a container, to a path here, or as an archive."""
+    root, real = f"/proc/self/fd/{source.root}", os.path.realpath(place)
     if place == "-":
         with open(1, "wb", closefd=False) as stream:
-            called = os.fsencode(source.name or ".")
-            return write_layer(f"/proc/self/fd/{source.root}", stream, True, source.path or ".", called)
-    real = os.path.realpath(place)
+            return write_layer(root, stream, True, source.path or ".", os.fsencode(source.name or "."))
     top, name = (real, "") if os.path.isdir(real) else os.path.split(real)
     if not os.path.isdir(top):
         raise ContainerError(f"{place}: there is no directory {top}")
@@ -89,7 +89,7 @@ def _walls(record: Record, stack: contextlib.ExitStack) -> list[Isolator]:
         state = record.state()
         if not state["pid"]:
             raise ContainerError(f"{record.name}: this container is {state['status']}: try again")
-        return [Inside(state["pid"], "user mount")]
+        return [Inside(state["pid"], "mount")]
     stack.callback(os.close, lock)
     options, its = asked(record), ready(record.config["image_id"])
     union = Union(its["layers"], f"{record.path}/upper", its["held"])
@@ -117,6 +117,8 @@ def commit(options: Options, word: str, name: str = "") -> None:
     """
     record, store = find(word), Store()
     base = image.find(store, record.config["image_id"])
+    if asked(record).userns == "remap":
+        raise ContainerError(f"commit: {record.name}: --userns remap has changed the owners of its files: use cp")
     was, types = _as_run(record, base.config["config"]), manifest.DOCKER_LAYERS
     config = configured(options.change, {**was})
     below = [{**one, "mediaType": types.get(one["mediaType"], one["mediaType"])} for one in base.manifest["layers"]]

@@ -165,11 +165,10 @@ def export(options: Options, name: str) -> None:
     """
     from minidocker.images import archive
 
-    try:
+    upper = ""
+    with contextlib.suppress(records.NoSuchContainer):
         record = records.find(name)
         name, upper = record.config["image_id"], f"{record.path}/upper"
-    except records.NoSuchContainer:
-        upper = ""
     image = find(Store(), name)
     with _output(options.output) as stream:
         archive.export(image, stream.fileno(), upper)

@@ -1,6 +1,6 @@
 """Chapter 10: into a container's files, out of them, and what has changed in them: `docker cp`, `docker diff`.
 
-    with found("/etc/nginx", [Inside(pid, "user mount")], follow=False) as source:
+    with found("/etc/nginx", [Inside(pid, "mount")], follow=False) as source:
         Landing("/nginx", source).put([PivotRoot("/srv")])
 
 The container may be hostile, and exchange a directory for a link while we copy. So the process that writes sees nothing

@@ -235,6 +235,19 @@ def test_links_of_proc_lead_nowhere(box, tmp_path):
     assert not os.path.exists("/etc/evil") and not os.path.exists(tmp_path / "p")
 
 
+def test_root_of_remapped_users_is_root_of_what_comes_in(box, tmp_path):
+    (tmp_path / "f").write_text("x")
+    run(box, "echo 1 >/own", "--userns", "remap")
+    for name in ("/a", "/b"):
+        do("cp", tmp_path / "f", f"{box}:{name}")
+        do("stop", "-t", "0", box)
+    do("start", box)
+    assert do("exec", box, "stat", "-c", "%u", "/a", "/b", "/own").stdout == "0\n" * 3
+    do("cp", f"{box}:/own", tmp_path)
+    assert os.stat(tmp_path / "own").st_uid == 0
+    assert "--userns remap" in do("commit", box, code=1).stderr
+
+
 def test_nothing_of_the_container_is_loaded(box, tmp_path):
     """CVE-2019-14271: docker-tar loaded the container's libnss, as root of the host."""
     run(
