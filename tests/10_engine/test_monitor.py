@@ -244,7 +244,9 @@ def test_detach_and_attach(home):
     screen.type(b"c")
     assert screen.wait() == 0
     screen = Screen(home, "attach", "shell")
-    screen.type(b"\x15exit 7\n")
+    screen.type(b"\n")
+    screen.read(b"# ")
+    screen.type(b"exit 7\n")
     assert screen.wait() == 7
     assert state(home, "shell")["exit_code"] == 7
 
