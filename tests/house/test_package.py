@@ -62,7 +62,7 @@ def test_an_installed_command_has_all_verbs(installed):
         [installed / "minidocker", "help"], capture_output=True, text=True, env={}, cwd="/", timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+    assert all(f"  {verb} " in done.stdout for verb in VERBS if not verb.startswith("__"))
 
 
 def test_every_module_is_installed(installed):

@@ -30,7 +30,7 @@ PARTS = {
     5: ("test_layers",),
     8: ("pss", "two_processes_share", "fleet", "kernels_part", "open_files", "machine_uses"),
     9: ("test_capabilities",),
-    10: ("test_exec",),
+    10: ("test_one_more_process",),
 }  # which tests are about it, where it is one module of many
 
 
