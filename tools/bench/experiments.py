@@ -339,5 +339,6 @@ EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     loads: ("sharing.work",),
     program("images", 4): ("unpack.gzip", "build.cached"),
     program("network", 1): ("network.add", "start.networked", "port.latency", "port.throughput"),
+    program("growth", 1): ("growth.ps", "growth.start"),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]
