@@ -134,9 +134,8 @@ def _drawn(word: str) -> list[object]:
 
 def _container(word: str, sized: bool = False) -> dict[str, Any]:
     from minidocker.cli.show import Seen
-    from minidocker.engine.records import find
 
-    return Seen(find(word)).document(sized)
+    return Seen(records.find(word)).document(sized)
 
 
 def _description(found: Image) -> dict[str, object]:
@@ -321,13 +320,14 @@ def system_df(options: Options) -> None:
     store = Store()
     found, steps = image.images(store), image.images(store, store.steps())
     needed, made = ({digest for one in some for digest in [*one.digests(), *one.diff_ids]} for some in (found, steps))
-    places = (f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256", f"{store.home}/containers")
-    blobs, layers, containers = ({*glob.glob(glob.escape(place) + "/*")} for place in places)
+    places = [f"{store.layout}/blobs/sha256", f"{store.unpacked}/sha256"]
+    places += [f"{store.home}/containers", f"{store.home}/records"]
+    blobs, layers, running, kept = ({*glob.glob(glob.escape(place) + "/*")} for place in places)
     cached = {path for path in blobs | layers if f"sha256:{os.path.basename(path)}" in made - needed}
     kinds = [
         ("Images", len(found), blobs - cached),
         ("Layers", len(layers), layers - cached),
-        ("Containers", len(containers), containers),
+        ("Containers", len(records.records()), running | kept),
         ("Build cache", len(steps), cached),
     ]
     rows = [{"Type": kind, "TotalCount": str(total), "Size": human(usage(paths))} for kind, total, paths in kinds]

@@ -163,6 +163,11 @@ def test_events_are_told_and_followed(shown, home):
     assert dead["from"] == "bench" and dead["timeNano"] // 10**9 == dead["time"]
 
 
+def test_the_disk_and_the_counts_know_them(shown):
+    assert "Containers 3" in shown("system", "df", "--format", "{{.Type}} {{.TotalCount}}")
+    assert shown("info", "-f", "{{.ContainersRunning}} {{.ContainersStopped}}") == "1 2\n"
+
+
 def test_half_an_event_that_a_power_cut_left_is_passed_over(own_home):
     own_home.mkdir()
     (own_home / "events").write_text('{"time": "2\n')
