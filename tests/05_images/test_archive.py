@@ -305,7 +305,7 @@ def test_an_export_that_is_killed_is_no_export(here, app, tmp_path):
     code = """
 import os, signal, sys
 from minidocker.images import archive
-archive.write_layer = lambda root, stream: stream.write(b"some") and os.kill(os.getpid(), signal.SIGKILL)
+archive.write_layer = lambda root, stream, **_: stream.write(b"some") and os.kill(os.getpid(), signal.SIGKILL)
 from minidocker.cli import main
 sys.exit(main(sys.argv[1:]))
 """
