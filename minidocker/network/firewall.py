@@ -124,7 +124,7 @@ def generation() -> int:
     answer = kernel.recv(512)
     kernel.close()
     if struct.unpack_from("=IH", answer)[1] == NLMSG_ERROR:
-        raise ContainerError("Network: the firewall wants nf_tables and CAP_NET_ADMIN; without them --network none")
+        raise ContainerError("Network: no nf_tables in this kernel, or no CAP_NET_ADMIN: --network host needs neither")
     return int.from_bytes(answer[24:28], "big")  # behind the header, and that of the first attribute
 
 
