@@ -97,7 +97,7 @@ def test_the_page_prints_commands_that_work():
     page = (REPO / "chapters/10_engine/README.md").read_text()
     lines = [line[6:].partition("   ")[0].split() for line in page.splitlines() if line.startswith("    # minidocker ")]
     first = lines[: lines.index(["minidocker", "rm", "-f", "web"]) + 1]
-    assert [words[1] for words in first] == ["run", "logs", "exec", "stop", "start", "rm"]
+    assert [words[1] for words in first] == ["run", "ps", "logs", "exec", "stop", "start", "rm"]
     for _, *words in first:
         done = minidocker(HOME, *words)
         assert done.returncode == 0, done.stderr
