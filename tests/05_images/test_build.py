@@ -1167,7 +1167,7 @@ def test_where_the_command_finds_its_files(home, store, context, tmp_path):
         (("-t", "UPPER", "."), "is no name of an image", 125),
         (("--build-arg", "=", "."), "--build-arg =: NAME=VALUE is expected", 125),
         (("--target", "x", "."), "there is no stage 'x'", 1),
-        (("--network", "x", "."), "RUN --network=x: it is none, host or default", 1),
+        (("--network", "x", "."), "no network is called 'x'", 1),
         (("-f", "ignored", "."), "ignored.dockerignore: '[': a class [...] is not closed", 1),
         (("-f", "failing", "."), "Dockerfile line 2: RUN ['/bin/sh', '-c', 'exit 7']: exit code 7", 1),
     ],
