@@ -1340,7 +1340,7 @@ def test_a_killed_build_leaves_nothing(home, store, context, moment):
     (context / "big").write_bytes(os.urandom(3_000_000))
     text = "FROM busybox\nRUN sleep 0.1; echo 1 > /1\nCOPY . /all/\nRUN sleep 0.1; cp -r /all /2\n"
     write(context, text + "COPY big /3\nRUN rm -r /2\n")
-    words = [sys.executable, "-m", "minidocker", "build", "--no-cache", "-t", "killed", str(context)]
+    words = [sys.executable, "-m", "minidocker", "build", "--network=none", "--no-cache", "-t", "killed", str(context)]
     process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(REPO)}, stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline().startswith("Step 1/6")
     time.sleep(moment)
@@ -1363,7 +1363,7 @@ def test_a_signal_ends_a_build_in_order(home, store, context, number, moment):
     """Nothing is left, and nothing has to be pruned: the fixtures look."""
     (context / "big").write_bytes(os.urandom(3_000_000))
     write(context, "FROM busybox\nRUN echo begun; sleep 0.3\nCOPY . /all/\nRUN trap : TERM INT HUP; sleep 60\n")
-    words = [sys.executable, "-m", "minidocker", "build", "--no-cache", "-t", "ended", str(context)]
+    words = [sys.executable, "-m", "minidocker", "build", "--network=none", "--no-cache", "-t", "ended", str(context)]
     process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(REPO)}, stderr=subprocess.PIPE, text=True)
     while not process.stderr.readline().startswith("begun"):
         pass
