@@ -130,7 +130,8 @@ class Foreground(Record):
 
 def tell(action: str, config: dict[str, Any], **more: str) -> None:
     """A line for `minidocker events`, which reads this file; a short line is appended in one piece."""
-    attributes = {"name": config.get("name", ""), "image": config.get("image", ""), **more}
+    labels = dict(text.partition("=")[::2] for text in config.get("options", {}).get("label", ()))
+    attributes = {**labels, "name": config.get("name", ""), "image": config.get("image", ""), **more}
     line = {"time": now(), "type": "container", "action": action, "id": config.get("id", ""), "attributes": attributes}
     with contextlib.suppress(OSError), open(f"{home()}/events", "ab", 0) as events:
         events.write(json.dumps(line).encode() + b"\n")
@@ -315,8 +316,7 @@ def find(word: str) -> Record:
     """The container of this name, or whose ID begins so."""
     if "/" not in word and (named := _owner(word)):
         return named
-    known = [*map(Record, _ids()), *_foreground()]
-    begins = [record for record in known if word and record.id.startswith(word)]
+    begins = [one for one in [*map(Record, _ids()), *_foreground()] if word and one.id.startswith(word)]
     if len(begins) > 1:
         raise ContainerError(f"{word}: {len(begins)} containers have an ID that begins so: give more digits")
     if not begins:

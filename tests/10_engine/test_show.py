@@ -152,14 +152,18 @@ def test_events_are_told_and_followed(shown, home):
         [*command, "-f", "container=short"], env=environment, stdout=subprocess.PIPE, text=True
     ) as follower:
         time.sleep(0.5)
-        shown("run", "--network", "none", "--name", "short", "bench", "true")
+        shown("run", "--network", "none", "--name", "short", "-l", "tier=back", "bench", "true")
         shown("rm", "short")
         seen = [follower.stdout.readline().split() for _ in range(4)]
         follower.send_signal(signal.SIGINT)
     assert [words[0] for words in seen] == ["create", "start", "die", "destroy"]
     lines = shown("events", "--since", began, "--until", "0s").splitlines()
-    assert re.fullmatch(r"\S+Z container die [0-9a-f]{64} \(exitCode=0, image=bench, name=short\)", lines[2])
-    dead = json.loads(shown("events", "--since", began, "--until", "0s", "-f", "event=die", "--format", "{{json .}}"))
+    assert re.fullmatch(r"\S+Z container die [0-9a-f]{64} \(exitCode=0, image=bench, name=short, tier=back\)", lines[2])
+    dead = json.loads(
+        shown(
+            "events", "--since", began, "--until", "0s", "-f", "event=die", "-f", "label=tier", "--format", "{{json .}}"
+        )
+    )
     assert dead["from"] == "bench" and dead["timeNano"] // 10**9 == dead["time"]
 
 
@@ -260,7 +264,7 @@ def facts(document):
     found["Mounts"] = sorted((one["Type"], one["Destination"], one["RW"]) for one in document["Mounts"])
     found["Hostname"] = document["Config"]["Hostname"] == document["Id"][:12]
     found["Networks"] = [*document["NetworkSettings"]["Networks"]]
-    found["HostConfig.Binds"] = found["HostConfig.Binds"] or []
+    found["HostConfig.Binds"] = sorted(found["HostConfig.Binds"] or [])
     found["State.FinishedAt"] = found["State.FinishedAt"][:5] == "0001-"
     return found
 
