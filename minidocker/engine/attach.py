@@ -81,8 +81,9 @@ def kill(record: Record, number: int, stay: bool = False) -> int:
         signal.pidfd_send_signal(channel, number)
     else:
         channel = connect(record)
-        send(channel, ("stay",)) if stay or number == signal.SIGKILL else None
-        send(channel, ("kill", int(number)))
+        with contextlib.suppress(BrokenPipeError):  # it waited to be started again, and has ended by the first of them
+            send(channel, ("stay",)) if stay or number == signal.SIGKILL else None
+            send(channel, ("kill", int(number)))
     if number == signal.SIGKILL and known["status"] == "paused":
         freeze(record, False)  # what stands still does not even die
     return channel

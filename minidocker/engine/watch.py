@@ -33,8 +33,7 @@ def groups(record: Record) -> dict[str, Any]:
 
 
 class Use:
-    """What a container has used: seconds of `cpu`, `pids`, bytes of `memory` (and its `limit`: the machine's, if it has
-    none), and those from and to the `disk` and the `net`."""
+    """What a container has used: seconds of `cpu`, `pids`, bytes of `memory` (of its `limit`), `disk` and `net`."""
 
     def __init__(self, record: Record, state: dict[str, Any], own_net: bool = True) -> None:
         self.time, own = time.monotonic(), groups(record)
