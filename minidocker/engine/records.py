@@ -268,7 +268,7 @@ def delete(record: Record, lock: int, volumes: bool = True) -> None:
 
 def lock(record: Record) -> int | None:
     """The lock of a record, or None if a monitor has it. Who only looks has it for less than a moment."""
-    for _ in range(200):
+    for _ in range(1000):
         if (held := state.hold(record.path)) is not None:
             return held
         if not os.path.exists(record.path):
