@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from minidocker.cli import Options, each
+from minidocker.cli import Options, each, end_in_order
 from minidocker.cli.run import FORWARDED, prepared, settle
 from minidocker.cli.run import run as run_verb
 from minidocker.engine import attach as client
@@ -73,6 +73,7 @@ def asked(record: Record) -> Options:
 
 def _make(record: Record) -> tuple[Any, Any, dict[str, Any]]:
     """What its monitor starts: the list of chapter 5, with a writable directory that stays."""
+    end_in_order(signal.SIGTERM)  # whoever waits for the start gives up, or somebody ends the monitor
     config, options = record.config, asked(record)
     options["name"] = config["name"]
     return settle(options, ready(config["image_id"]), config["command"], record.short, f"{record.path}/upper")
@@ -95,9 +96,10 @@ def begin(options: Options, record: Record) -> int:
 def _in_front(record: Record, keyboard: int, keys: str) -> int:
     """Start it, attached from its first byte on; the exit status."""
     ours, theirs = pair()
-    proxy(record, ours)
+    end_in_order(*FORWARDED)
     try:
         _start(record, theirs)
+        proxy(record, ours)
     finally:
         os.close(theirs)
     return _followed(ours, keyboard, keys)

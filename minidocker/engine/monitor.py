@@ -54,11 +54,16 @@ def begin(record: Record, make: Make, client: int = -1) -> list[str]:
         return []
     ours, theirs = pair()
     window = _window() if record.config["options"]["tty"] else b""
-    if os.fork() == 0:
+    if (pid := os.fork()) == 0:
         _live(record, make, lock, theirs, client, window)
     os.close(lock)
     os.close(theirs)
-    told, _ = receive(ours)
+    try:
+        told, _ = receive(ours)
+    except BaseException:  # a signal says that nobody wants it any more
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        raise
     os.close(ours)
     code, message, *warnings = told or (ENGINE_FAILED, f"{record.short}: its monitor was killed before it began")
     if message:

@@ -458,9 +458,9 @@ def running(store):
 def test_the_image_of_a_running_container_is_not_removed(store, tmp_path, running):
     found = image.find(store, "busybox")
     for word in ("busybox", found.id[7:19]):
-        with pytest.raises(ContainerError, match="a running container uses this image"):
+        with pytest.raises(ContainerError, match="a container uses this image"):
             image.remove(store, word)
-    with pytest.raises(ContainerError, match="a running container uses this image"):
+    with pytest.raises(ContainerError, match="a container uses this image"):
         image.remove(store, found.id, force=True)
     store.tag("other", found.descriptor)
     assert image.remove(store, "other") == ["Untagged: other:latest"]  # a name of several is only a name
@@ -534,7 +534,7 @@ def test_on_a_full_disk_images_can_be_removed(store, tmp_path):
     words = ["unshare", "-m", "sh", "-c", FULL, sys.executable, str(tmp_path / "busybox.tar")]
     shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert (shown.returncode, shown.stderr) == (0, ""), shown
-    header = "REPOSITORY   TAG   IMAGE ID   CREATED   SIZE"
+    header = "REPOSITORY   TAG       IMAGE ID   CREATED   SIZE"
     lines = shown.stdout.splitlines()
     assert lines[0] == "Untagged: busybox:latest" and lines[2] == header
     assert lines[3].endswith("MB") and lines[4:] == [header]

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.chapter(6)
 
 def test_a_volume_outlives_its_containers(home):
     assert minidocker(home, "volume", "create", "pages").stdout == "pages\n"
-    assert minidocker(home, "run", "-v", "pages:/srv", "busybox", "sh", "-c", "echo hi >/srv/x").returncode == 0
-    shown = minidocker(home, "run", "-v", "pages:/srv:ro", "busybox", "sh", "-c", "cat /srv/x; echo no >/srv/x")
+    assert minidocker(home, "run", "--rm", "-v", "pages:/srv", "busybox", "sh", "-c", "echo hi >/srv/x").returncode == 0
+    shown = minidocker(home, "run", "--rm", "-v", "pages:/srv:ro", "busybox", "sh", "-c", "cat /srv/x; echo no >/srv/x")
     assert shown.stdout == "hi\n"
     assert "Read-only file system" in shown.stderr
     assert minidocker(home, "volume", "ls", "-q").stdout == "pages\n"
@@ -40,7 +40,7 @@ def test_the_volumes_of_an_image_are_made_and_go_with_the_container(home, tmp_pa
     add_image(
         new_store(home), "asks", HOME / "roots/busybox", Volumes={"/data": {}}, Cmd=["sh", "-c", "mount | grep -c data"]
     )
-    assert minidocker(home, "run", "asks").stdout == "1\n"
+    assert minidocker(home, "run", "--rm", "asks").stdout == "1\n"
     assert minidocker(home, "volume", "ls", "-q").stdout == ""
 
 
@@ -112,4 +112,5 @@ def test_a_signal_while_a_volume_waits_for_its_server(home, tmp_path, number):
         process.send_signal(number)
         assert process.wait(10) == 128 + number
     assert os.listdir(home / "containers") == []
+    assert minidocker(home, "container", "prune").returncode == 0  # it was made, and never began
     assert minidocker(home, "volume", "rm", "hangs").returncode == 0

@@ -99,9 +99,9 @@ def test_files_in_a_volume_have_owners_outside(someone):
 
 
 def test_a_named_volume(someone):
-    first = someone.sh(inside("stat -c %g /var/log/btmp; touch /var/log/new", "debian", "-v logs:/var/log"))
+    first = someone.sh(inside("stat -c %g /var/log/btmp; touch /var/log/new", "debian", "--rm -v logs:/var/log"))
     assert words(first) == ["43"]
-    again = someone.sh(inside("ls /l/new", options="-v logs:/l:ro") + "; minidocker volume rm logs")
+    again = someone.sh(inside("ls /l/new", options="--rm -v logs:/l:ro") + "; minidocker volume rm logs")
     assert words(again) == ["/l/new", "logs"]
 
 
@@ -175,7 +175,7 @@ def test_a_group_that_is_delegated_is_used(someone, delegated):
     group = delegated.parent / "minidocker/fenced"
     limit, file = ("-m 64m", "memory.max") if memory else ("", "cgroup.type")
     there = until(f"grep -q . {group}/cgroup.procs 2>/dev/null")
-    script = f"minidocker run {limit} --name fenced busybox sleep 60 & {there}; cat {group}/{file}; kill $!; wait"
+    script = f"minidocker run --rm {limit} --name fenced busybox sleep 60 & {there}; cat {group}/{file}; kill $!; wait"
     done = someone.sh(script, preexec_fn=lambda: (delegated / "cgroup.procs").write_text(str(os.getpid())))
     assert words(done) == [f"{64 << 20}" if memory else "domain"]
 
@@ -207,7 +207,7 @@ def processes():
 
 
 def test_nothing_outlives_the_owner(someone):
-    script = "minidocker run -p 8081:80 -u www-data debian sleep 61 & PS; kill -KILL $!"
+    script = "minidocker run --rm -p 8081:80 -u www-data debian sleep 61 & PS; kill -KILL $!"
     script = script.replace("PS", until("ps x | grep -q '[s]leep 61' && ps x | grep '[s]lirp4netns'"))
     assert "slirp4netns" in someone.sh(script).stdout
     assert wait_until(lambda: not processes()), processes()
