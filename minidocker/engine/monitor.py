@@ -294,7 +294,8 @@ class Monitor:
         elif what == "stay":
             self.stay = True
         elif what in ("kill", "signal") and self.process:
-            pass_on(self.process, *rest) if what == "signal" else self.process.send_signal(*rest)
+            tell = pass_on if what == "signal" and not self.options["init"] else Process.send_signal
+            tell(self.process, *rest)
 
     def _attach(self, client: int) -> None:
         self.attached.add(client)

@@ -175,7 +175,8 @@ def test_a_group_that_is_delegated_is_used(someone, delegated):
     group = delegated.parent / "minidocker/fenced"
     limit, file = ("-m 64m", "memory.max") if memory else ("", "cgroup.type")
     there = until(f"grep -q . {group}/cgroup.procs 2>/dev/null")
-    script = f"minidocker run --rm {limit} --name fenced busybox sleep 60 & {there}; cat {group}/{file}; kill $!; wait"
+    run = f"minidocker run --rm --network none {limit} --name fenced busybox sleep 60"
+    script = f"{run} & {there}; cat {group}/{file}; kill $!; wait"
     done = someone.sh(script, preexec_fn=lambda: (delegated / "cgroup.procs").write_text(str(os.getpid())))
     assert words(done) == [f"{64 << 20}" if memory else "domain"]
 
@@ -207,6 +208,7 @@ def processes():
 
 
 def test_nothing_outlives_the_owner(someone):
+    assert wait_until(lambda: not processes()), processes()  # of the test before
     script = "minidocker run --rm -p 8081:80 -u www-data debian sleep 61 & PS; kill -KILL $!"
     script = script.replace("PS", until("ps x | grep -q '[s]leep 61' && ps x | grep '[s]lirp4netns'"))
     assert "slirp4netns" in someone.sh(script).stdout

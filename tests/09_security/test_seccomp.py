@@ -285,7 +285,7 @@ def test_a_narrow_filter_need_know_no_call_of_sockets_and_what_it_lacks_is_named
     names += " getcwd futex readlinkat faccessat2 mkdir mkdirat fchmodat statx"
     allowed = [{"names": names.split(), "action": "SCMP_ACT_ALLOW"}]
     path = write(tmp_path / "p.json", syscalls=allowed)
-    words = ["run", "--security-opt", f"seccomp={path}", "busybox", "echo", "hi"]
+    words = ["run", "--rm", "--security-opt", f"seccomp={path}", "busybox", "echo", "hi"]
     assert minidocker(HOME, *words).stdout == "hi\n"
     allowed[0]["names"].remove("capset")
     write(path, syscalls=allowed)

@@ -40,7 +40,7 @@ def inside(home):
     """Run a shell's script in a remapped container: CompletedProcess."""
 
     def sh(script, *options, image="busybox"):
-        return minidocker(home, "run", "--userns", "remap", *options, image, "sh", "-c", script)
+        return minidocker(home, "run", "--rm", "--userns", "remap", *options, image, "sh", "-c", script)
 
     return sh
 
@@ -117,7 +117,7 @@ def test_a_named_volume_is_shared_with_those_who_are_not_remapped(home, inside, 
     assert first.stdout.split() == ["43"], first.stderr
     try:
         assert os.stat(f"{store.directory('logs')}/_data/new").st_uid == WWW_DATA
-        again = minidocker(home, "run", "-v", "logs:/l", "busybox", "stat", "-c", "%u", "/l/new")
+        again = minidocker(home, "run", "--rm", "-v", "logs:/l", "busybox", "stat", "-c", "%u", "/l/new")
         assert again.stdout.split() == ["33"], again.stderr
     finally:
         store.remove("logs")
