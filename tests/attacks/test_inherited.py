@@ -66,7 +66,7 @@ def test_the_command_puts_dev_null_where_the_caller_closed_a_stream(closed):
         "for n in 0 1 2; do all=$all$(readlink /proc/1/fd/$n); done; test $(echo $all | grep -o /dev/null | wc -l) = $0"
     )
     answer = subprocess.run(
-        [sys.executable, "-m", "minidocker", "run", "-i", "busybox", "sh", "-c", code, str(len(closed))],
+        [sys.executable, "-m", "minidocker", "run", "--rm", "-i", "busybox", "sh", "-c", code, str(len(closed))],
         preexec_fn=lambda: [os.close(number) for number in closed],
         stdin=subprocess.PIPE,
         capture_output=True,
