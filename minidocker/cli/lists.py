@@ -1,15 +1,28 @@
-"""What verbs print of several things: a list, by -q, --format and --filter; sizes and ages."""
+r"""What verbs print: lists, descriptions, sizes and ages; and the Go templates of --format, after text/template of Go.
+
+    render(parsed('{{.Name}}: {{join .Ports ", "}}'), {".": {"Name": "web", "Ports": [80, 443]}})    # web: 80, 443
+
+    {{.A.B}} {{.}} {{$.A}} {{$v.A}} {{"text"}} {{7}} {{(index .L 0).A}}   a value; in Go's own spelling if it is no text
+    {{json .A}} {{.A | json | upper}}          functions: FUNCTIONS has all. `.Label "key"`: of what a list shows
+    {{if .A}}…{{else if .B}}…{{else}}…{{end}} {{with .A}}…{{end}} {{$v := .A}}
+    {{range .L}}…{{.}}…{{else}}…{{end}} {{range $k, $v := .M}}…{{end}}       the keys of a map in their order
+    {{- .A -}} \t \n                           without the blanks around it; what text may have in it
+
+An unknown field is an error, of a map as well; `index .M "key"` asks for what may not be there.
+"""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
+import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from minidocker.cli import Options, nearest
-from minidocker.cli.template import parsed, render, spelled
 from minidocker.outcome import ContainerError
 
 # Unit -> its seconds, and up to how many seconds it is used
@@ -92,3 +105,138 @@ def tell(options: Options, known: Mapping[str, object]) -> None:
     for key, value in [] if options.format else known.items():
         inner = value.items() if isinstance(value, dict) else []
         print(f"{key}:{'' if inner else f' {spelled(value)}'}", *(f"\n {name}: {one}" for name, one in inner), sep="")
+
+
+STRING = r'"(?:\\.|[^"\\])*"'
+ACTION = re.compile(rf'(?:\s*{{{{-\s|{{{{)((?:{STRING}|[^"])*?)(?:\s-}}}}\s*|}}}})')
+WORD = re.compile(rf"{STRING}|\)(?:\.\w+)*|-?\d+(?:\.\d+)?|\$?\w*(?:\.\w+)+|\$?\w+|:=|\S")
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "json": lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+    "index": lambda of, *keys: functools.reduce(
+        lambda it, key: (it or {}).get(key, "") if isinstance(key, str) else it[key], keys, of
+    ),
+    "join": lambda values, between: between.join(map(spelled, values or [])),
+    "split": lambda text, between: text.split(between),
+    "upper": lambda text: text.upper(),
+    "lower": lambda text: text.lower(),
+    "len": lambda value: len(value or []),
+    "println": lambda *values: " ".join(map(spelled, values)) + "\n",
+    "printf": lambda form, *values: form.replace("%v", "%s") % values,
+    "eq": lambda value, *others: value in others,
+    "ne": lambda value, other: value != other,
+    "not": lambda value: not value,
+    "and": lambda *values: next((value for value in values if not value), values[-1]),
+    "or": lambda *values: next((value for value in values if value), values[-1]),
+    "label": lambda text, key: dict(pair.partition("=")[::2] for pair in text.split(",")).get(key, ""),
+}
+
+
+def parsed(form: str) -> list[Any]:
+    """The parts of a template: texts, and of an action (its words, what is done if that is something, and if not)."""
+    parts = list[Any](ACTION.split(form.replace(r"\t", "\t").replace(r"\n", "\n")))  # every other one is an action
+    if any("{{" in text for text in parts[::2]):
+        raise ContainerError("--format: a {{ has no }}")
+    parts[1::2] = [WORD.findall(text.replace(".Label ", "label .Labels ")) for text in parts[1::2]]
+    return until_end(parts)[0]
+
+
+def until_end(rest: list[Any], opened: str = "") -> list[list[Any]]:
+    """The parts up to the end of what was opened: before its else, and after it. Takes them from the rest."""
+    parts, found = list[Any](), list[list[Any]]()
+    while rest:
+        words = rest.pop(0)
+        if opened and words == ["end"]:
+            return [*found, parts, []]
+        if opened and words[:2] == ["else", "if"]:  # its end is ours
+            return [parts, [(words[1:], *until_end(rest, "if"))]]
+        if opened and words == ["else"]:
+            found, parts = [parts], []
+        elif isinstance(words, str):
+            parts.append(words)
+        else:
+            parts.append((words, *(until_end(rest, words[0]) if words[:1] in (["if"], ["with"], ["range"]) else [])))
+    if opened:
+        raise ContainerError(f"--format: {opened} has no end")
+    return [parts]
+
+
+def render(parts: list[Any], scope: dict[str, Any]) -> str:
+    """The text of these parts, where `scope` says what ".", "$" and variables are."""
+    texts = list[str]()
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        words, *branches = part
+        head = words[0] if branches else ""
+        place = words.index(":=") + 1 if ":=" in words else len(branches[:1])
+        names, rest = [word for word in words[:place] if word[0] == "$"], words[place:]
+        try:
+            value = pipeline(rest, scope)
+            each = (value or []) if head == "range" else [value] if value else []
+            turns: list[Any] = sorted(each.items()) if isinstance(each, dict) else [*enumerate(each)]
+            if rest:
+                raise ValueError
+        except (TypeError, ValueError, LookupError, AttributeError):
+            what = " ".join(words)
+            raise ContainerError(f"--format: {{{{{what}}}}} cannot be read, or not be done with its value") from None
+        if not head:
+            scope |= dict.fromkeys(names, value)
+            texts += [] if names else [spelled(value)]
+            continue
+        for turn in turns:
+            inner = scope | {".": scope["."] if head == "if" else turn[1]}
+            texts.append(render(branches[0], inner | dict(zip(names, turn[-len(names) :], strict=False))))
+        texts += [] if turns else [render(branches[1], {**scope})]
+    return "".join(texts)
+
+
+def pipeline(words: list[str], scope: dict[str, Any], *before: Any) -> Any:
+    """Commands with | between them, each with the value of the one before as its last argument. Takes the words."""
+    function = FUNCTIONS[words.pop(0)] if words[0] in FUNCTIONS else None
+    values = list[Any]()
+    while words and words[0][0] not in "|)":
+        values.append(term(words, scope))
+    values += before
+    if function:  # titles stay as they are
+        values = values[:1] if "titles" in scope else [function(*values)]
+    (value,) = values
+    if words[:1] != ["|"]:
+        return value
+    del words[0]
+    return pipeline(words, scope, value)
+
+
+def term(words: list[str], scope: dict[str, Any]) -> Any:
+    """One value: what is in brackets, a field, or as it stands there."""
+    word = words.pop(0)
+    if word == "(":
+        return field(pipeline(words, scope), words.pop(0)[1:])
+    if word[0] in ".$":
+        name, _, path = word.partition(".")
+        return field(scope[name or "."], path)
+    if word.isidentifier() and word not in ("true", "false"):
+        raise ContainerError(
+            f"--format: no function {word}{nearest(word, FUNCTIONS) or ', but ' + ', '.join(FUNCTIONS)}"
+        )
+    return json.loads(word, strict=False)
+
+
+def field(value: Any, path: str) -> Any:
+    """What lies at .A.B below a value. Go says ID where JSON says Id."""
+    for name in filter(None, path.split(".")):
+        known = value if isinstance(value, dict) else {}
+        alike = [key for key in known if key[0] == name[0] and key.lower() == name.lower()]
+        if not alike:
+            raise ContainerError(f"--format: no field {name}{nearest(name, known) or ', but ' + ', '.join(known)}")
+        value = known[name if name in known else alike[0]]
+    return value
+
+
+def spelled(value: Any) -> str:
+    """A value as Go prints it."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{spelled(one)}' for key, one in sorted(value.items()))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(spelled, value))}]"
+    return "<no value>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,8 +13,7 @@ from typing import Any
 
 from minidocker import cgroups, network, state
 from minidocker.cli import Options, complain, each, nearest
-from minidocker.cli.lists import ago, filtered, human, labelled, show
-from minidocker.cli.template import parsed, render
+from minidocker.cli.lists import ago, filtered, human, labelled, parsed, render, show
 from minidocker.engine import records
 from minidocker.files import usage
 from minidocker.images import image

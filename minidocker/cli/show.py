@@ -19,8 +19,7 @@ from minidocker.cgroups.hierarchy import read
 from minidocker.cgroups.limits import size as bytes_of
 from minidocker.cli import Options
 from minidocker.cli.containers import asked
-from minidocker.cli.lists import duration, filtered, human, labelled, show
-from minidocker.cli.template import parsed, render
+from minidocker.cli.lists import duration, filtered, human, labelled, parsed, render, show
 from minidocker.engine import log, watch
 from minidocker.engine.records import ALIVE, Record, find, records
 from minidocker.engine.watch import Use

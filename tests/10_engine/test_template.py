@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidocker.cli.template import parsed, render
+from minidocker.cli.lists import parsed, render
 from minidocker.outcome import ContainerError
 from tests.helpers import BARE, python
 
