@@ -47,17 +47,10 @@ def network(options: Options) -> Any:
             raise problem
         once(f"warning: containers have no network: {str(problem).removeprefix('Network: ')}")
         return "none"
-    return lambda root: kind(
-        name,
-        ports=options.publish,
-        root=root,
-        names=[*filter(None, [options.name, options.hostname])],
-        aliases=options.network_alias,
-        dns=options.dns,
-        hosts=options.add_host,
-        egress=options.egress or None,
-        ingress=options.ingress or None,
-    )
+    wanted = {"ports": options.publish, "aliases": options.network_alias, "hosts": options.add_host, "dns": options.dns}
+    wanted |= {"names": [*filter(None, [options.name, options.hostname])]}
+    wanted |= {"egress": options.egress or None, "ingress": options.ingress or None}
+    return lambda root: kind(name, root=root, **wanted)
 
 
 def _impossible(rootless: bool) -> Exception | None:

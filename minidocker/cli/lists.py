@@ -30,11 +30,11 @@ UNITS = {"second": (1, 60), "minute": (60, 3600), "hour": (3600, 172800), "day":
 UNITS |= {"week": (604800, 5184000), "month": (2592000, 63072000), "year": (31536000, 1 << 40)}
 ONE = {"second": "1 second", "minute": "About a minute", "hour": "About an hour"}
 Thing = TypeVar("Thing")
+Row = Mapping[str, str]  # field -> what stands there
+Predicates = Mapping[str, Callable[[Any, str], object]]  # KEY of --filter -> whether a thing fits this VALUE
 
 
-def show(
-    options: Options, rows: Sequence[Mapping[str, str]], titles: Mapping[str, str], columns: str, key: str
-) -> None:
+def show(options: Options, rows: Sequence[Row], titles: Row, columns: str, key: str = "ID") -> None:
     """A list: the `columns`; the `key` with -q; or what --format says. A row has all fields that have titles."""
     form = options.format
     if form in ("", "table"):
@@ -51,9 +51,7 @@ def show(
     print(end="".join(f"{line}\n" for line in lines))
 
 
-def filtered(
-    things: Iterable[Thing], words: Sequence[str], predicates: Mapping[str, Callable[[Thing, str], object]]
-) -> list[Thing]:
+def filtered(things: Iterable[Thing], words: Sequence[str], predicates: Predicates) -> list[Thing]:
     """Those for which each KEY=VALUE of --filter holds; of one key several times, one of them, but all labels."""
     wanted = dict[str, list[str]]()
     for word in words:

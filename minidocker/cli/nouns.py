@@ -8,12 +8,12 @@ import glob
 import json
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from minidocker import cgroups, network, state
 from minidocker.cli import Options, complain, each, nearest
-from minidocker.cli.lists import ago, filtered, human, labelled, parsed, render, show
+from minidocker.cli.lists import Predicates, ago, filtered, human, labelled, parsed, render, show
 from minidocker.engine import records
 from minidocker.files import usage
 from minidocker.images import image
@@ -24,6 +24,7 @@ from minidocker.outcome import ContainerError
 from minidocker.volumes import store as volume
 
 SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
+YES = ("true", "1")
 # Of each list: field -> title
 IMAGES = {"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED"}
 IMAGES |= {"CreatedAt": "CREATED AT", "Size": "SIZE"}
@@ -52,17 +53,15 @@ def images(options: Options, *words: str) -> None:
         for name, tag in names:
             if wanted is None or (name == wanted.name and (tag == wanted.tag or ":" not in words[0])):
                 pairs.append((one, row | {"Repository": name, "Tag": tag}))
-    known: dict[str, Callable[[tuple[Image, dict[str, str]], str], object]] = {
-        "dangling": lambda pair, text: (pair[1]["Tag"] == "<none>") == (text in ("true", "1")),
-        "reference": lambda pair, text: fnmatch.filter(
-            [pair[1]["Repository"], "{Repository}:{Tag}".format(**pair[1])], text
-        ),
-        "label": lambda pair, text: labelled(pair[0].config["config"].get("Labels"), text),
-        "before": lambda pair, text: _created(pair[0]) < _created(find(store, text)),
-        "since": lambda pair, text: _created(pair[0]) > _created(find(store, text)),
+    known: Predicates = {
+        "dangling": lambda of, text: (of[1]["Tag"] == "<none>") == (text in YES),
+        "reference": lambda of, text: fnmatch.filter([name := of[1]["Repository"], f"{name}:{of[1]['Tag']}"], text),
+        "label": lambda of, text: labelled(of[0].config["config"].get("Labels"), text),
+        "before": lambda of, text: _created(of[0]) < _created(find(store, text)),
+        "since": lambda of, text: _created(of[0]) > _created(find(store, text)),
     }
     columns = "Repository Tag Digest ID CreatedSince Size".replace("" if options.digests else " Digest", "")
-    show(options, [row for _, row in filtered(pairs, options.filter, known)], IMAGES, columns, "ID")
+    show(options, [row for _, row in filtered(pairs, options.filter, known)], IMAGES, columns)
 
 
 def _created(one: Image) -> str:
@@ -87,7 +86,7 @@ def history(options: Options, name: str) -> None:
         rows.insert(0, row | {"CreatedBy": command, "Size": human(size), "Comment": step.get("comment") or ""})
     if rows:
         rows[0]["ID"] = found.id if options.no_trunc else found.id[SHORT]
-    show(options, rows, STEPS, "ID CreatedSince CreatedBy Size Comment", "ID")
+    show(options, rows, STEPS, "ID CreatedSince CreatedBy Size Comment")
 
 
 def inspect(options: Options, *words: str) -> int:
@@ -107,7 +106,7 @@ def inspect(options: Options, *words: str) -> int:
         absent = list[ContainerError]()
         for kind in [options.type] if options.type else KINDS:
             try:
-                found.append(_container(word, options.size) if kind == "container" else KINDS[kind](word))
+                found.append(KINDS[kind](word, options))
                 break
             except ContainerError as failure:
                 absent.append(failure)
@@ -122,7 +121,6 @@ def inspect(options: Options, *words: str) -> int:
 
 
 def _drawn(word: str) -> list[object]:
-    from minidocker.engine import records
     from minidocker.look import look
 
     known = records.find(word).state()
@@ -131,30 +129,23 @@ def _drawn(word: str) -> list[object]:
     return [look(known["pid"])]
 
 
-def _container(word: str, sized: bool = False) -> dict[str, Any]:
+def _container(word: str, options: Options) -> dict[str, Any]:
     from minidocker.cli.show import Seen
 
-    return Seen(records.find(word)).document(sized)
+    return Seen(records.find(word)).document(options.size)
 
 
-def _description(found: Image) -> dict[str, object]:
+def _image(word: str, _: Options) -> dict[str, Any]:
     """The keys that Docker's has, as far as they mean something here."""
-    names = [parse(full) for full in found.names()]
-    return {
-        "Id": found.id,
-        "RepoTags": [name.familiar for name in names],
-        "RepoDigests": [f"{name.name}@{found.descriptor['digest']}" for name in names],
-        "Parent": "",
-        "Created": found.config.get("created"),
-        "Author": found.config.get("author", ""),
-        "Config": dict.fromkeys(("Env", "Cmd", "Entrypoint", "Volumes", "ExposedPorts", "Labels"))
-        | dict.fromkeys(("User", "WorkingDir", "StopSignal"), "")
-        | found.config["config"],
-        "Architecture": found.config.get("architecture"),
-        "Os": found.config.get("os"),
-        "Size": found.size,
-        "RootFS": {"Type": "layers", "Layers": found.diff_ids},
-    }
+    found = find(Store(), word)
+    names, config = [parse(full) for full in found.names()], found.config
+    inner: dict[str, Any] = dict.fromkeys(("Env", "Cmd", "Entrypoint", "Volumes", "ExposedPorts", "Labels"))
+    inner |= dict.fromkeys(("User", "WorkingDir", "StopSignal"), "") | config["config"]
+    known: dict[str, Any] = {"Id": found.id, "RepoTags": [name.familiar for name in names]}
+    known |= {"RepoDigests": [f"{name.name}@{found.descriptor['digest']}" for name in names], "Parent": ""}
+    known |= {"Created": config.get("created"), "Author": config.get("author", ""), "Config": inner}
+    known |= {"Architecture": config.get("architecture"), "Os": config.get("os"), "Size": found.size}
+    return known | {"RootFS": {"Type": "layers", "Layers": found.diff_ids}}
 
 
 def tag(_: Options, old: str, new: str) -> None:
@@ -216,7 +207,7 @@ def network_prune(_: Options) -> int:
     return each([network.prune], operator.call, "removed ")
 
 
-def _network(name: str) -> dict[str, object]:
+def _network(name: str, _: Options) -> dict[str, Any]:
     """The keys that Docker's has, and chapter 7's."""
     known: dict[str, Any] = network.inspect(name)
     inside = {who: {"Name": who, "IPv4Address": address} for who, address in known["containers"].items()}
@@ -226,21 +217,19 @@ def _network(name: str) -> dict[str, object]:
 
 
 def _used(one: dict[str, Any]) -> bool:
-    return bool(
-        one.get("Containers") or ("Mountpoint" in one and (state.wanted(one["Name"]) or volume.users(one["Name"])))
-    )
+    held = "Mountpoint" in one and (state.wanted(one["Name"]) or volume.users(one["Name"]))
+    return bool(one.get("Containers") or held)
 
 
-NOUNS: dict[
-    str, Any
-] = {  # noun -> all names, what is known of one, how to remove one, the fields and columns of a list
-    "volume": (volume.names, volume.inspect, volume.remove, VOLUMES, "Driver Name"),
-    "network": (network.listed, _network, network.remove, NETWORKS, "Name Interface Subnet"),
-}
-KINDS: dict[str, Callable[[str], object]] = {  # of inspect, in the order in which a name is looked for
+KINDS: dict[str, Callable[[str, Options], Mapping[str, Any]]] = {  # of inspect, in the order of its search
     "container": _container,
-    "image": lambda word: _description(find(Store(), word)),
-    **{noun: NOUNS[noun][1] for noun in NOUNS},
+    "image": _image,
+    "volume": lambda name, _: volume.inspect(name),
+    "network": _network,
+}
+NOUNS: dict[str, Any] = {  # noun -> all names, how to remove one, the fields and columns of a list
+    "volume": (volume.names, volume.remove, VOLUMES, "Driver Name"),
+    "network": (network.listed, network.remove, NETWORKS, "Name Interface Subnet"),
 }
 
 
@@ -251,15 +240,15 @@ def _ls(noun: str, options: Options) -> None:
     -f, --filter KEY=VALUE...  name (a part of it), driver, label, dangling (true: nobody uses it)
         --format TEMPLATE      what is shown of each, e.g. '{{{{.Name}}}}'
     """
-    listed, known, _, titles, columns = NOUNS[noun]
-    predicates: dict[str, Callable[[dict[str, Any], str], object]] = {
+    listed, _, titles, columns = NOUNS[noun]
+    predicates: Predicates = {
         "name": lambda one, text: text in one["Name"],
         "driver": lambda one, text: text == one["Driver"],
         "label": lambda one, text: labelled(one["Labels"], text),
-        "dangling": lambda one, text: _used(one) != (text in ("true", "1")),
+        "dangling": lambda one, text: _used(one) != (text in YES),
     }
     rows = list[dict[str, str]]()
-    for one in filtered(map(known, listed()), options.filter, predicates):
+    for one in filtered([KINDS[noun](name, options) for name in listed()], options.filter, predicates):
         texts = {key.lower(): str(value) for key, value in one.items()}
         texts["labels"] = ",".join(f"{key}={value}" for key, value in one["Labels"].items())
         rows.append({field: texts[field.lower()] for field in titles})
@@ -271,7 +260,7 @@ def _rm(noun: str, options: Options, *names: str) -> int:
 
     -f, --force  one that is not there is no error
     """
-    listed, _, remove, *_ = NOUNS[noun]
+    listed, remove, *_ = NOUNS[noun]
     there = listed() if options.force else names
     return each([name for name in names if name in there], lambda name: [remove(name) or name])
 
@@ -323,11 +312,7 @@ def system_df(options: Options) -> None:
     places += [f"{store.home}/containers", f"{store.home}/records"]
     blobs, layers, running, kept = ({*glob.glob(glob.escape(place) + "/*")} for place in places)
     cached = {path for path in blobs | layers if f"sha256:{os.path.basename(path)}" in made - needed}
-    kinds = [
-        ("Images", len(found), blobs - cached),
-        ("Layers", len(layers), layers - cached),
-        ("Containers", len(records.records()), running | kept),
-        ("Build cache", len(steps), cached),
-    ]
+    kinds = [("Images", len(found), blobs - cached), ("Layers", len(layers), layers - cached)]
+    kinds += [("Containers", len(records.records()), running | kept), ("Build cache", len(steps), cached)]
     rows = [{"Type": kind, "TotalCount": str(total), "Size": human(usage(paths))} for kind, total, paths in kinds]
-    show(options, rows, DISK, "Type TotalCount Size", "Type")
+    show(options, rows, DISK, "Type TotalCount Size")

@@ -12,21 +12,21 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from minidocker.cgroups.hierarchy import read
 from minidocker.cgroups.limits import size as bytes_of
 from minidocker.cli import Options
 from minidocker.cli.containers import asked
-from minidocker.cli.lists import duration, filtered, human, labelled, parsed, render, show
+from minidocker.cli.lists import Predicates, duration, filtered, human, labelled, parsed, render, show
 from minidocker.engine import log, watch
-from minidocker.engine.records import ALIVE, Record, find, records
+from minidocker.engine.records import ALIVE, SHORT, Record, find, records
 from minidocker.engine.watch import Use
 from minidocker.images.container import ready
 from minidocker.network.ports import parse_port
 from minidocker.outcome import ContainerError
-from minidocker.state import home
+from minidocker.state import directory, home
 from minidocker.volumes import Named, Tmpfs, Volume
 from minidocker.volumes.spelling import from_mount, from_v
 
@@ -63,7 +63,8 @@ class Seen:
         self.volumes: list[Volume] = [from_v(text, "/") for text in options["volume"]]
         self.volumes += [from_mount(text, "/") for text in options["mount"]]
         self.network = options["network"] or "bridge"
-        self.lease = _leases().get(str(self.state["pid"]), "") if self.alive else ""  # of its address: see chapter 7
+        lease = _leases().get(str(self.state["pid"]))  # of its address: see chapter 7; without root, of its command: 9
+        self.lease = (lease or directory(record.short)) if self.alive else ""
 
     def ports(self) -> dict[str, list[dict[str, str]]]:
         """Each port that is published or exposed -> which ports of the host lead to it, while it runs."""
@@ -92,8 +93,10 @@ class Seen:
         command, made = " ".join(f"'{word}'" if " " in word else word for word in self.argv), self.config["created"]
         command = command if full or len(command) <= 20 else f"{command[:19]}…"
         mounts = [getattr(one, "name", "") or one.source for one in self.volumes]
+        image, known = self.config["image"], self.config["image_id"].removeprefix("sha256:")[:SHORT]
+        image = image if full else known if known in image else image.partition("@")[0]
         row = {"Command": json.dumps(command, ensure_ascii=False), "CreatedAt": f"{made[:10]} {made[11:19]} +0000 UTC"}
-        row |= {"ID": self.record.id if full else self.record.short, "Image": self.config["image"]}
+        row |= {"ID": self.record.id if full else self.record.short, "Image": image}
         row |= {"Labels": ",".join(f"{key}={value}" for key, value in sorted(self.labels.items()))}
         row |= {"LocalVolumes": str(sum(isinstance(one, Named) for one in self.volumes))}
         row |= {"Mounts": ",".join(one if full or len(one) <= 15 else f"{one[:14]}…" for one in mounts)}
@@ -205,7 +208,7 @@ def ps(options: Options) -> None:
     -f, --filter KEY=VALUE...  id, name, label, status, exited (a code), ancestor, before, since, volume, network
         --format TEMPLATE      what is shown of each, e.g. '{{.Names}} {{.Status}}'
     """
-    known: dict[str, Callable[[Seen, str], object]] = {
+    known: Predicates = {
         "id": lambda one, text: re.search(text, one.record.id),
         "name": lambda one, text: re.search(text.removeprefix("/"), one.record.name),
         "label": lambda one, text: labelled(one.labels, text),
@@ -221,7 +224,7 @@ def ps(options: Options) -> None:
     everything = options.all or last > 0 or any(text.startswith("status=") for text in options.filter)
     found = filtered([one for one in _all() if everything or one.alive], options.filter, known)
     rows = [one.row(options.no_trunc, options.size) for one in (found[:last] if last > 0 else found)]
-    show(options, rows, PS, f"ID Image Command RunningFor Status Ports Names{' Size' * options.size}", "ID")
+    show(options, rows, PS, f"ID Image Command RunningFor Status Ports Names{' Size' * options.size}")
 
 
 def _all() -> Iterator[Seen]:
@@ -245,9 +248,8 @@ def top(_: Options, word: str, *arguments: str) -> None:
     done = subprocess.run(["ps", *(arguments or ["-ef"])], capture_output=True, text=True)
     titles, *lines = [line.split() for line in done.stdout.splitlines()] or [[]]
     if done.returncode or "PID" not in titles:
-        raise ContainerError(
-            f"ps {' '.join(arguments)}: {done.stderr.partition(chr(10))[0] or 'there is no column PID'}"
-        )
+        problem = (done.stderr or "there is no column PID").splitlines()[0]
+        raise ContainerError(f"ps {' '.join(arguments)}: {problem}")
     last = len(titles) - 1
     rows = [[*line[:last], " ".join(line[last:])] for line in lines if line[titles.index("PID")] in own]
     for row in [titles, *rows]:
@@ -287,24 +289,15 @@ def stats(options: Options, *words: str) -> None:
         found = [one for one in (map(Seen, map(find, words)) if words else _all()) if one.alive or options.all or words]
         after = {one.record.id: Use(one.record, one.state, one.network != "host") for one in found}
         if before or not after:
-            ids = [(one, one.record.id) for one in found]
-            rows = [_use(one, after[name], before.get(name, after[name]), options.no_trunc) for one, name in ids]
+            uses = [(one, after[one.record.id]) for one in found]
+            rows = [_use(one, use, before.get(one.record.id, use), options.no_trunc) for one, use in uses]
             print(end="\x1b[H\x1b[J" * (not options.no_stream))
-            show(options, rows, STATS, "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs", "ID")
+            show(options, rows, STATS, "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs")
             print(end="", flush=True)
             if options.no_stream:
                 return
         before = after
         time.sleep(INTERVAL)
-
-
-EVENTS: dict[str, Callable[[dict[str, Any], str], object]] = {  # what --filter takes
-    "container": lambda one, text: one["id"].startswith(text) or text == one["Actor"]["Attributes"].get("name"),
-    "event": lambda one, text: text == one["Action"],
-    "image": lambda one, text: text == one["from"],
-    "label": lambda one, text: labelled(one["Actor"]["Attributes"], text),
-    "type": lambda one, text: text == one["Type"],
-}
 
 
 def events(options: Options) -> None:
@@ -315,6 +308,13 @@ def events(options: Options) -> None:
     -f, --filter KEY=VALUE...  container, event, image, label, type
         --format TEMPLATE      what is shown of each, e.g. '{{.Action}} {{.Actor.Attributes.name}}'
     """
+    kinds: Predicates = {
+        "container": lambda one, text: one["id"].startswith(text) or text == one["Actor"]["Attributes"].get("name"),
+        "event": lambda one, text: text == one["Action"],
+        "image": lambda one, text: text == one["from"],
+        "label": lambda one, text: labelled(one["Actor"]["Attributes"], text),
+        "type": lambda one, text: text == one["Type"],
+    }
     since, until = log.moment(options.since or "0s"), log.moment(options.until)
     form = parsed("{{json .}}" if options.format == "json" else options.format)
     for one in watch.told(until):
@@ -323,7 +323,7 @@ def events(options: Options) -> None:
         known = {"status": one["action"], "id": one["id"], "from": about.get("image", ""), "Type": one["type"]}
         known |= {"Action": one["action"], "Actor": {"ID": one["id"], "Attributes": about}, "scope": "local"}
         known |= {"time": stamp // 10**6, "timeNano": stamp * 1000}
-        if when >= since and filtered([known], options.filter, EVENTS):
+        if when >= since and filtered([known], options.filter, kinds):
             pairs = ", ".join(f"{key}={value}" for key, value in sorted(about.items()))
             plain = f"{when} {one['type']} {one['action']} {one['id']} ({pairs})"
             print(render(form, {".": known, "$": known}) if options.format else plain, flush=True)

@@ -31,7 +31,8 @@ class Slirp(Network):
             raise ContainerError(f"Network: {self.network}: this needs root; without it: none, host, bridge, no limits")
         for port in self.published:
             os.close(reserve(port))
-        self.lease = state.directory(self.container)
+        self.lease, self.addresses = state.directory(self.container), [ADDRESS]
+        write(f"{self.lease}/elements", self._elements([]))  # no firewall reads them, but `minidocker port`
         extra = self.extra.replace("host-gateway\t", f"{GATEWAY}\t")
         write(f"{self.lease}/hosts", f"{LOCALHOST}{ADDRESS}\t{' '.join(self._called())}\n{extra}")
         write(f"{self.lease}/resolv.conf", resolv_conf(self.dns or [SERVER]))
