@@ -34,3 +34,14 @@ def test_later_commands_reach_a_container_that_stays(someone):
 def test_what_cannot_be_entered_is_one_clear_line(someone):
     done = someone.sh("minidocker run -d --name it busybox sleep 65 >/dev/null; minidocker exec it true; echo $?")
     assert done.stdout == "125\n" and done.stderr.count("\n") == 1 and "sudo" in done.stderr, done.stderr
+
+
+def test_port_says_where_its_ports_are(someone):
+    script = """
+    minidocker run -d --name it -p 18080:80 -p 127.0.0.1::81 busybox sleep 65 >/dev/null || exit
+    minidocker port it 80; minidocker port it 81; minidocker ps --format '{{.Ports}}'; minidocker stop -t 0 it
+    """
+    done = someone.sh(script)
+    first, second, *ports = done.stdout.split()
+    assert first == "0.0.0.0:18080" and second.startswith("127.0.0.1:") and not second.endswith(":0"), done
+    assert ports == [f"{first}->80/tcp,", f"{second}->81/tcp", "it"]

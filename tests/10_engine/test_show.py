@@ -101,6 +101,16 @@ def test_a_pause_is_seen_and_whether_a_start_is_tried_again(shown, home):
     shown("rm", "-f", "again")
 
 
+def test_an_image_that_was_called_by_its_id_is_shown_short(shown):
+    full = shown("inspect", "-f", "{{.Id}}", "bench").strip()
+    plain = full.removeprefix("sha256:")
+    for word, says in ((full, plain[:12]), (plain[:20], plain[:12]), (plain[:8], plain[:8])):
+        shown("create", "--name", "it", "--network", "none", word)
+        assert shown("ps", "-l", "--format", "{{.Image}}").strip() == says
+        assert shown("ps", "-l", "--no-trunc", "--format", "{{.Image}}").strip() == word
+        shown("rm", "it")
+
+
 def test_inspect_takes_containers_images_and_volumes_together(shown):
     web, image, volume = json.loads(shown("inspect", "web", "bench", "data"))
     assert (web["Name"], web["Image"], web["Config"]["Image"]) == ("/web", image["Id"], "bench")
