@@ -27,8 +27,8 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **dict.fromkeys(("build", "pull", "push", "save", "load", "import", "export"), "transfer"),
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in ("create", "ls", "rm", "prune")},
     **dict.fromkeys(("system df", "system prune", "builder prune", "prune"), "nouns"),
-    **dict.fromkeys(("doctor", "reset", "version", "info"), "doctor"),  # they say themselves what needs root
-    **{"login": "account", "logout": "account", "completion": "words", "__complete": "words"},
+    **dict.fromkeys(("doctor", "reset", "version", "info", "login", "logout"), "doctor"),  # which need no root
+    **{"completion": "words", "__complete": "words"},
 }
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
@@ -88,7 +88,7 @@ def call(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Who is not root becomes root of a user namespace first."""
     if not verb:
         return int(__import__("minidocker.cli.words", fromlist=["_"]).help_(words))
-    if os.geteuid() and VERBS[verb] not in ("doctor", "account") and words not in (["-h"], ["--help"]):
+    if os.geteuid() and VERBS[verb] != "doctor" and words not in (["-h"], ["--help"]):
         __import__("minidocker.security.rootless", fromlist=["_"]).enter(verb)
     found = function(verb)
     try:
@@ -140,7 +140,8 @@ class Options(dict):  # type: ignore[type-arg]
         if option not in self.names and option in ("--help", "-h"):
             raise HelpWanted
         if option not in self.names:
-            raise ContainerError(f"unknown option {option}{nearest(option, self.names)}: see --help")
+            near = __import__("minidocker.cli.words", fromlist=["_"]).nearest(option, self.names)
+            raise ContainerError(f"unknown option {option}{near}: see --help")
         long = self.names[option]
         self.given.add(long)
         if isinstance(self[long], bool):
@@ -194,13 +195,6 @@ def variables(option: str, words: list[str]) -> list[str]:
         if word[:1] in ("", "="):
             raise ContainerError(f"{option} {word}: NAME=VALUE is expected")
     return [f"{word}={os.environ[word]}" if word in os.environ else word for word in words]
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """What may have been meant, for who reads the error."""
-    from difflib import get_close_matches
-
-    return "".join(f" (did you mean {near}?)" for near in get_close_matches(word, list(known), 1, 0.7))
 
 
 def end_in_order(*numbers: int, undisturbed: tuple[str, ...] = ()) -> None:

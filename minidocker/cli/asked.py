@@ -41,7 +41,13 @@ def network(options: Options) -> Any:
         from minidocker.network.slirp import Slirp as kind
     name, _, other = (options.network or "bridge").partition(":")
     if name == "container":
-        name = f"container:{_pid(other)}"
+        from minidocker.engine.records import NoSuchContainer, find
+
+        try:
+            other = find(other).state()["pid"] or other
+        except NoSuchContainer:
+            pass  # chapter 7 knows others, by their names
+        name = f"container:{other}"
     elif name != "host" and (problem := _impossible(rootless)):
         if options.given & NETWORKED:
             raise problem
@@ -65,16 +71,6 @@ def _impossible(rootless: bool) -> Exception | None:
     except (ContainerError, OSError) as problem:
         return problem
     return None
-
-
-def _pid(name: str) -> str:
-    """That of a container that stays, by its name or ID; or what it is called, for all others."""
-    from minidocker.engine.records import NoSuchContainer, find
-
-    try:
-        return find(name).state()["pid"] or name
-    except NoSuchContainer:
-        return name
 
 
 def once(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Verbs about this machine: what it can do for containers, found by trying (doctor); and how it forgets us (reset).
+"""Verbs that need no root: what this machine can do, found by trying (doctor); how it forgets us; who we are (login).
 
 Each probe does the real thing (unshares the namespace, mounts the overlay, adds the firewall table) behind walls of the
 engine's own that end with it, so nothing is left behind. The files in /proc and /sys say what a kernel was built with;
@@ -7,8 +7,11 @@ only a try says what this user, in this container or virtual machine, is allowed
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import getpass
 import importlib.metadata
+import json
 import os
 import shutil
 import sys
@@ -21,7 +24,8 @@ from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.cli import Options
 from minidocker.cli.lists import tell
 from minidocker.engine.records import records
-from minidocker.images.manifest import platform
+from minidocker.images.manifest import DEFAULT_REGISTRY, parsed, platform
+from minidocker.images.registry import Registry
 from minidocker.images.store import Store
 from minidocker.namespaces import KINDS, Namespaces
 from minidocker.outcome import ContainerError
@@ -38,6 +42,7 @@ NOTES = ("user without root", "overlayfs", "FUSE", "nftables", "seccomp", "KVM's
 ONLY_ROOT = "user namespaces only work as root here"
 OVERLAY = "modprobe overlay; MINIDOCKER_HOME has to be on ext4, xfs, btrfs or tmpfs"
 APPARMOR = "AppArmor forbids it: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+HUB = ("", DEFAULT_REGISTRY, "index.docker.io", "registry-1.docker.io")  # what people call it
 Check = tuple[str, str, str]  # name, what was found, and the remedy: nothing if all is well
 
 
@@ -56,11 +61,8 @@ def version(options: Options) -> None:
 
     -f, --format TEMPLATE  only this of it, e.g. '{{.Client.Version}}'
     """
-    try:
-        number = importlib.metadata.version("minidocker")
-    except importlib.metadata.PackageNotFoundError:
-        number = "0.1.0"  # a checkout
-    has = platform()
+    installed = importlib.metadata.distributions(name="minidocker")
+    number, has = next((one.version for one in installed), "0.1.0"), platform()  # a checkout does not know its number
     known = {"Version": number, "Python": sys.version.split()[0], "KernelVersion": os.uname().release}
     known |= {"Os": has["os"], "Arch": has["architecture"]}
     tell(options, {"Client": known, "Server": known})  # there is no daemon: what is asked does it itself
@@ -90,6 +92,53 @@ def reset(_: Options) -> None:
     if not os.path.exists(script):
         raise ContainerError(f"{script} is not there: run it from a checkout of the repository")
     os.execv("/bin/sh", ["sh", script])
+
+
+def login(options: Options, server: str = "") -> None:
+    """login [OPTIONS] [SERVER]: keep a name and a password for a registry (Docker Hub), once they are tried
+
+    -u, --username NAME      who you are there
+    -p, --password PASSWORD  which others can see then, in /proc
+        --password-stdin     read it from standard input
+    """
+    known = options.username and (options.password or options.password_stdin)
+    if not known and not sys.stdin.isatty():
+        raise ContainerError("there is no terminal to ask you on: use -u NAME and --password-stdin")
+    name, server = options.username or input("Username: "), _registry(server)
+    password = sys.stdin.read().rstrip("\r\n") if options.password_stdin else options.password or getpass.getpass()
+    os.environ["MINIDOCKER_AUTH"] = f"{server}={name}:{password}"  # which a client takes before all that is stored
+    with Registry(server, "") as registry:
+        registry.rest(registry.request("GET", "/v2/"))
+    _write(server, {"auth": base64.b64encode(f"{name}:{password}".encode()).decode()})
+    print("Login Succeeded")
+
+
+def logout(_: Options, server: str = "") -> None:
+    """logout [SERVER]: forget the name and the password for a registry"""
+    server = _registry(server)
+    print("Removing login credentials for" if _write(server) else "Not logged in to", server)
+
+
+def _registry(server: str) -> str:
+    host = server.removeprefix("https://").partition("/")[0]
+    return DEFAULT_REGISTRY if host in HUB else host
+
+
+def _write(server: str, entry: dict[str, str] | None = None) -> bool:
+    """Set or remove one entry, and keep all else; whether there was one. Only its owner can read the file."""
+    os.umask(0o077)
+    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    os.makedirs(directory, exist_ok=True)
+    state.hold(directory, wait=True)  # until this process ends
+    path, config = os.path.realpath(f"{directory}/config.json"), dict[str, Any]()
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            config = parsed(file.read(), what=path)
+    key = "https://index.docker.io/v1/" if server == DEFAULT_REGISTRY else server
+    was = config.setdefault("auths", {}).pop(key, None)
+    config["auths"] |= {key: entry} if entry else {}
+    state.replace(path, json.dumps(config, indent="\t").encode())
+    return was is not None
 
 
 def tried(name: str, remedy: str, command: Callable[[], object] | list[str], *isolators: Isolator) -> Check:

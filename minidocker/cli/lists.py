@@ -22,29 +22,34 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from minidocker.cli import Options, nearest
+from minidocker.cli import Options
+from minidocker.cli.words import nearest
 from minidocker.outcome import ContainerError
 
 # Unit -> its seconds, and up to how many seconds it is used
 UNITS = {"second": (1, 60), "minute": (60, 3600), "hour": (3600, 172800), "day": (86400, 1209600)}
 UNITS |= {"week": (604800, 5184000), "month": (2592000, 63072000), "year": (31536000, 1 << 40)}
 ONE = {"second": "1 second", "minute": "About a minute", "hour": "About an hour"}
+TITLES = {"RunningFor": "CREATED", "CreatedSince": "CREATED", "TotalCount": "TOTAL", "CPUPerc": "CPU %"}
+TITLES |= {"MemPerc": "MEM %", "MemUsage": "MEM USAGE / LIMIT", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O"}
 Thing = TypeVar("Thing")
 Row = Mapping[str, str]  # field -> what stands there
 Predicates = Mapping[str, Callable[[Any, str], object]]  # KEY of --filter -> whether a thing fits this VALUE
 
 
-def show(options: Options, rows: Sequence[Row], titles: Row, columns: str, key: str = "ID") -> None:
-    """A list: the `columns`; the `key` with -q; or what --format says. A row has all fields that have titles."""
-    form = options.format
+def show(options: Options, rows: Sequence[Row], columns: str, others: str = "", key: str = "ID", **titles: str) -> None:
+    """A list: the `columns`; the `key` with -q; or what --format says, which may be about the `others` as well.
+    The title of a column is its name in words, unless `titles` or TITLES has a better one."""
+    form, quiet = options.format, options.get("quiet")
     if form in ("", "table"):
-        names = [f"{{{{.{name}}}}}" for name in ([key] if options.get("quiet") else columns.split())]
-        form = "" if options.get("quiet") else "table "
-        form += "\t".join(names)
-    parts = parsed("{{json .}}" if form == "json" else form.removeprefix("table "))
+        form = "\t".join(f"{{{{.{name}}}}}" for name in ([key] if quiet else columns.split()))
+        form = form if quiet else f"table {form}"
+    parts = parsed(form.removeprefix("table "))
     lines = [render(parts, {".": row, "$": row}) for row in rows]
     if form.startswith("table "):
-        lines.insert(0, render(parts, {".": titles, "$": titles, "titles": True}))
+        heads = {name: re.sub("(?<=[a-z])(?=[A-Z])", " ", name).upper() for name in f"{columns} {others}".split()}
+        heads |= TITLES | titles
+        lines.insert(0, render(parts, {".": heads, "$": heads, "titles": True}))
         cells = [line.split("\t") for line in lines]
         widths = [max(7, *map(len, column)) for column in itertools.zip_longest(*cells, fillvalue="")]
         lines = ["   ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
@@ -99,7 +104,7 @@ def duration(since: str) -> str:
 def tell(options: Options, known: Mapping[str, object]) -> None:
     """One description: as --format says, or a line for each part of it."""
     if options.format:
-        print(render(parsed("{{json .}}" if options.format == "json" else options.format), {".": known, "$": known}))
+        print(render(parsed(options.format), {".": known, "$": known}))
     for key, value in [] if options.format else known.items():
         inner = value.items() if isinstance(value, dict) else []
         print(f"{key}:{'' if inner else f' {spelled(value)}'}", *(f"\n {name}: {one}" for name, one in inner), sep="")
@@ -131,6 +136,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 def parsed(form: str) -> list[Any]:
     """The parts of a template: texts, and of an action (its words, what is done if that is something, and if not)."""
+    form = "{{json .}}" if form == "json" else form
     parts = list[Any](ACTION.split(form.replace(r"\t", "\t").replace(r"\n", "\n")))  # every other one is an action
     if any("{{" in text for text in parts[::2]):
         raise ContainerError("--format: a {{ has no }}")
@@ -140,22 +146,23 @@ def parsed(form: str) -> list[Any]:
 
 def until_end(rest: list[Any], opened: str = "") -> list[list[Any]]:
     """The parts up to the end of what was opened: before its else, and after it. Takes them from the rest."""
-    parts, found = list[Any](), list[list[Any]]()
+    branches = [list[Any]()]
     while rest:
         words = rest.pop(0)
-        if opened and words == ["end"]:
-            return [*found, parts, []]
-        if opened and words[:2] == ["else", "if"]:  # its end is ours
-            return [parts, [(words[1:], *until_end(rest, "if"))]]
-        if opened and words == ["else"]:
-            found, parts = [parts], []
-        elif isinstance(words, str):
-            parts.append(words)
+        if isinstance(words, str):
+            branches[-1].append(words)
+        elif opened and words == ["end"]:
+            return [*branches, []]
+        elif opened and words[:2] == ["else", "if"]:  # its end is ours
+            return [*branches, [(words[1:], *until_end(rest, "if"))]]
+        elif opened and words == ["else"]:
+            branches.append([])
         else:
-            parts.append((words, *(until_end(rest, words[0]) if words[:1] in (["if"], ["with"], ["range"]) else [])))
+            inner = until_end(rest, words[0]) if words[:1] in (["if"], ["with"], ["range"]) else []
+            branches[-1].append((words, *inner))
     if opened:
         raise ContainerError(f"--format: {opened} has no end")
-    return [parts]
+    return branches
 
 
 def render(parts: list[Any], scope: dict[str, Any]) -> str:
@@ -214,9 +221,8 @@ def term(words: list[str], scope: dict[str, Any]) -> Any:
         name, _, path = word.partition(".")
         return field(scope[name or "."], path)
     if word.isidentifier() and word not in ("true", "false"):
-        raise ContainerError(
-            f"--format: no function {word}{nearest(word, FUNCTIONS) or ', but ' + ', '.join(FUNCTIONS)}"
-        )
+        hint = nearest(word, FUNCTIONS) or f", but {', '.join(FUNCTIONS)}"
+        raise ContainerError(f"--format: no function {word}{hint}")
     return json.loads(word, strict=False)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from minidocker import cgroups, network, state
-from minidocker.cli import Options, complain, each, nearest
+from minidocker.cli import Options, each
 from minidocker.cli.lists import Predicates, ago, filtered, human, labelled, parsed, render, show
+from minidocker.cli.words import nearest
 from minidocker.engine import records
 from minidocker.files import usage
 from minidocker.images import image
@@ -25,15 +26,6 @@ from minidocker.volumes import store as volume
 
 SHORT = slice(len("sha256:"), len("sha256:") + 12)  # of an ID: what is shown of it
 YES = ("true", "1")
-# Of each list: field -> title
-IMAGES = {"Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED"}
-IMAGES |= {"CreatedAt": "CREATED AT", "Size": "SIZE"}
-STEPS = {"ID": "IMAGE", "CreatedSince": "CREATED", "CreatedAt": "CREATED AT", "CreatedBy": "CREATED BY"}
-STEPS |= {"Size": "SIZE", "Comment": "COMMENT"}
-DISK = {"Type": "TYPE", "TotalCount": "TOTAL", "Size": "SIZE"}
-VOLUMES = {"Driver": "DRIVER", "Name": "VOLUME NAME", "Scope": "SCOPE", "Mountpoint": "MOUNTPOINT", "Labels": "LABELS"}
-NETWORKS = {"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "Interface": "INTERFACE"}
-NETWORKS |= {"Subnet": "SUBNET", "Labels": "LABELS"}
 
 
 def images(options: Options, *words: str) -> None:
@@ -60,8 +52,9 @@ def images(options: Options, *words: str) -> None:
         "before": lambda of, text: _created(of[0]) < _created(find(store, text)),
         "since": lambda of, text: _created(of[0]) > _created(find(store, text)),
     }
-    columns = "Repository Tag Digest ID CreatedSince Size".replace("" if options.digests else " Digest", "")
-    show(options, [row for _, row in filtered(pairs, options.filter, known)], IMAGES, columns)
+    rows = [row for _, row in filtered(pairs, options.filter, known)]
+    columns = f"Repository Tag{' Digest' * options.digests} ID CreatedSince Size"
+    show(options, rows, columns, "CreatedAt Digest", ID="IMAGE ID")
 
 
 def _created(one: Image) -> str:
@@ -86,7 +79,7 @@ def history(options: Options, name: str) -> None:
         rows.insert(0, row | {"CreatedBy": command, "Size": human(size), "Comment": step.get("comment") or ""})
     if rows:
         rows[0]["ID"] = found.id if options.no_trunc else found.id[SHORT]
-    show(options, rows, STEPS, "ID CreatedSince CreatedBy Size Comment")
+    show(options, rows, "ID CreatedSince CreatedBy Size Comment", "CreatedAt", ID="IMAGE")
 
 
 def inspect(options: Options, *words: str) -> int:
@@ -101,22 +94,23 @@ def inspect(options: Options, *words: str) -> int:
         return each(words, _drawn)
     if options.type and options.type not in KINDS:
         raise ContainerError(f"--type {options.type}{nearest(options.type, KINDS)}: it is {', '.join(KINDS)}")
-    parts, found, status = parsed(options.format), list[object](), 0
-    for word in words:
-        absent = list[ContainerError]()
+    parts, found = parsed(options.format), list[Mapping[str, Any]]()
+
+    def one(word: str) -> list[str]:
         for kind in [options.type] if options.type else KINDS:
             try:
-                found.append(KINDS[kind](word, options))
-                break
-            except ContainerError as failure:
-                absent.append(failure)
-        else:
-            problem = absent[0] if options.type else f"no such object: {word}: see ps -a, images, volume ls, network ls"
-            status = complain(problem, 1)
+                thing = KINDS[kind](word, options)
+            except ContainerError:
+                if options.type:
+                    raise
+                continue
+            found.append(thing)
+            return [render(parts, {".": thing, "$": thing})] if options.format else []
+        raise ContainerError(f"no such object: {word}: see ps -a, images, volume ls, network ls")
+
+    status = each(words, one)
     if not options.format:
         print(json.dumps(found, indent=4))
-    for thing in found if options.format else []:
-        print(json.dumps(thing) if options.format == "json" else render(parts, {".": thing, "$": thing}))
     return status
 
 
@@ -227,9 +221,9 @@ KINDS: dict[str, Callable[[str, Options], Mapping[str, Any]]] = {  # of inspect,
     "volume": lambda name, _: volume.inspect(name),
     "network": _network,
 }
-NOUNS: dict[str, Any] = {  # noun -> all names, how to remove one, the fields and columns of a list
-    "volume": (volume.names, volume.remove, VOLUMES, "Driver Name"),
-    "network": (network.listed, network.remove, NETWORKS, "Name Interface Subnet"),
+NOUNS: dict[str, Any] = {  # noun -> all names, how to remove one, the columns of a list, and what else can be shown
+    "volume": (volume.names, volume.remove, "Driver Name", "Scope Mountpoint Labels"),
+    "network": (network.listed, network.remove, "Name Interface Subnet", "ID Driver Scope Labels"),
 }
 
 
@@ -240,7 +234,7 @@ def _ls(noun: str, options: Options) -> None:
     -f, --filter KEY=VALUE...  name (a part of it), driver, label, dangling (true: nobody uses it)
         --format TEMPLATE      what is shown of each, e.g. '{{{{.Name}}}}'
     """
-    listed, _, titles, columns = NOUNS[noun]
+    listed, _, columns, others = NOUNS[noun]
     predicates: Predicates = {
         "name": lambda one, text: text in one["Name"],
         "driver": lambda one, text: text == one["Driver"],
@@ -251,8 +245,8 @@ def _ls(noun: str, options: Options) -> None:
     for one in filtered([KINDS[noun](name, options) for name in listed()], options.filter, predicates):
         texts = {key.lower(): str(value) for key, value in one.items()}
         texts["labels"] = ",".join(f"{key}={value}" for key, value in one["Labels"].items())
-        rows.append({field: texts[field.lower()] for field in titles})
-    show(options, rows, titles, columns, "Name")
+        rows.append({field: texts[field.lower()] for field in f"{columns} {others}".split()})
+    show(options, rows, columns, others, "Name", ID="NETWORK ID", Name="VOLUME NAME" if noun == "volume" else "NAME")
 
 
 def _rm(noun: str, options: Options, *names: str) -> int:
@@ -315,4 +309,4 @@ def system_df(options: Options) -> None:
     kinds = [("Images", len(found), blobs - cached), ("Layers", len(layers), layers - cached)]
     kinds += [("Containers", len(records.records()), running | kept), ("Build cache", len(steps), cached)]
     rows = [{"Type": kind, "TotalCount": str(total), "Size": human(usage(paths))} for kind, total, paths in kinds]
-    show(options, rows, DISK, "Type TotalCount Size")
+    show(options, rows, "Type TotalCount Size")

@@ -31,12 +31,6 @@ from minidocker.volumes import Named, Tmpfs, Volume
 from minidocker.volumes.spelling import from_mount, from_v
 
 NEVER = "0001-01-01T00:00:00Z"  # the zero of Go's times
-# Of each list: field -> title
-PS = {"Command": "COMMAND", "CreatedAt": "CREATED AT", "ID": "CONTAINER ID", "Image": "IMAGE", "Labels": "LABELS"}
-PS |= {"LocalVolumes": "LOCAL VOLUMES", "Mounts": "MOUNTS", "Names": "NAMES", "Networks": "NETWORKS", "Ports": "PORTS"}
-PS |= {"RunningFor": "CREATED", "Size": "SIZE", "State": "STATE", "Status": "STATUS"}
-STATS = {"BlockIO": "BLOCK I/O", "CPUPerc": "CPU %", "Container": "CONTAINER", "ID": "CONTAINER ID", "MemPerc": "MEM %"}
-STATS |= {"MemUsage": "MEM USAGE / LIMIT", "Name": "NAME", "NetIO": "NET I/O", "PIDs": "PIDS"}
 PUBLISHED = re.compile(r"published\d \{ (\S+) \. (\w+) \. (\d+) : \S+ \. (\d+) \}")  # what `Network` told the firewall
 ADDRESSES = {"0.0.0.0/0": "0.0.0.0", "::/0": "::"}
 HOST = {"AutoRemove": "rm", "CapAdd": "cap-add", "CapDrop": "cap-drop", "ContainerIDFile": "cidfile", "Dns": "dns"}
@@ -224,7 +218,9 @@ def ps(options: Options) -> None:
     everything = options.all or last > 0 or any(text.startswith("status=") for text in options.filter)
     found = filtered([one for one in _all() if everything or one.alive], options.filter, known)
     rows = [one.row(options.no_trunc, options.size) for one in (found[:last] if last > 0 else found)]
-    show(options, rows, PS, f"ID Image Command RunningFor Status Ports Names{' Size' * options.size}")
+    columns = f"ID Image Command RunningFor Status Ports Names{' Size' * options.size}"
+    others = "CreatedAt Labels LocalVolumes Mounts Networks Size State"
+    show(options, rows, columns, others, ID="CONTAINER ID")
 
 
 def _all() -> Iterator[Seen]:
@@ -292,7 +288,8 @@ def stats(options: Options, *words: str) -> None:
             uses = [(one, after[one.record.id]) for one in found]
             rows = [_use(one, use, before.get(one.record.id, use), options.no_trunc) for one, use in uses]
             print(end="\x1b[H\x1b[J" * (not options.no_stream))
-            show(options, rows, STATS, "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs")
+            columns = "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs"
+            show(options, rows, columns, "Container", ID="CONTAINER ID")
             print(end="", flush=True)
             if options.no_stream:
                 return
@@ -316,7 +313,7 @@ def events(options: Options) -> None:
         "type": lambda one, text: text == one["Type"],
     }
     since, until = log.moment(options.since or "0s"), log.moment(options.until)
-    form = parsed("{{json .}}" if options.format == "json" else options.format)
+    form = parsed(options.format)
     for one in watch.told(until):
         when, about = one["time"], one["attributes"]
         stamp = round(datetime.datetime.fromisoformat(when).timestamp() * 1e6)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
 
-from minidocker.cli import VERBS, Options, call, complain, function, nearest
+from minidocker.cli import VERBS, Options, call, complain, function
 from minidocker.outcome import ContainerError
 
 LONG = {  # noun -> verbs that also stand below it
@@ -20,6 +22,11 @@ ALIASES = {  # a long form -> what it is called above
 }
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What may have been meant, for who reads the error."""
+    return "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(word, list(known), 1, 0.7))
+
+
 def short(words: list[str]) -> list[str]:
     """What was typed, with the verb in its short form."""
     known = ALIASES.get(" ".join(words[:2]))
@@ -29,8 +36,8 @@ def short(words: list[str]) -> list[str]:
 def usage(verb: str) -> None:
     """The help of a verb, and its line of examples.txt."""
     print("usage: minidocker", (function(verb).__doc__ or "").rstrip())
-    with open(os.path.join(os.path.dirname(__file__), "examples.txt")) as file:
-        print(end="".join(f"\ne.g. minidocker {line}" for line in file if f"{line.strip()} ".startswith(f"{verb} ")))
+    lines = Path(__file__).with_name("examples.txt").read_text().splitlines()
+    print(end="".join(f"\ne.g. minidocker {line}\n" for line in lines if f"{line} ".startswith(f"{verb} ")))
 
 
 def help_(words: list[str]) -> int:
@@ -55,8 +62,7 @@ def completion(_: Options, shell: str) -> None:
     """completion SHELL: print what lets bash or zsh complete words: verbs, flags, names"""
     if shell not in ("bash", "zsh"):
         raise ContainerError(f"completion {shell}: it is bash or zsh")
-    with open(os.path.join(os.path.dirname(__file__), f"completion.{shell}")) as file:
-        print(end=file.read())
+    print(end=Path(__file__).with_name(f"completion.{shell}").read_text())
 
 
 def __complete(_: Options, *typed: str) -> None:
