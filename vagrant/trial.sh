@@ -39,6 +39,7 @@ try() {
 for name in ${NOTEBOOKS-00_process}; do
     try "notebooks/$name.ipynb" --nbval --nbval-cell-timeout=600
 done
+[ -z "${TESTS:-}" ] || MINIDOCKER_GUEST=root MINIDOCKER_MUST_WORK=1 sh vagrant/provision.sh || die "set-up for tests failed"
 # shellcheck disable=SC2086  # words
 [ -z "${TESTS:-}" ] || { try $TESTS; rm -rf /tmp/*; }    # pytest keeps what tests write
 
