@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
+from collections.abc import Callable
 
 from minidocker.cli import Options, each, end_in_order
 from minidocker.cli.run import FORWARDED, prepared, settle
@@ -21,42 +24,34 @@ from minidocker.volumes.spelling import from_mount, from_v
 
 def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str, ...]) -> Record:
     """A new container, written down with all that it will need; its volumes without a name get one now."""
-    paths, anonymous = image["config"].get("Volumes") or {}, list[str]()
-    binds, mounts = [from_v(text, "/") for text in options.volume], [from_mount(text, "/") for text in options.mount]
-    options["volume"], options["mount"] = [*options.volume], [*options.mount]
-    targets = {volume.target for volume in [*binds, *mounts]}
-    volumes = [volume.name for volume in [*binds, *mounts] if isinstance(volume, Named) and volume.name]
     settle(options, image, command, "0" * 12)  # what is wrong is said before anything is made
     number_of(options.stop_signal or "TERM")
+    volumes, anonymous, targets = list[str](), list[str](), set[str]()
+    with contextlib.ExitStack() as undo:
 
-    def named() -> str:
-        anonymous.append(store.create())
-        return anonymous[-1]
+        def named() -> str:
+            anonymous.append(store.create())
+            undo.callback(store.remove, anonymous[-1])
+            return anonymous[-1]
 
-    for number, volume in enumerate(binds):
-        if isinstance(volume, Named) and not volume.name:
-            options["volume"][number] = f"{named()}:{options.volume[number]}"
-        elif volume.source:  # its monitor is somewhere else
-            options["volume"][number] = volume.source + options.volume[number][options.volume[number].index(":") :]
-    for number, volume in enumerate(mounts):
-        if isinstance(volume, Named) and not volume.name:
-            options["mount"][number] += f",source={named()}"
-    options["volume"] += [f"{named()}:/{path.lstrip('/')}" for path in paths if f"/{path.lstrip('/')}" not in targets]
-    try:
-        config = {
-            "image": name,
-            "image_id": image["id"],
-            "command": [*command],
-            "options": {**options},
-            "given": sorted(options.given),
-            "volumes": [*volumes, *anonymous],
-            "anonymous": anonymous,
-        }
+        for kind, read in (("volume", from_v), ("mount", from_mount)):
+            texts, options[kind] = options[kind], []
+            for text in texts:
+                volume = read(text, "/")
+                if isinstance(volume, Named) and volume.name:
+                    volumes.append(volume.name)
+                elif isinstance(volume, Named):
+                    text = f"{named()}:{text}" if kind == "volume" else f"{text},source={named()}"
+                elif kind == "volume":  # its monitor is somewhere else
+                    text = volume.source + text[text.index(":") :]
+                options[kind].append(text)
+                targets.add(volume.target)
+        paths = [f"/{path.lstrip('/')}" for path in image["config"].get("Volumes") or ()]
+        options["volume"] += [f"{named()}:{path}" for path in paths if path not in targets]
+        config = {"image": name, "image_id": image["id"], "command": [*command], "options": {**options}}
+        config |= {"given": sorted(options.given), "volumes": [*volumes, *anonymous], "anonymous": anonymous}
         record = records.create(config, image["layers"][0], options.name)
-    except BaseException:
-        for volume_name in anonymous:
-            store.remove(volume_name)
-        raise
+        undo.pop_all()
     if options.cidfile:
         with open(options.cidfile, "x") as file:
             file.write(record.id)
@@ -86,44 +81,38 @@ def _start(record: Record, client: int = -1) -> None:
 
 def begin(options: Options, record: Record) -> int:
     """`run`, of a container that stays: start it, and show what it writes unless it is detached."""
-    if options.detach:
-        _start(record)
-        print(record.id)
-        return 0
-    return _in_front(record, keyboard=0 if options.interactive else -1, keys=options.detach_keys)
+    if not options.detach:
+        return _in_front(record, options.interactive, options.detach_keys)
+    _start(record)
+    print(record.id)
+    return 0
 
 
-def _in_front(record: Record, keyboard: int, keys: str) -> int:
+def _in_front(record: Record, stdin: bool, keys: str) -> int:
     """Start it, attached from its first byte on; the exit status."""
     ours, theirs = pair()
     end_in_order(*FORWARDED)
     try:
         _start(record, theirs)
-        proxy(record, ours)
     finally:
         os.close(theirs)
-    return _followed(ours, keyboard, keys)
+    return _followed(ours, stdin, keys)
 
 
-def _followed(channel: int, keyboard: int, keys: str) -> int:
-    code = client.follow(channel, keyboard, keys or client.KEYS)
+def _followed(channel: int, stdin: bool, keys: str) -> int:
+    """Signals that reach this command meanwhile are for the container, as with Docker's --sig-proxy."""
+
+    def passed(number: int, _: object) -> None:
+        with contextlib.suppress(OSError):  # it has just ended
+            send(channel, ("signal", number))
+
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, passed)
+    code = client.follow(channel, 0 if stdin else -1, keys or client.KEYS)
     if code is None:
         print("read escape sequence", file=sys.stderr)
     return code or 0
-
-
-def proxy(record: Record, channel: int) -> None:
-    """Signals that reach this command are for the container, as with Docker's --sig-proxy."""
-    for number in FORWARDED:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda received, _: _pass(channel, received))
-
-
-def _pass(channel: int, number: int) -> None:
-    try:
-        send(channel, ("signal", number))
-    except OSError:
-        pass  # it has just ended
 
 
 def remove(record: Record, volumes: bool = True, force: bool = False) -> None:
@@ -146,6 +135,11 @@ def create(options: Options, name: str, *command: str) -> None:
 create.__doc__ = (create.__doc__ or "") + (run_verb.__doc__ or "").partition("\n")[2].join(["\n", ""])
 
 
+def _each(words: tuple[str, ...], do: Callable[[Record], str | None]) -> int:
+    """Do it with the container that each word means; that is said, or what comes back."""
+    return each(words, lambda word: [do(find(word)) or word])
+
+
 def start(options: Options, *words: str) -> int:
     """start [OPTIONS] CONTAINER...: start containers that do not run
 
@@ -153,19 +147,14 @@ def start(options: Options, *words: str) -> int:
     -i, --interactive        and give it the standard input
         --detach-keys KEYS   what ends the view of a terminal: ctrl-p,ctrl-q
     """
-    if options.attach or options.interactive:
-        if len(words) != 1:
-            raise ContainerError("start -a and -i are for one container")
-        record = find(words[0])
-        if record.state()["status"] in records.ALIVE:
-            return attach_to(record, options)
-        return _in_front(record, 0 if options.interactive and asked(record).interactive else -1, options.detach_keys)
-
-    def one(word: str) -> list[str]:
-        _start(find(word))
-        return [word]
-
-    return each(words, one)
+    if not options.attach and not options.interactive:
+        return _each(words, _start)
+    if len(words) != 1:
+        raise ContainerError("start -a and -i are for one container")
+    record = find(words[0])
+    if record.state()["status"] in records.ALIVE:
+        return attach(options, words[0])
+    return _in_front(record, options.interactive and asked(record).interactive, options.detach_keys)
 
 
 def attach(options: Options, word: str) -> int:
@@ -174,16 +163,10 @@ def attach(options: Options, word: str) -> int:
     --no-stdin           only see
     --detach-keys KEYS   what ends the view of a terminal, and not the container: ctrl-p,ctrl-q
     """
-    return attach_to(find(word), options)
-
-
-def attach_to(record: Record, options: Options) -> int:
-    """See what a running container writes, and type; the exit status."""
+    record = find(word)
     channel = client.connect(record)
-    proxy(record, channel)
     send(channel, ("attach",))
-    stdin = asked(record).interactive and not options.get("no-stdin")
-    return _followed(channel, 0 if stdin else -1, options.detach_keys)
+    return _followed(channel, asked(record).interactive and not options.get("no-stdin"), options.detach_keys)
 
 
 def stop(options: Options, *words: str) -> int:
@@ -192,37 +175,31 @@ def stop(options: Options, *words: str) -> int:
     -t, --time SECONDS   when: by default 10, or what run --stop-timeout said; -1 is never
     -s, --signal SIGNAL  by default SIGTERM, or the image's STOPSIGNAL, or what run --stop-signal said
     """
-
-    def one(word: str) -> list[str]:
-        halt(find(word), options)
-        return [word]
-
-    return each(words, one)
+    return _each(words, lambda record: _halt(record, options))
 
 
-def halt(record: Record, options: Options) -> None:
+def _halt(record: Record, options: Options) -> None:
     """Stop it, if it runs."""
     if record.state()["status"] not in records.ALIVE:
         return
     made, config = asked(record), ready(record.config["image_id"])["config"]
     number = number_of(options.signal or made.stop_signal or config.get("StopSignal") or "TERM")
-    chosen = options if options.time else made
-    grace = chosen.number("time" if options.time else "stop-timeout", float)
+    grace = options.number("time", float) if options.time else made.number("stop-timeout", float)
     grace = grace if options.time or made.stop_timeout else 10
     client.stop(record, number, None if grace < 0 else grace)
 
 
 def number_of(text: str) -> int:
-    """A signal from its name, with or without SIG, or its number."""
-    name, _, more = text.upper().removeprefix("SIG").partition("+")
-    if name == "RTMIN" and more.isdecimal():  # systemd's is RTMIN+3
-        text = str(signal.SIGRTMIN + int(more))
-    found = getattr(signal, "SIG" + text.upper().removeprefix("SIG"), None)
-    if text.isdecimal() and 0 < int(text) < signal.NSIG:
-        return int(text)
-    if not isinstance(found, int) or "_" in text:
+    """A signal from its name, with or without SIG, or its number; systemd's is RTMIN+3."""
+    name = text.upper().removeprefix("SIG")
+    known = {name[3:]: int(number) for name, number in vars(signal).items() if name[:3] == "SIG" and name.isalnum()}
+    if real := re.fullmatch(r"(RTMIN|RTMAX)([+-]\d\d?)", name):
+        number = known[real[1]] + int(real[2])
+    else:
+        number = int(name) if re.fullmatch(r"\d\d?", name) else known.get(name, 0)
+    if not 0 < number < signal.NSIG:
         raise ContainerError(f"no signal is called {text!r}: see kill -l")
-    return int(found)
+    return number
 
 
 def restart(options: Options, *words: str) -> int:
@@ -232,13 +209,11 @@ def restart(options: Options, *words: str) -> int:
     -s, --signal SIGNAL  what to send first
     """
 
-    def one(word: str) -> list[str]:
-        record = find(word)
-        halt(record, options)
+    def one(record: Record) -> None:
+        _halt(record, options)
         _start(record)
-        return [word]
 
-    return each(words, one)
+    return _each(words, one)
 
 
 def kill(options: Options, *words: str) -> int:
@@ -248,32 +223,29 @@ def kill(options: Options, *words: str) -> int:
     """
     number = number_of(options.signal or "KILL")
 
-    def one(word: str) -> list[str]:
-        record = find(word)
+    def one(record: Record) -> None:
         channel = client.kill(record, number)
         if number == signal.SIGKILL:
             client.ended(record, channel)
         os.close(channel)
-        return [word]
 
-    return each(words, one)
+    return _each(words, one)
 
 
 def wait(_: Options, *words: str) -> int:
     """wait CONTAINER...: wait until containers end, and print their exit codes"""
 
-    def one(word: str) -> list[str]:
-        record = find(word)
+    def one(record: Record) -> str:
         try:
             channel = client.connect(record)
             send(channel, ("wait",))
         except (client.NotRunning, OSError):
             if isinstance(record, records.Foreground):
                 raise
-            return [str(client.over(record))]
-        return [str(client.ended(record, channel))]
+            return str(client.over(record))
+        return str(client.ended(record, channel))
 
-    return each(words, one)
+    return _each(words, one)
 
 
 def rm(options: Options, *words: str) -> int:
@@ -285,12 +257,11 @@ def rm(options: Options, *words: str) -> int:
 
     def one(word: str) -> list[str]:
         try:
-            record = find(word)
+            remove(find(word), options.volumes, options.force)
         except records.NoSuchContainer:
-            if options.force:
-                return []
-            raise
-        remove(record, options.volumes, options.force)
+            if not options.force:
+                raise
+            return []
         return [word]
 
     return each(words, one)
@@ -298,21 +269,18 @@ def rm(options: Options, *words: str) -> int:
 
 def pause(_: Options, *words: str) -> int:
     """pause CONTAINER...: stop all processes of containers where they are"""
-    return each(words, lambda word: _frozen(word, True))
+    return _each(words, lambda record: _freeze(record, "running"))
 
 
 def unpause(_: Options, *words: str) -> int:
     """unpause CONTAINER...: let them go on"""
-    return each(words, lambda word: _frozen(word, False))
+    return _each(words, lambda record: _freeze(record, "paused"))
 
 
-def _frozen(word: str, frozen: bool) -> list[str]:
-    record = find(word)
-    status = record.state()["status"]
-    if status != ("running" if frozen else "paused"):
-        raise ContainerError(f"{word}: this container is {status}")
-    records.freeze(record, frozen)
-    return [word]
+def _freeze(record: Record, expected: str) -> None:
+    if (status := record.state()["status"]) != expected:
+        raise ContainerError(f"{record.name}: this container is {status}")
+    records.freeze(record, expected == "running")
 
 
 def rename(_: Options, word: str, name: str) -> None:
@@ -325,10 +293,9 @@ def container_prune(options: Options) -> int:
 
     -f, --force  do not ask (it never does)
     """
-    dead = [record for record in records.records() if record.state()["status"] not in records.ALIVE]
 
     def one(record: Record) -> list[str]:
         remove(record)
         return [record.id]
 
-    return each(dead, one)
+    return each((record for record in records.records() if record.state()["status"] not in records.ALIVE), one)

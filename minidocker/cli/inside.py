@@ -40,9 +40,8 @@ def exec_(options: Options, word: str, *command: str) -> int:
         raise ContainerError(f"{word}: this container is {state['status']}: a command needs one that is running")
     config = ready(record.config["image_id"])["config"]
     environment = {"PATH": DEFAULT_PATH, "HOSTNAME": made.hostname or record.short}
-    for setting in [*(config.get("Env") or []), *made.env, *variables("-e", options.env)]:
-        name, equals, value = setting.partition("=")
-        environment |= {name: value} if equals else {}
+    settings = [*(config.get("Env") or []), *made.env, *variables("-e", options.env)]
+    environment |= dict(setting.split("=", 1) for setting in settings if "=" in setting)
     terminal = []
     if options.tty:
         from minidocker.terminal import Terminal, size
@@ -53,15 +52,14 @@ def exec_(options: Options, word: str, *command: str) -> int:
     opted = privileges(made.security_opt, made.ulimit)
     walls = walls_of(state["pid"], record.short, terminal, user, options.privileged, opted)
     cwd = options.workdir or made.workdir or config.get("WorkingDir") or "/"
-    if options.detach and os.fork():
-        return 0
     null = os.open(os.devnull, os.O_RDWR)
-    streams = {} if options.tty else {"stdin": 0 if options.interactive else null, "stdout": 1, "stderr": 2}
     if options.detach:
+        if os.fork():
+            return 0
         os.setsid()
         for number in range(3):  # who reads what we write waits for our end otherwise
             os.dup2(null, number)
-        streams = {"stdin": null, "stdout": null, "stderr": null}
+    streams = {} if options.tty else {"stdin": 0 if options.interactive else null, "stdout": 1, "stderr": 2}
     with start(command, *walls, env=environment, cwd=cwd, name=record.short, **streams) as process:
         if options.tty and not options.detach:
             from minidocker.terminal import interact
@@ -83,8 +81,7 @@ def logs(options: Options, word: str) -> None:
     """
     record = find(word)
     start_at, end_at = (log.moment(text) for text in (options.since, options.until))
-    lines = log.lines(record, options.tail, options.follow)
-    for line in lines:
+    for line in log.lines(record, options.tail, options.follow):
         if start_at <= line["time"] and (not end_at or line["time"] <= end_at):
             stream = sys.stdout if line["stream"] == "stdout" else sys.stderr
             print(f"{line['time']} " * options.timestamps + line["log"], end="", file=stream, flush=options.follow)
