@@ -88,7 +88,7 @@ def call(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Who is not root becomes root of a user namespace first."""
     if not verb:
         return int(__import__("minidocker.cli.words", fromlist=["_"]).help_(words))
-    if os.geteuid() and VERBS[verb] != "doctor" and words not in (["-h"], ["--help"]):
+    if os.geteuid() and VERBS[verb] not in ("doctor", "inside") and words not in (["-h"], ["--help"]):
         __import__("minidocker.security.rootless", fromlist=["_"]).enter(verb)
     found = function(verb)
     try:

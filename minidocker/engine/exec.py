@@ -6,7 +6,8 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 
-from minidocker.cgroups.hierarchy import Hierarchy, hierarchies
+from minidocker import state
+from minidocker.cgroups import hierarchy
 from minidocker.images.inside import User
 from minidocker.isolator import Isolator
 from minidocker.namespaces import Init, Join
@@ -18,18 +19,20 @@ from minidocker.syscalls import CLONE_NEWPID, CLONE_NEWUSER, Any, call
 
 
 class Groups(Isolator):
-    """Into the control groups of the container `name`, which its monitor holds. Host side as root."""
+    """Into the control groups of the container `name`, where the process `pid` is. Host side as root."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, pid: int) -> None:
+        self.name, self.pid = name, pid
 
     def __enter__(self) -> Isolator:
-        """Open where to write, since inside there are other paths; in version 2 the process is born in the group."""
+        """Open where to write, since inside there are other paths."""
+        paths = [f"{one.parent}/{self.name}/cgroup.procs" for one in hierarchy.hierarchies()]
         try:
-            there = [one for one in hierarchies() if os.path.isdir(_group(one, self.name))]
-            self.descriptors = tuple(os.open(f"{_group(one, self.name)}/cgroup.procs", os.O_WRONLY) for one in there)
+            self.descriptors = tuple(os.open(path, os.O_WRONLY) for path in paths if os.path.exists(path))
         except FileNotFoundError:
             raise ContainerError(f"{self.name}: this container has just ended") from None
+        if not self.descriptors and f"/{self.name}" in hierarchy.read(f"/proc/{self.pid}/cgroup"):
+            raise ContainerError(f"{self.name}: its limits are those of another session: run exec in that")
         return self
 
     def inside(self) -> None:
@@ -42,21 +45,13 @@ class Groups(Isolator):
             os.close(descriptor)
 
 
-def _group(hierarchy: Hierarchy, name: str) -> str:
-    return f"{hierarchy.parent}/{name}"
-
-
 class Enter(Join):
     """Into the namespaces of a container, but for that of processes, where we would be seen: root in there may have
     CAP_SYS_PTRACE, and could take over a process that still has all rights of the host (CVE-2016-9962)."""
 
     def __enter__(self) -> Isolator:
-        """So we are not born in there, either. Without root, each command has a user namespace of its own."""
-        try:
-            super().__enter__()
-        except PermissionError:
-            remedy = "run -it, start -ai and attach work without root: exec needs sudo, and a container of root's"
-            raise ContainerError(f"process {self.pid} belongs to another user namespace: {remedy}") from None
+        """So we are not born in there, either."""
+        super().__enter__()
         self.pid_namespace = None
         return self
 
@@ -75,6 +70,24 @@ class Born(Init):
     clone_flags = 0
 
 
+def join(pid: int, init: bool) -> int:
+    """Without root: into the user namespace of this process, over which its maker has all rights, and is root there.
+
+    Of --init, which is hidden from us, too, it is that of its first child. Returns whose namespaces can be entered.
+    """
+    from minidocker.security.rootless import delegated
+
+    if init and (children := hierarchy.read(f"/proc/{pid}/task/{pid}/children").split()):
+        pid = int(children[0])
+    os.environ["MINIDOCKER_HOME"] = state.home()
+    process = os.pidfd_open(pid)
+    call("setns", process, CLONE_NEWUSER, path=f"process {pid}")
+    os.close(process)
+    os.setgroups([])
+    hierarchy._found = delegated()
+    return pid
+
+
 def walls_of(
     pid: int, name: str, terminal: Sequence[Isolator], user: str, privileged: bool, asked: Mapping[str, Any]
 ) -> list[Isolator]:
@@ -89,4 +102,4 @@ def walls_of(
     profile = "unconfined" if privileged or status["Seccomp"] == "0" else str(asked.get("seccomp", ""))
     walls = [wall for wall in asked.get("walls", ()) if not isinstance(wall, ReadOnly)]
     rights = [Seccomp(kept, profile), Bounding(kept), User(user), Capabilities(kept)]
-    return [Groups(name), Enter(pid), *terminal, *walls, *rights, Born()]
+    return [Groups(name, pid), Enter(pid), *terminal, *walls, *rights, Born()]
