@@ -16,7 +16,7 @@ from minidocker.engine import records
 from minidocker.engine.monitor import begin as begin_monitor
 from minidocker.engine.records import Record, find
 from minidocker.images.container import ready
-from minidocker.outcome import ContainerError
+from minidocker.outcome import ContainerError, warn
 from minidocker.syscalls import Any, pair, send, signal
 from minidocker.volumes import Named, store
 from minidocker.volumes.spelling import from_mount, from_v
@@ -26,6 +26,7 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
     """A new container, written down with all that it will need; its volumes without a name get one now."""
     settle(options, image, command, "0" * 12)  # what is wrong is said before anything is made
     number_of(options.stop_signal or "TERM")
+    options["security-opt"] = [*map(_absolute, options.security_opt)]
     volumes, anonymous, targets = list[str](), list[str](), set[str]()
     with contextlib.ExitStack() as undo:
 
@@ -44,6 +45,8 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
                     text = f"{named()}:{text}" if kind == "volume" else f"{text},source={named()}"
                 elif kind == "volume":  # its monitor is somewhere else
                     text = volume.source + text[text.index(":") :]
+                elif volume.source not in text:
+                    text += f",source={volume.source}"
                 options[kind].append(text)
                 targets.add(volume.target)
         paths = [f"/{path.lstrip('/')}" for path in image["config"].get("Volumes") or ()]
@@ -56,6 +59,12 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
         with open(options.cidfile, "x") as file:
             file.write(record.id)
     return record
+
+
+def _absolute(word: str) -> str:
+    """Where a profile is that --security-opt names, for a monitor, which is somewhere else."""
+    path = word.removeprefix("seccomp=")
+    return word if path in (word, "", "unconfined") else f"seccomp={os.path.abspath(path)}"
 
 
 def asked(record: Record) -> Options:
@@ -179,11 +188,18 @@ def stop(options: Options, *words: str) -> int:
 
 
 def _halt(record: Record, options: Options) -> None:
-    """Stop it, if it runs."""
+    """Stop it, if it runs. What an image has as its STOPSIGNAL may be anything; for Docker, then, it is SIGTERM."""
     if record.state()["status"] not in records.ALIVE:
         return
     made, config = asked(record), ready(record.config["image_id"])["config"]
-    number = number_of(options.signal or made.stop_signal or config.get("StopSignal") or "TERM")
+    wanted = options.signal or made.stop_signal
+    try:
+        number = number_of(wanted or config.get("StopSignal") or "TERM")
+    except ContainerError as wrong:
+        if wanted:
+            raise
+        warn(f"{record.name}: {wrong}: that is the STOPSIGNAL of its image, so it gets SIGTERM")
+        number = signal.SIGTERM
     grace = options.number("time", float) if options.time else made.number("stop-timeout", float)
     grace = grace if options.time or made.stop_timeout else 10
     client.stop(record, number, None if grace < 0 else grace)

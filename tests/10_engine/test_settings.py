@@ -11,6 +11,8 @@ import pytest
 
 from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.engine import records
+from minidocker.images import image
+from minidocker.images.store import Store
 from tests.helpers import until
 
 pytestmark = pytest.mark.chapter(10)
@@ -161,6 +163,33 @@ def test_a_relative_path_is_the_one_of_then(box, tmp_path):
     (tmp_path / "here/file").touch()
     do("start", "-a", box, cwd="/")
     assert do("logs", box).stdout == "file\n"
+
+
+def test_a_relative_profile_and_a_relative_mount_are_those_of_then(box, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/file").touch()
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
+    words = ("--security-opt", "seccomp=profile.json", "--mount", "type=bind,source=./here,target=/v")
+    do(*RUN, "--name", box, *words, *WAIT, cwd=tmp_path)
+    assert "not permitted" in do("exec", box, "mkdir", "/x", code=1, cwd="/").stderr
+    assert do("exec", box, "ls", "/v", cwd="/").stdout == "file\n"
+
+
+def test_a_stopsignal_that_is_none_is_sigterm_with_a_word(box):
+    store = Store()
+    base = image.find(store, "busybox")
+    with store.writing():
+        config = base.config | {"config": base.config["config"] | {"StopSignal": "SIGNONSENSE"}}
+        store.tag(box, image.make(store, config, base.manifest["layers"]).descriptor)
+    do(*RUN, "--name", box, box, "sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done")
+    assert until(lambda: "ready" in do("logs", box).stdout)
+    assert "no signal" in do("stop", "-s", "NONSENSE", box, code=1).stderr
+    told = do("stop", box).stderr
+    assert told.count("\n") == 1 and "SIGNONSENSE" in told and "SIGTERM" in told
+    assert records.find(box).state()["exit_code"] == 7
+    do("rm", box)
+    do("rmi", box)
 
 
 def test_volumes_of_another_container(box, tmp_path):
