@@ -13,7 +13,7 @@ import select
 import signal
 import time
 
-from minidocker.engine.records import ALIVE, Foreground, Record, freeze
+from minidocker.engine.records import ALIVE, KILLED, Foreground, Record, freeze
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, polled, read, receive, send
 from minidocker.terminal import raw
@@ -33,10 +33,10 @@ def connect(record: Record) -> int:
             client.connect(address)
     except OSError:
         client.close()
-        problem = "this container is not running: minidocker start"
+        problem = "not running: minidocker start"
         if isinstance(record, Foreground):
-            problem = "this container is in the foreground of its command, which alone hears of it"
-        raise NotRunning(f"{record.name or record.short}: {problem}") from None
+            problem = "in the foreground of its command, which alone hears of it"
+        raise NotRunning(f"{record.name or record.short}: this container is {problem}") from None
     return client.detach()
 
 
@@ -95,11 +95,9 @@ def follow(channel: int, keyboard: int = -1, keys: str = KEYS) -> int | None:
     None: the detach keys were typed. The user's terminal is raw meanwhile, if the container has one of its own.
     """
     message, extra = receive(channel)
-    while message is not None and message[0] != "input":
-        if message[0] == "ended":  # it could not be started
-            return int(message[1])
-        message, extra = receive(channel)
-    terminal, target = bool(message and message[1]), extra[0] if extra else -1
+    if message is None or message[0] != "input":  # it could not be started
+        return int(message[1]) if message else KILLED
+    terminal, target = message[1], extra[0] if extra else -1
     if target >= 0:
         os.set_blocking(target, False)
     with raw(keyboard, 1, target) if terminal and target >= 0 else contextlib.nullcontext():
@@ -121,8 +119,10 @@ def _copy(channel: int, keyboard: int, target: int, terminal: bool, keys: bytes)
         if channel in ready:
             message, _ = receive(channel)
             if message is None or message[0] == "ended":
-                return 137 if message is None else int(message[1])
-            _show(*message)
+                return KILLED if message is None else int(message[1])
+            stream, data = message
+            while data:
+                data = data[os.write(stream, data) :]
         if kept and target in ready:
             try:
                 kept = kept[os.write(target, kept[: select.PIPE_BUF]) :]
@@ -147,16 +147,10 @@ def _copy(channel: int, keyboard: int, target: int, terminal: bool, keys: bytes)
                     send(channel, ("eof",))
 
 
-def _show(stream: int, data: bytes) -> None:
-    """All of it, to our own stdout or stderr."""
-    while data:
-        data = data[os.write(stream, data) :]
-
-
 def _codes(keys: str) -> bytes:
     """The bytes of "ctrl-p,ctrl-q", as --detach-keys of Docker has them: single letters, or ctrl- with one."""
     found = b""
-    for key in keys.split(",") if keys else []:
+    for key in keys.split(","):
         letter = key.removeprefix("ctrl-")
         if len(letter) != 1 or not letter.isascii():
             raise ContainerError(f"--detach-keys {keys}: letters, or ctrl- with a letter, are expected, with commas")

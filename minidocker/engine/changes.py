@@ -90,9 +90,8 @@ class Landing(Copy):
                 with opened(source.root, source.path) as like:
                     files.attributes(os.fstat(like), files.xattrs(like), self.target, self.numbers)
         except OSError as refused:
-            raise ContainerError(
-                f"{self.base}{os.fsdecode(refused.filename or self.target)}: {refused.strerror}"
-            ) from None
+            place = self.base + os.fsdecode(refused.filename or self.target)
+            raise ContainerError(f"{place}: {refused.strerror}") from None
 
 
 def changed(upper: int) -> None:

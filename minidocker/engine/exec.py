@@ -64,17 +64,9 @@ class Enter(Join):
         super().inside()
 
 
-class Born(Init):
-    """Last of all: a child, which is seen, has no more than the container has."""
-
-    clone_flags = 0
-
-
 def join(pid: int, init: bool) -> int:
-    """Without root: into the user namespace of this process, over which its maker has all rights, and is root there.
-
-    Of --init, which is hidden from us, too, it is that of its first child. Returns whose namespaces can be entered.
-    """
+    """Without root: into the user namespace of this process, over which its maker has all rights; we are root there.
+    --init itself is hidden from us, too, but not its first child. Returns whose namespaces can be entered."""
     from minidocker.security.rootless import delegated
 
     if init and (children := hierarchy.read(f"/proc/{pid}/task/{pid}/children").split()):
@@ -101,5 +93,7 @@ def walls_of(
     kept = capabilities(privileged=True) if privileged else frozenset(bit for bit in range(64) if mask >> bit & 1)
     profile = "unconfined" if privileged or status["Seccomp"] == "0" else str(asked.get("seccomp", ""))
     walls = [wall for wall in asked.get("walls", ()) if not isinstance(wall, ReadOnly)]
+    born = Init()  # a child, which is seen, has no more than the container has
+    born.clone_flags = 0
     rights = [Seccomp(kept, profile), Bounding(kept), User(user), Capabilities(kept)]
-    return [Groups(name, pid), Enter(pid), *terminal, *walls, *rights, Born()]
+    return [Groups(name, pid), Enter(pid), *terminal, *walls, *rights, born]

@@ -51,12 +51,11 @@ def lines(record: Record, tail: str = "", follow: bool = False) -> Iterator[dict
     except FileNotFoundError:
         return  # it was never started
     with file:
-        last = file if tail in ("", "all") else collections.deque(file, int(tail))
-        yield from filter(None, map(_line, last))
+        yield from filter(None, map(_line, file if tail in ("", "all") else collections.deque(file, int(tail))))
         rest = b""
         while follow:
             alive = record.state()["status"] in ALIVE
-            while part := file.readline():
+            for part in file:
                 rest += part
                 if rest.endswith(b"\n"):
                     yield from filter(None, [_line(rest)])
