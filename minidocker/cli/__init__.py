@@ -8,8 +8,6 @@ accepted. In it a word in capitals is a value, three dots mean several. (argpars
 less than one.) The exit status is the container's own; 125 if the engine failed, 1 for all else.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from _collections_abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """What `minidocker run` imports only if it is asked for: volumes, devices, a network, an image that is not here."""
 
-from __future__ import annotations
-
 import binascii
 import os
 import sys

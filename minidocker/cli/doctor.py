@@ -5,8 +5,6 @@ engine's own that end with it, so nothing is left behind. The files in /proc and
 only a try says what this user, in this container or virtual machine, is allowed to do.
 """
 
-from __future__ import annotations
-
 import base64
 import fcntl
 import getpass

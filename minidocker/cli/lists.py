@@ -11,8 +11,6 @@ r"""What verbs print: lists, descriptions, sizes and ages; and the Go templates 
 An unknown field is an error, of a map as well; `index .M "key"` asks for what may not be there.
 """
 
-from __future__ import annotations
-
 import datetime
 import functools
 import itertools

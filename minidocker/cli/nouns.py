@@ -1,7 +1,5 @@
 """Verbs about what is on this host: images; volumes and networks, which have the same five; and all of it together."""
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import glob

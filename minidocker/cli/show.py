@@ -1,7 +1,5 @@
 """Verbs that show containers: ps, top, stats, port, events; and what inspect says of one. Names are Docker's."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools

@@ -1,7 +1,5 @@
 """The words of the command line: long forms of verbs; help, with an example of each; completion for shells."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,14 +41,17 @@ def usage(verb: str) -> None:
 def help_(words: list[str]) -> int:
     """`help`, alone or with a verb; a noun alone; and what is no verb at all."""
     words = [word for word in words if word not in ("help", "-h", "--help")]
-    verb, short = " ".join(words[:2]), {one: long.split()[0] for one, long in ALIASES.items()}
-    known = dict(zip(VERBS, VERBS, strict=True)) | {one: verb for one, verb in short.items() if verb in VERBS}
+    verb, known = " ".join(words[:2]), {one: one for one in VERBS}
+    known |= {one: long.split()[0] for one, long in ALIASES.items()}
     if verb in known:
         return call(known[verb], ["--help"])
     verbs = [one for one in known if one.startswith(f"{verb} ")] if verb else [one for one in VERBS if one[0] != "_"]
     if not verbs:
-        verb = verb if any(one.startswith(f"{words[0]} ") for one in known) else words[0]
-        return complain(f"'{verb}' is not a minidocker command{nearest(verb, known)}; see minidocker help", 1)
+        first = {one.split()[0] for one in known}
+        near = nearest(verb, {*known, *first} - {words[0]})
+        if words[0] not in first:
+            verb, near = words[0], near or nearest(words[0], first)
+        return complain(f"'{verb}' is not a minidocker command{near}; see minidocker help", 1)
     print("usage: minidocker VERB [OPTIONS]\n")
     for one in verbs:
         print(f"  {one:<15} {function(known[one]).__doc__.partition(chr(10))[0].partition(': ')[2]}")
