@@ -126,6 +126,8 @@ def test_each_noun_has_its_verbs_in_the_long_form(images):
     assert "Total reclaimed space" in out(home, "builder", "prune", "-af")
     for typed, meant in (("image lss", "image ls"), ("container renam", "container rename"), ("systm df", "system df")):
         assert f"did you mean {meant}?" in minidocker(home, *typed.split()).stderr
+    for typed, meant in (("contaner ls", "container ls"), ("conatiner", "container"), ("volum nosuch", "volume")):
+        assert f"did you mean {meant}?" in minidocker(home, *typed.split()).stderr
 
 
 def test_every_long_form_leads_to_a_verb_or_to_one_that_is_to_come():
