@@ -94,12 +94,7 @@ def more(options: Options) -> None:
         raise ContainerError(f"-h {host}: at most 64 letters, digits, -, . and _ are expected")
     if options.workdir and not options.workdir.startswith("/"):
         raise ContainerError(f"-w {options.workdir}: a path that begins with / is expected")
-    found = list[str]()
-    for path in options.env_file:
-        with open(path, encoding="utf-8") as file:
-            lines = [line.lstrip().rstrip("\r\n") for line in file]
-        found += [line for line in lines if line and line[0] != "#"]
-    options["env"] = [*found, *options.env]
+    options["env"] = [*in_files(options.env_file), *options.env]
     if options.cidfile and os.path.exists(options.cidfile):
         raise ContainerError(f"--cidfile {options.cidfile}: it is there already: another container may be meant by it")
     if options.platform:
@@ -112,6 +107,15 @@ def more(options: Options) -> None:
     if options.volumes_from:
         _inherit(options)
     restart_policy(options)
+
+
+def in_files(paths: list[str]) -> list[str]:
+    """The lines of --env-file, but for comments."""
+    found = list[str]()
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            found += [line.lstrip().rstrip("\r\n") for line in file]
+    return [line for line in found if line and line[0] != "#"]
 
 
 def restart_policy(options: Options) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from minidocker.child import DEFAULT_PATH
 from minidocker.cli import Options, variables
+from minidocker.cli.asked import in_files
 from minidocker.cli.containers import asked
 from minidocker.cli.run import FORWARDED
 from minidocker.engine import log
@@ -43,7 +44,8 @@ def exec_(options: Options, word: str, *command: str) -> int:
         raise ContainerError(f"{word}: this container is {state['status']}: a command needs one that is running")
     config = ready(record.config["image_id"])["config"]
     environment = {"PATH": DEFAULT_PATH, "HOSTNAME": made.hostname or record.short}
-    settings = [*(config.get("Env") or []), *made.env, *variables("-e", options.env)]
+    own = variables("-e", [*in_files(options.env_file), *options.env])
+    settings = [*(config.get("Env") or []), *made.env, *own]
     environment |= dict(setting.split("=", 1) for setting in settings if "=" in setting)
     terminal = []
     if options.tty:

@@ -16,7 +16,6 @@ from minidocker.cli.words import nearest
 from minidocker.engine import records
 from minidocker.files import usage
 from minidocker.images import image
-from minidocker.images.image import Image, find
 from minidocker.images.manifest import parse
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
@@ -35,27 +34,26 @@ def images(options: Options, *words: str) -> None:
     -f, --filter KEY=VALUE...  dangling, reference (a pattern for the name), label, before, since (an image)
         --format TEMPLATE      what is shown of each, e.g. '{{.ID}} {{.Size}}'
     """
-    store, wanted, pairs = Store(), parse(words[0]) if words else None, list[tuple[Image, dict[str, str]]]()
+    store, wanted, pairs = Store(), parse(words[0]) if words else None, list[tuple[image.Image, dict[str, str]]]()
     for one in sorted(image.images(store), key=_created, reverse=True):
         row = {"ID": one.id if options.no_trunc else one.id[SHORT], "Digest": one.descriptor["digest"]}
         row |= {"CreatedSince": ago(_created(one)), "CreatedAt": _created(one), "Size": human(one.size)}
-        names = [(name.name, name.tag) for name in map(parse, one.names())] or [("<none>", "<none>")]
-        for name, tag in names:
+        for name, tag in [(name.name, name.tag) for name in map(parse, one.names())] or [("<none>", "<none>")]:
             if wanted is None or (name == wanted.name and (tag == wanted.tag or ":" not in words[0])):
                 pairs.append((one, row | {"Repository": name, "Tag": tag}))
     known: Predicates = {
         "dangling": lambda of, text: (of[1]["Tag"] == "<none>") == (text in YES),
         "reference": lambda of, text: fnmatch.filter([name := of[1]["Repository"], f"{name}:{of[1]['Tag']}"], text),
         "label": lambda of, text: labelled(of[0].config["config"].get("Labels"), text),
-        "before": lambda of, text: _created(of[0]) < _created(find(store, text)),
-        "since": lambda of, text: _created(of[0]) > _created(find(store, text)),
+        "before": lambda of, text: _created(of[0]) < _created(image.find(store, text)),
+        "since": lambda of, text: _created(of[0]) > _created(image.find(store, text)),
     }
     rows = [row for _, row in filtered(pairs, options.filter, known)]
     columns = f"Repository Tag{' Digest' * options.digests} ID CreatedSince Size"
     show(options, rows, columns, "CreatedAt Digest", ID="IMAGE ID")
 
 
-def _created(one: Image) -> str:
+def _created(one: image.Image) -> str:
     return one.config.get("created") or ""
 
 
@@ -66,7 +64,7 @@ def history(options: Options, name: str) -> None:
         --no-trunc  commands in full
         --format TEMPLATE  what is shown of each, e.g. '{{.CreatedBy}}'
     """
-    found = find(Store(), name)
+    found = image.find(Store(), name)
     sizes = iter(layer["size"] for layer in found.manifest["layers"])
     rows = list[dict[str, str]]()
     for step in found.config.get("history") or []:
@@ -129,7 +127,7 @@ def _container(word: str, options: Options) -> dict[str, Any]:
 
 def _image(word: str, _: Options) -> dict[str, Any]:
     """The keys that Docker's has, as far as they mean something here."""
-    found = find(Store(), word)
+    found = image.find(Store(), word)
     names, config = [parse(full) for full in found.names()], found.config
     inner: dict[str, Any] = dict.fromkeys(("Env", "Cmd", "Entrypoint", "Volumes", "ExposedPorts", "Labels"))
     inner |= dict.fromkeys(("User", "WorkingDir", "StopSignal"), "") | config["config"]
@@ -143,7 +141,7 @@ def _image(word: str, _: Options) -> dict[str, Any]:
 def tag(_: Options, old: str, new: str) -> None:
     """tag IMAGE NAME[:TAG]: give an image another name"""
     store = Store()
-    store.tag(new, find(store, old).descriptor)
+    store.tag(new, image.find(store, old).descriptor)
 
 
 def rmi(options: Options, *words: str) -> int:

@@ -20,7 +20,6 @@ from minidocker.cli.containers import asked
 from minidocker.cli.lists import Predicates, duration, filtered, human, labelled, parsed, render, show
 from minidocker.engine import log, watch
 from minidocker.engine.records import ALIVE, SHORT, Record, find, records
-from minidocker.engine.watch import Use
 from minidocker.images.container import ready
 from minidocker.network.ports import parse_port
 from minidocker.outcome import ContainerError
@@ -126,8 +125,7 @@ class Seen:
             ports.setdefault(f"{port.container}/{port.protocol}", []).append(place)
         host = {name: options[option] for name, option in HOST.items()}
         for name in ("CapAdd", "CapDrop"):
-            plain = [right.upper().removeprefix("CAP_") for right in host[name]]
-            host[name] = [right if right == "ALL" else f"CAP_{right}" for right in plain]
+            host[name] = [f"CAP_{one.upper().removeprefix('CAP_')}".replace("CAP_ALL", "ALL") for one in host[name]]
         host |= {name: host[name] or None for name in ("CapAdd", "CapDrop", "ExtraHosts", "SecurityOpt")}
         host |= {"Binds": [text for text in options.volume if text.partition(":")[0] not in anonymous]}
         host |= {"NetworkMode": self.network, "PortBindings": ports}
@@ -217,8 +215,7 @@ def ps(options: Options) -> None:
     found = filtered([one for one in _all() if everything or one.alive], options.filter, known)
     rows = [one.row(options.no_trunc, options.size) for one in (found[:last] if last > 0 else found)]
     columns = f"ID Image Command RunningFor Status Ports Names{' Size' * options.size}"
-    others = "CreatedAt Labels LocalVolumes Mounts Networks Size State"
-    show(options, rows, columns, others, ID="CONTAINER ID")
+    show(options, rows, columns, "CreatedAt Labels LocalVolumes Mounts Networks Size State", ID="CONTAINER ID")
 
 
 def _all() -> Iterator[Seen]:
@@ -260,7 +257,7 @@ def port(_: Options, word: str, number: str = "") -> None:
             print(f"{name} -> " * (not wanted) + f"{place['HostIp']}:{place['HostPort']}")
 
 
-def _use(seen: Seen, use: Use, before: Use, full: bool) -> dict[str, str]:
+def _use(seen: Seen, use: watch.Use, before: watch.Use, full: bool) -> dict[str, str]:
     """What `stats` shows of it."""
     record, share = seen.record, (use.cpu - before.cpu) / max(use.time - before.time, 1e-9)
     row = {"BlockIO": " / ".join(map(human, use.disk)), "CPUPerc": f"{100 * share:.2f}%"}
@@ -278,16 +275,15 @@ def stats(options: Options, *words: str) -> None:
         --no-trunc         IDs in full
         --format TEMPLATE  what is shown of each, e.g. '{{.Name}} {{.MemUsage}}'
     """
-    before = dict[str, Use]()
+    before = dict[str, watch.Use]()
     while True:
         found = [one for one in (map(Seen, map(find, words)) if words else _all()) if one.alive or options.all or words]
-        after = {one.record.id: Use(one.record, one.state, one.network != "host") for one in found}
+        after = {one.record.id: watch.Use(one.record, one.state, one.network != "host") for one in found}
         if before or not after:
             uses = [(one, after[one.record.id]) for one in found]
             rows = [_use(one, use, before.get(one.record.id, use), options.no_trunc) for one, use in uses]
             print(end="\x1b[H\x1b[J" * (not options.no_stream))
-            columns = "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs"
-            show(options, rows, columns, "Container", ID="CONTAINER ID")
+            show(options, rows, "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs", "Container", ID="CONTAINER ID")
             print(end="", flush=True)
             if options.no_stream:
                 return
