@@ -160,3 +160,11 @@ def test_who_joins_is_not_seen_before_it_has_all_walls(home, words, tmp_path):
             joins.kill()
         os.close(reached)
         assert until(lambda: members(namespace) == {pid})
+
+
+def test_a_file_of_variables_comes_before_those_of_e(home, tmp_path):
+    begun(home, "-e", "A=1", "-e", "B=1", "-e", "C=1")
+    (tmp_path / "file").write_text("# a note\nB=2\n\nC=2\n")
+    shown = minidocker(home, "exec", "--env-file", tmp_path / "file", "-e", "C=3", "it", "sh", "-c", "echo $A$B$C")
+    assert shown.stdout == "123\n", shown.stderr
+    assert "nosuch" in minidocker(home, "exec", "--env-file", "nosuch", "it", "true").stderr
