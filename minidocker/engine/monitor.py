@@ -84,7 +84,8 @@ def _live(record: Record, make: Make, lock: int, told: int, client: int, window:
         os.setsid()
         os.chdir("/")
         prctl(PR_SET_NAME, b"monitor")
-        for number in {*range(1, signal.NSIG)} - {signal.SIGPIPE}:  # a client that is gone is an error of write(2)
+        # A client that is gone, or a file that ulimit -f lets not grow, is an error of write(2).
+        for number in {*range(1, signal.NSIG)} - {signal.SIGPIPE, signal.SIGXFSZ}:
             if signal.getsignal(number) not in (signal.SIG_DFL, None):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -195,13 +196,18 @@ class Monitor:
                 self.first = -1
             self._begun(0, "", *(text for wall in isolators for text in getattr(wall, "warnings", ())))
             self._relay(process, outputs)
-            result = process.wait()
+            left = ""
+            try:
+                process.wait()
+            except ContainerError as refused:  # it has ended; what it held on the host resists: a full disk
+                left = str(refused)
             self.process = None
         fence = next((wall for wall in isolators if isinstance(wall, Cgroup)), None)
-        code = result.exit_code
+        code = process.result.exit_code if process.result else ENGINE_FAILED
         self.log.write(1, b"", last=True)
         self.log.write(2, b"", last=True)
-        self._note(status="exited", pid=0, exit_code=code, finished=now(), oom_killed=bool(fence and fence.oom_killed))
+        oom_killed = bool(fence and fence.oom_killed)
+        self._note(status="exited", pid=0, exit_code=code, finished=now(), oom_killed=oom_killed, error=left)
         self._tell("die", exitCode=str(code))
         self._close_input()
         for number in outputs.keys() - {process.terminal}:

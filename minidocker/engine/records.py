@@ -80,15 +80,14 @@ class Record:
 
     def write(self, what: str, document: dict[str, Any], sync: bool = False) -> None:
         """Replace config.json or state.json. On a full disk a state is written over the old one, which has room."""
-        path, data = f"{self.path}/{what}.json", json.dumps(document, indent=1).encode() + b"\n"
+        path, data = f"{self.path}/{what}.json", _text(document)
         try:
             state.replace(path, data, sync)
         except OSError:
             if what == "config":
                 raise
-            with contextlib.suppress(OSError), open(path, "r+b", 0) as file:
-                file.write(data)
-                file.truncate()
+            with contextlib.suppress(OSError), open(path, "r+b", 0) as file:  # in one piece, or one could read half
+                file.write(data.ljust(os.fstat(file.fileno()).st_size))
         self.__dict__.pop("config", None)
 
     def uses(self) -> list[str]:
@@ -143,6 +142,10 @@ def now(nanoseconds: int = 0) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09}Z"
 
 
+def _text(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
 def _read(path: str) -> dict[str, Any] | None:
     """A document; None if it is not there, or is none: a disk may have lost it in a power cut."""
     try:
@@ -181,7 +184,8 @@ def create(config: dict[str, Any], layer: str, name: str = "") -> Record:
             os.mkdir(f"{new}/upper")
             os.chmod(f"{new}/upper", top.st_mode & 0o7777)
             os.chown(f"{new}/upper", top.st_uid, top.st_gid)
-            state.replace(f"{new}/config.json", json.dumps(record.config, indent=1).encode() + b"\n", sync=True)
+            state.replace(f"{new}/state.json", _text(BEFORE))  # it has room for its end, if the disk is full by then
+            state.replace(f"{new}/config.json", _text(record.config), sync=True)
             for link in record.uses():
                 os.makedirs(os.path.dirname(link), exist_ok=True)
                 os.symlink(record.path, link)
