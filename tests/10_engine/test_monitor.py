@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -385,16 +386,78 @@ def test_its_log_fills_the_disk(home, tmp_path):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(full)], check=True)
     try:
         subprocess.run(["cp", "-a", *(str(home / name) for name in ("images", "layers")), str(full)], check=True)
-        script = "head -c 40000000 /dev/zero; echo done >&2; trap 'exit 9' TERM; while :; do sleep 0.1; done"
+        script = "trap 'exit 9' TERM; head -c 40000000 /dev/zero; echo done >&2; while :; do sleep 0.1; done"
         run(full, "--name", "full", "busybox", "sh", "-c", script)
         assert until(lambda: os.statvfs(full).f_bavail == 0, 20)
         time.sleep(0.5)
         assert minidocker(full, "exec", "full", "echo", "alive").stdout == "alive\n"
-        assert minidocker(full, "stop", "full").stdout == "full\n"
+        assert minidocker(full, "stop", "-t", "50", "full").stdout == "full\n"  # it reads all of them before
         assert state(full, "full")["exit_code"] == 9
         assert minidocker(full, "rm", "full").stdout == "full\n"
         assert os.statvfs(full).f_bavail > 0
         assert until(lambda: not left(full)), left(full)
+    finally:
+        clean(full)
+        subprocess.run(["umount", "-l", str(full)], check=True)
+
+
+def test_a_limit_on_the_size_of_files_does_not_end_the_monitor(home):
+    """The kernel sends it SIGXFSZ, and EFBIG: as on a full disk, the log lacks something."""
+    script = "head -c 6000000 /dev/zero | tr '\\0' x; exit 9"
+    run(home, "--name", "limited", "busybox", "sh", "-c", script, preexec_fn=lambda: limit(4_000_000))
+    assert minidocker(home, "wait", "limited").stdout == "9\n"
+    assert until(lambda: not monitors(home))
+    assert state(home, "limited")["exit_code"] == 9
+
+
+def limit(size):
+    """RLIMIT_FSIZE of this process and of those to come."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_what_cannot_be_let_go_of_does_not_hide_the_exit_code(home):
+    """A wall whose end fails on a full disk: the container has ended as it has."""
+    program = """
+import errno, sys
+from minidocker.cli import containers
+from minidocker.engine import monitor, records
+from minidocker.isolator import Isolator
+
+class Full(Isolator):
+    def __exit__(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+def make(record):
+    command, walls, settings = containers._make(record)
+    return command, [*walls, Full()], settings
+
+monitor.begin(records.find("full"), make)
+"""
+    minidocker(home, "create", "--network=none", "--name", "full", "busybox", "sh", "-c", "exit 9")
+    subprocess.run([sys.executable, "-c", program], env=environment(home), check=True)
+    assert minidocker(home, "wait", "full").stdout == "9\n"
+    assert state(home, "full")["exit_code"] == 9 and "No space left" in state(home, "full")["error"]
+
+
+def test_on_a_full_disk_nothing_is_created_or_all(home, tmp_path):
+    """What has a record has room for its state, so it is not taken for one that never began."""
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(full)], check=True)
+    try:
+        subprocess.run(["cp", "-a", *(str(home / name) for name in ("images", "layers")), str(full)], check=True)
+        run(full, "--name", "first", "busybox", "true")
+        minidocker(full, "wait", "first")
+        minidocker(full, "create", "--name", "made", "--network=none", "busybox", "sh", "-c", "exit 9")
+        with contextlib.suppress(OSError), open(full / "much", "wb", 0) as file:
+            while file.write(bytes(4096)):
+                pass
+        answer = minidocker(full, "run", "-d", "--name", "late", "busybox", "true")
+        assert answer.returncode == 125 and "No space left" in answer.stderr and answer.stderr.count("\n") == 1
+        assert minidocker(full, "ps", "-aq", "--filter", "name=late").stdout == ""
+        minidocker(full, "start", "made")
+        assert minidocker(full, "wait", "made").stdout == "9\n"
+        assert state(full, "made")["exit_code"] == 9
     finally:
         clean(full)
         subprocess.run(["umount", "-l", str(full)], check=True)
