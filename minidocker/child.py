@@ -115,8 +115,8 @@ def _live(birth: Birth, channel: int, read_order: Callable[[], Order]) -> NoRetu
     try:
         prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is under watch
         order = read_order()
-        channel = _arrange(channel, birth.needed)
-        _forget_the_parent()
+        channel = arrange(channel, birth.needed)
+        forget_the_parent()
         if receive(channel)[0] is None:
             os._exit(ENGINE_FAILED)  # the host side died, or gave up: nobody waits for this process
         if not birth.flags & syscalls.CLONE_NEWPID:
@@ -141,7 +141,7 @@ def _walk(order: Order) -> list[int]:
     return [end for isolator in order.isolators for end in isolator.terminal]
 
 
-def _arrange(channel: int, needed: dict[int, int]) -> int:
+def arrange(channel: int, needed: dict[int, int]) -> int:
     """Give each descriptor its number, close every other (CVE-2024-21626), and return the number of the channel.
 
     First all are lifted above every number in use, so that none is overwritten before it is copied.
@@ -156,7 +156,7 @@ def _arrange(channel: int, needed: dict[int, int]) -> int:
     return top
 
 
-def _forget_the_parent() -> None:
+def forget_the_parent() -> None:
     """A session of its own, no inherited signal handling, and the usual umask."""
     os.setsid()
     for number in range(1, signal.NSIG):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import sys
-from collections.abc import Callable
+from _collections_abc import Callable
 
 from minidocker.cli import Options, each, end_in_order
 from minidocker.cli.run import FORWARDED, prepared, settle
@@ -15,6 +13,7 @@ from minidocker.engine import attach as client
 from minidocker.engine import records
 from minidocker.engine.monitor import begin as begin_monitor
 from minidocker.engine.records import Record, find
+from minidocker.engine.watch import suppress
 from minidocker.images.container import ready
 from minidocker.outcome import ContainerError, warn
 from minidocker.syscalls import Any, pair, send, signal
@@ -28,13 +27,12 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
     number_of(options.stop_signal or "TERM")
     options["security-opt"] = [*map(_absolute, options.security_opt)]
     volumes, anonymous, targets = list[str](), list[str](), set[str]()
-    with contextlib.ExitStack() as undo:
 
-        def named() -> str:
-            anonymous.append(store.create())
-            undo.callback(store.remove, anonymous[-1])
-            return anonymous[-1]
+    def named() -> str:
+        anonymous.append(store.create())
+        return anonymous[-1]
 
+    try:
         for kind, read in (("volume", from_v), ("mount", from_mount)):
             texts, options[kind] = options[kind], []
             for text in texts:
@@ -54,7 +52,10 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
         config = {"image": name, "image_id": image["id"], "command": [*command], "options": {**options}}
         config |= {"given": sorted(options.given), "volumes": [*volumes, *anonymous], "anonymous": anonymous}
         record = records.create(config, image["layers"][0], options.name)
-        undo.pop_all()
+    except BaseException:
+        for volume_name in anonymous:
+            store.remove(volume_name)
+        raise
     if options.cidfile:
         with open(options.cidfile, "x") as file:
             file.write(record.id)
@@ -112,7 +113,7 @@ def _followed(channel: int, stdin: bool, keys: str) -> int:
     """Signals that reach this command meanwhile are for the container, as with Docker's --sig-proxy."""
 
     def passed(number: int, _: object) -> None:
-        with contextlib.suppress(OSError):  # it has just ended
+        with suppress(OSError):  # it has just ended
             send(channel, ("signal", number))
 
     for number in FORWARDED:
@@ -209,10 +210,9 @@ def number_of(text: str) -> int:
     """A signal from its name, with or without SIG, or its number; systemd's is RTMIN+3."""
     name = text.upper().removeprefix("SIG")
     known = {name[3:]: int(number) for name, number in vars(signal).items() if name[:3] == "SIG" and name.isalnum()}
-    if real := re.fullmatch(r"(RTMIN|RTMAX)([+-]\d\d?)", name):
-        number = known[real[1]] + int(real[2])
-    else:
-        number = int(name) if re.fullmatch(r"\d\d?", name) else known.get(name, 0)
+    number = known.get(name, 0) or (int(name) if name.isdecimal() and len(name) < 3 else 0)
+    if name[:5] in ("RTMIN", "RTMAX") and name[5:6] in ("+", "-") and name[6:].isdecimal() and len(name) < 9:
+        number = known[name[:5]] + int(name[5:])
     if not 0 < number < signal.NSIG:
         raise ContainerError(f"no signal is called {text!r}: see kill -l")
     return number

@@ -12,7 +12,7 @@ from minidocker.cli import Options, each
 from minidocker.cli.asked import restart_policy, volumes
 from minidocker.cli.containers import asked
 from minidocker.cli.run import settle
-from minidocker.engine import records
+from minidocker.engine import records, watch
 from minidocker.engine.changes import Inside, Landing, changed, found
 from minidocker.engine.records import Record, find
 from minidocker.images import image, manifest
@@ -122,7 +122,7 @@ def commit(options: Options, word: str, name: str = "") -> None:
     was, types = _as_run(record, base.config["config"]), manifest.DOCKER_LAYERS
     config = configured(options.change, {**was})
     below = [{**one, "mediaType": types.get(one["mediaType"], one["mediaType"])} for one in base.manifest["layers"]]
-    about: dict[str, Any] = {"created": records.now(), "author": options.author}
+    about: dict[str, Any] = {"created": watch.now(), "author": options.author}
     event = about | {"created_by": " ".join(was.get("Cmd") or []), "comment": options.message}
     history = [*(base.config.get("history") or [{"comment": "unknown"}] * len(below)), event]
     known: dict[str, Any] = {key: base.config[key] for key in ("architecture", "os", "variant") if key in base.config}
@@ -136,7 +136,7 @@ def commit(options: Options, word: str, name: str = "") -> None:
         parts = {"rootfs": {"type": "layers", "diff_ids": [*base.diff_ids, diff_id]}, "history": history}
         made = image.make(store, {**known, **about, "config": config, **parts}, [*below, layer])
         store.tag(name, made.descriptor)
-    records.tell("commit", record.config)
+    watch.tell("commit", record.config)
     print(made.id)
 
 
@@ -182,7 +182,7 @@ def update(options: Options, *words: str) -> int:
             for file, text in sorted(settings, key=lambda setting: "/memory." not in setting[0]):  # may be refused
                 write(file, text)
             record.write("config", record.config | {"options": {**made}}, sync=True)
-        records.tell("update", record.config)
+        watch.tell("update", record.config)
         return [word]
 
     return each(words, one)

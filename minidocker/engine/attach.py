@@ -7,16 +7,15 @@ code = follow(channel, keyboard=0, keys=KEYS)      # None: the user has detached
 from __future__ import annotations
 
 import _socket as socket
-import contextlib
 import os
 import select
-import signal
 import time
+from _collections_abc import Callable
 
 from minidocker.engine.records import ALIVE, KILLED, Foreground, Record, freeze
+from minidocker.engine.watch import suppress
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import Any, polled, read, receive, send
-from minidocker.terminal import raw
+from minidocker.syscalls import polled, read, receive, send, signal
 
 KEYS = "ctrl-p,ctrl-q"
 
@@ -29,8 +28,7 @@ def connect(record: Record) -> int:
     """A socket to the monitor of a running container."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        with short(f"{record.path}/socket") as address:
-            client.connect(address)
+        by_short_name(client.connect, f"{record.path}/socket")
     except OSError:
         client.close()
         problem = "not running: minidocker start"
@@ -81,7 +79,7 @@ def kill(record: Record, number: int, stay: bool = False) -> int:
         signal.pidfd_send_signal(channel, number)
     else:
         channel = connect(record)
-        with contextlib.suppress(BrokenPipeError):  # it waited to be started again, and has ended by the first of them
+        with suppress(BrokenPipeError):  # it waited to be started again, and has ended by the first of them
             send(channel, ("stay",)) if stay or number == signal.SIGKILL else None
             send(channel, ("kill", int(number)))
     if number == signal.SIGKILL and known["status"] == "paused":
@@ -100,8 +98,10 @@ def follow(channel: int, keyboard: int = -1, keys: str = KEYS) -> int | None:
     terminal, target = message[1], extra[0] if extra else -1
     if target >= 0:
         os.set_blocking(target, False)
-    with raw(keyboard, 1, target) if terminal and target >= 0 else contextlib.nullcontext():
-        return _copy(channel, keyboard, target, terminal, _codes(keys) if terminal else b"")
+    if not terminal or target < 0:
+        return _copy(channel, keyboard, target, terminal, b"")
+    with __import__("minidocker.terminal", fromlist=["_"]).raw(keyboard, 1, target):
+        return _copy(channel, keyboard, target, terminal, _codes(keys))
 
 
 def _copy(channel: int, keyboard: int, target: int, terminal: bool, keys: bytes) -> int | None:
@@ -160,11 +160,10 @@ def _codes(keys: str) -> bytes:
 
 def listen(path: str) -> int:
     """A socket at this path, which may be longer than an address of unix(7)."""
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         os.unlink(path)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with short(path) as address:
-        server.bind(address)
+    by_short_name(server.bind, path)
     server.listen(64)
     return server.detach()
 
@@ -178,11 +177,10 @@ def accept(server: int) -> int:
         listening.detach()
 
 
-@contextlib.contextmanager
-def short(path: str) -> Any:
-    """The same file under a short name, by the number of its open directory."""
+def by_short_name(call: Callable[[str], object], path: str) -> None:
+    """Connect or bind to the same file, by the number of its open directory."""
     parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{parent}/{os.path.basename(path)}"
+        call(f"/proc/self/fd/{parent}/{os.path.basename(path)}")
     finally:
         os.close(parent)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import datetime
-import json
 import os
-import re
 import time
-from collections.abc import Iterator
-from json.encoder import encode_basestring_ascii as quoted  # json.dumps takes six times as long
+from _collections_abc import Iterator
+from _json import encode_basestring_ascii as quoted  # json.dumps takes six times as long
 
-from minidocker.engine.records import ALIVE, Record, now
+from minidocker.engine.records import ALIVE, Record
+from minidocker.engine.watch import now, suppress
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any
 
@@ -38,7 +34,7 @@ class Log:
         self.rest[stream] = rest
         end = f', "stream": "{("stdout", "stderr")[stream - 1]}", "time": "{now()}"}}\n'
         text = "".join(f'{{"log": {quoted(line.decode(errors="replace"))}{end}' for line in lines)
-        with contextlib.suppress(OSError):  # a full disk must not end the container
+        with suppress(OSError):  # a full disk must not end the container
             os.write(self.file, text.encode())
 
 
@@ -51,7 +47,8 @@ def lines(record: Record, tail: str = "", follow: bool = False) -> Iterator[dict
     except FileNotFoundError:
         return  # it was never started
     with file:
-        yield from filter(None, map(_line, file if tail in ("", "all") else collections.deque(file, int(tail))))
+        last = file if tail in ("", "all") else __import__("collections").deque(file, int(tail))
+        yield from filter(None, map(_line, last))
         rest = b""
         while follow:
             alive = record.state()["status"] in ALIVE
@@ -68,7 +65,7 @@ def lines(record: Record, tail: str = "", follow: bool = False) -> Iterator[dict
 def _line(text: bytes) -> dict[str, Any] | None:
     """One of them; None where a power cut, or a full disk, has left half of it."""
     try:
-        found = json.loads(text)
+        found = __import__("json").loads(text)
         return found if {"log", "stream", "time"} <= found.keys() else None
     except (ValueError, AttributeError):
         return None
@@ -78,6 +75,9 @@ def moment(text: str) -> str:
     """A time as users write it, as the log has it: RFC 3339, seconds since 1970, or how long ago ("1h30m")."""
     if not text:
         return ""
+    import datetime  # a monitor, which imports this module, needs neither
+    import re
+
     zone = datetime.UTC
     try:
         if re.fullmatch(r"(\d+(h|m|s|ms))+", text):

@@ -20,42 +20,40 @@ container; it is forked off the command, holds the lock of the container's recor
 
 from __future__ import annotations
 
-import contextlib
 import marshal
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from _collections_abc import Callable, Iterable
 
-from minidocker.cgroups import Cgroup
+from minidocker import child
 from minidocker.engine import records
 from minidocker.engine.attach import accept, listen
 from minidocker.engine.log import Log
-from minidocker.engine.records import Record, delete, now, tell
+from minidocker.engine.records import Record, delete
 from minidocker.engine.signals import pass_on
+from minidocker.engine.watch import now, suppress, tell
 from minidocker.outcome import ENGINE_FAILED, ContainerError
 from minidocker.process import AFTER_END, Process, start
-from minidocker.syscalls import PR_SET_NAME, Any, NoReturn, close_range, pair, prctl, read, receive, send, signal
+from minidocker.syscalls import PR_SET_NAME, Any, NoReturn, pair, prctl, read, receive, send, signal
 
 MESSAGE = 1 << 15  # bytes of output in one message
 BACKOFF, LONGEST, SETTLED = 0.1, 60.0, 10.0  # s before a restart: doubled each time, up to this; after this long, anew
+LOCK, CLIENT = 3, 4  # descriptors of a monitor
 
 Make = Callable[[Record], tuple[Any, Any, dict[str, Any]]]  # -> the command, the isolators, and options of `start`
 
 
 def begin(record: Record, make: Make, client: int = -1) -> list[str]:
-    """Start the container of this record. A `client` is a socket that is attached before it writes anything.
+    """Start the container of this record, if it does not run; warnings. What keeps it from starting is raised.
 
-    Whatever keeps it from starting is the `ContainerError` that says so; one that runs already is none.
-    Returns warnings.
+    A `client` is a socket that is attached before it writes anything.
     """
-    lock = records.lock(record)
-    if lock is None:
+    if (lock := records.lock(record)) is None:
         return []
     ours, theirs = pair()
-    window = _window() if record.config["options"]["tty"] else b""
     if (pid := os.fork()) == 0:
-        _live(record, make, lock, theirs, client, window)
+        _live(record, make, {LOCK: lock, CLIENT: client}, theirs)
     os.close(lock)
     os.close(theirs)
     try:
@@ -71,40 +69,22 @@ def begin(record: Record, make: Make, client: int = -1) -> list[str]:
     return warnings
 
 
-def _window() -> bytes:
-    """The size of the user's terminal, which a program in the container may ask for at once."""
-    from minidocker.terminal import size
-
-    return size(0 if os.isatty(0) else 1)
-
-
-def _live(record: Record, make: Make, lock: int, told: int, client: int, window: bytes) -> NoReturn:
+def _live(record: Record, make: Make, needed: dict[int, int], told: int) -> NoReturn:
     """The whole life of the monitor: nothing of the command's that it came from but these descriptors."""
     try:
-        os.setsid()
+        monitor = Monitor(record, make)
+        needed |= dict.fromkeys(range(3), os.open(os.devnull, os.O_RDWR))
+        monitor.told = child.arrange(told, {number: here for number, here in needed.items() if here >= 0})
+        monitor.first = CLIENT if needed[CLIENT] >= 0 else -1
+        child.forget_the_parent()
         os.chdir("/")
         prctl(PR_SET_NAME, b"monitor")
-        # A client that is gone, or a file that ulimit -f lets not grow, is an error of write(2).
-        for number in {*range(1, signal.NSIG)} - {signal.SIGPIPE, signal.SIGXFSZ}:
-            if signal.getsignal(number) not in (signal.SIG_DFL, None):
-                signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for number in range(3):
-            os.dup2(nothing, number)
-        kept = sorted({lock, told, client} - {-1})
-        for low, high in zip([2, *kept], [*kept, 2**31], strict=True):
-            if high - low > 1:
-                close_range(low + 1, high - 1)
+        for harmless in (signal.SIGPIPE, signal.SIGXFSZ):  # write(2) says that a client is gone, or a file too large
+            signal.signal(harmless, signal.SIG_IGN)
         try:
-            monitor = Monitor(record, make, told, client, window)
-        except OSError as refused:  # a full disk
-            send(told, (ENGINE_FAILED, f"{refused.filename or record.path}: {refused.strerror}"))
-            raise
-        try:
-            monitor.run(lock)
+            monitor.run()
         except Exception as unforeseen:
-            monitor._note(error=f"its monitor failed: {type(unforeseen).__name__}: {unforeseen}")
+            monitor._fail(unforeseen)
     finally:
         os._exit(0)
 
@@ -112,31 +92,33 @@ def _live(record: Record, make: Make, lock: int, told: int, client: int, window:
 class Monitor:
     """One container, from its start to its end, and again after a restart."""
 
-    def __init__(self, record: Record, make: Make, told: int, client: int, window: bytes) -> None:
-        self.record, self.make, self.told, self.window = record, make, told, window
-        self.options = record.config["options"]
+    told = first = -1  # the command that waits for the start, and a client of that moment
+    server = input = -1  # where clients come in, and where what they type goes out
+    process: Process | None = None
+    stay = False
+    window = b""  # the size of the user's terminal, which a program in the container may ask for at once
+
+    def __init__(self, record: Record, make: Make) -> None:
+        self.record, self.make, self.options = record, make, record.config["options"]
         self.clients: dict[int, list[bytes]] = {}  # a socket -> what it has not taken yet; b"" is the end
         self.attached, self.waiting = set[int](), set[int]()
-        self.input = -1  # what an attached client writes to
-        self.process: Process | None = None
         self.known: dict[str, Any] = {}  # what state.json says
-        self.stay = False
-        self.first = client
-        self.server = listen(f"{record.path}/socket")
-        self.log = Log(f"{record.path}/log")
         self.once = not self.options["tty"] and not self.options["detach"]  # its input ends with who gave it
+        if self.options["tty"]:
+            terminal = __import__("minidocker.terminal", fromlist=["_"])
+            self.window = terminal.size(0 if os.isatty(0) else 1)
 
-    def run(self, lock: int) -> None:
+    def run(self) -> None:
         """Start it, and again as its restart policy says. Who waits hears of the end when all of it is over."""
+        self.server, self.log = listen(f"{self.record.path}/socket"), Log(f"{self.record.path}/log")
         restarts, wait = 0, BACKOFF
         while True:
             began = time.monotonic()
             code = self._once(restarts)
             wait = BACKOFF if time.monotonic() - began > SETTLED else wait
-            if not self._again(code, restarts):
+            if self.known["status"] != "restarting":
                 break
-            self._note(status="restarting")
-            self._end(code, self.attached | self.waiting)
+            self._send(("ended", code), self.attached | self.waiting, last=True)
             restarts, deadline, wait = restarts + 1, time.monotonic() + wait, min(wait * 2, LONGEST)
             while not self.stay and time.monotonic() < deadline:
                 self._serve({}, max(0.0, deadline - time.monotonic()))
@@ -148,15 +130,14 @@ class Monitor:
         os.close(self.server)
         self.server = -1
         if self.options["rm"]:
-            delete(Record(self.record.id), lock)
+            delete(Record(self.record.id), LOCK)
         else:
-            os.close(lock)
-        self._end(code, self.clients.keys())
+            os.close(LOCK)
+        self._send(("ended", code), self.clients, last=True)
         while self.clients:  # one that is slow, or stopped, still gets all; a new monitor may be there by then
             self._serve({}, None)
 
     def _again(self, code: int, restarts: int) -> bool:
-        self.record = Record(self.record.id)  # its settings may be others by now: minidocker update
         policy, _, most = (self.record.config["options"]["restart"] or "no").partition(":")
         if policy == "on-failure":
             return not self.stay and code != 0 and (not most or restarts < int(most))
@@ -166,6 +147,14 @@ class Monitor:
         self.known |= known
         self.record.write("state", self.known)
 
+    def _fail(self, failure: Exception, **known: Any) -> int:
+        message, code = str(failure) or type(failure).__name__, int(getattr(failure, "exit_code", ENGINE_FAILED))
+        if isinstance(failure, OSError):  # a full disk
+            message = f"{failure.filename or self.record.path}: {failure.strerror}"
+        self._note(**known, exit_code=code, error=message)
+        self._begun(code, message)
+        return code
+
     def _once(self, restarts: int) -> int:
         """One life of the container; its exit code."""
         try:
@@ -173,23 +162,16 @@ class Monitor:
             for wall in isolators:
                 wall.window = self.window  # `Terminal` has one
             outputs, streams, theirs = self._streams()
-            try:
-                process = self.process = start(argv, *isolators, name=self.record.short, **settings, **streams)
-            finally:
-                for number in theirs:
-                    os.close(number)
+            process = self.process = start(argv, *isolators, name=self.record.short, **settings, **streams)
+            for number in theirs:
+                os.close(number)
         except Exception as failure:
-            code = getattr(failure, "exit_code", ENGINE_FAILED)
-            message = str(failure) or type(failure).__name__
-            self._note(status="exited" if restarts else "created", exit_code=code, error=message, finished=now())
-            self._begun(code, message)
-            self.stay = True
-            return code
+            return self._fail(failure, status="exited" if restarts else "created", finished=now())
         with process:
             if self.options["tty"]:
                 outputs, self.input = {process.terminal: 1}, process.terminal
             self._note(status="running", pid=process.pid, started=now(), exit_code=0, error="", restarts=restarts)
-            self._tell("start")
+            tell("start", self.record.config)
             if self.first >= 0:
                 self.clients[self.first] = []
                 self._attach(self.first)
@@ -202,21 +184,19 @@ class Monitor:
             except ContainerError as refused:  # it has ended; what it held on the host resists: a full disk
                 left = str(refused)
             self.process = None
-        fence = next((wall for wall in isolators if isinstance(wall, Cgroup)), None)
-        code = process.result.exit_code if process.result else ENGINE_FAILED
-        self.log.write(1, b"", last=True)
-        self.log.write(2, b"", last=True)
-        oom_killed = bool(fence and fence.oom_killed)
-        self._note(status="exited", pid=0, exit_code=code, finished=now(), oom_killed=oom_killed, error=left)
-        self._tell("die", exitCode=str(code))
+        for stream in (1, 2):
+            self.log.write(stream, b"", last=True)
         self._close_input()
         for number in outputs.keys() - {process.terminal}:
             os.close(number)
+        code = process.result.exit_code if process.result else ENGINE_FAILED
+        oom_killed = any(getattr(wall, "oom_killed", False) for wall in isolators)
+        with suppress(ContainerError):  # its name and settings may be others by now: rename, update
+            self.record.known = Record(self.record.id).config
+        status = "restarting" if self._again(code, restarts) else "exited"
+        self._note(status=status, pid=0, exit_code=code, finished=now(), oom_killed=oom_killed, error=left)
+        tell("die", self.record.config, exitCode=str(code))
         return code
-
-    def _tell(self, action: str, **more: str) -> None:
-        with contextlib.suppress(ContainerError):
-            tell(action, Record(self.record.id).config, **more)  # it may have another name by now
 
     def _close_input(self) -> None:
         if self.input >= 0 and not self.options["tty"]:
@@ -225,11 +205,10 @@ class Monitor:
 
     def _begun(self, code: int, message: str, *warnings: str) -> None:
         """Tell the command that waits for it, once."""
-        if self.told >= 0:
-            with contextlib.suppress(OSError):
-                send(self.told, (code, message, *warnings))
+        with suppress(OSError):
+            send(self.told, (code, message, *warnings))
             os.close(self.told)
-            self.told = -1
+        self.told = -1
 
     def _streams(self) -> tuple[dict[int, int], dict[str, Any], list[int]]:
         """(our ends of its output, what `start` takes, their ends): pipes, but for a terminal."""
@@ -274,7 +253,7 @@ class Monitor:
             poll.register(client, select.POLLIN | (select.POLLOUT if client in slow else 0))
         ready = dict(poll.poll(None if timeout is None else timeout * 1000))
         if self.server in ready:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self.clients[accept(self.server)] = []
         for client in ready.keys() & self.clients.keys():
             self._push(client)
@@ -284,10 +263,9 @@ class Monitor:
 
     def _hear(self, client: int) -> None:
         """What a client asks for; its end."""
-        try:
+        message = None
+        with suppress(OSError, ValueError, EOFError):
             message, _ = receive(client)
-        except (OSError, ValueError, EOFError):
-            message = None
         what, *rest = message or ("gone",)
         if what == "gone":
             self._leave(client)
@@ -305,9 +283,8 @@ class Monitor:
 
     def _attach(self, client: int) -> None:
         self.attached.add(client)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             send(client, ("input", bool(self.options["tty"])), *([self.input] if self.input >= 0 else []))
-        os.set_blocking(client, False)
 
     def _leave(self, client: int) -> None:
         if client in self.attached and self.once:
@@ -317,11 +294,12 @@ class Monitor:
         del self.clients[client]
         os.close(client)
 
-    def _send(self, message: tuple[Any, ...], clients: Iterable[int]) -> None:
-        """What they do not take now, they take later."""
+    def _send(self, message: tuple[Any, ...], clients: Iterable[int], last: bool = False) -> None:
+        """What they do not take now, they take later. Whoever has taken the last one is left."""
         for client in [*clients]:
             os.set_blocking(client, False)
-            self.clients[client].append(marshal.dumps(message))
+            self.clients[client] += [marshal.dumps(message), *([b""] if last else [])]
+            self.attached -= {client} if last else set()
             self._push(client)
 
     def _push(self, client: int) -> None:
@@ -336,12 +314,3 @@ class Monitor:
             waiting.clear()  # it is gone, which poll(2) will say
         if waiting:
             self._leave(client)
-
-    def _end(self, code: int, clients: Iterable[int]) -> None:
-        """Tell them that it has ended, and leave each when it has taken all."""
-        clients = [*clients]
-        self._send(("ended", code), clients)
-        for client in clients:
-            self.attached.discard(client)
-            self.clients[client].append(b"")
-            self._push(client)

@@ -13,15 +13,12 @@ whoever looks next finds that the lock is free, and writes down that the contain
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import os
 import time
-from collections.abc import Iterator
 
 from minidocker import state
 from minidocker.cgroups import hierarchy
+from minidocker.engine.watch import groups, now, suppress, tell, text
 from minidocker.outcome import ContainerError, warn
 from minidocker.state import home
 from minidocker.syscalls import Any
@@ -44,12 +41,18 @@ class NoSuchContainer(ContainerError):
 class Record:
     """A container that stays: `id` has 64 hex digits, `path` is its directory, and all of it on the host is `short`."""
 
+    known: dict[str, Any] | None = None
+
     def __init__(self, identity: str) -> None:
         self.id, self.short, self.path = identity, identity[:SHORT], f"{home()}/records/{identity}"
 
-    @functools.cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """What was asked for, as it was when this was first read."""
+        self.known = self.known or self._config()
+        return self.known
+
+    def _config(self) -> dict[str, Any]:
         if not (found := _read(f"{self.path}/config.json")):
             raise NoSuchContainer(f"no such container: {self.short}: {self.path}/config.json cannot be read")
         return found
@@ -71,7 +74,8 @@ class Record:
                     tell("die", self.config, exitCode=str(KILLED))
             finally:
                 os.close(lock)
-        if known["status"] == "running" and any(map(hierarchy.frozen, _freezers(self))):
+        group = groups(self).get("freezer")
+        if known["status"] == "running" and group and hierarchy.frozen(group.path):
             known["status"] = "paused"
         return known
 
@@ -80,15 +84,15 @@ class Record:
 
     def write(self, what: str, document: dict[str, Any], sync: bool = False) -> None:
         """Replace config.json or state.json. On a full disk a state is written over the old one, which has room."""
-        path, data = f"{self.path}/{what}.json", _text(document)
+        path, data = f"{self.path}/{what}.json", text(document)
         try:
             state.replace(path, data, sync)
         except OSError:
             if what == "config":
                 raise
-            with contextlib.suppress(OSError), open(path, "r+b", 0) as file:  # in one piece, or one could read half
+            with suppress(OSError), open(path, "r+b", 0) as file:  # in one piece, or one could read half
                 file.write(data.ljust(os.fstat(file.fileno()).st_size))
-        self.__dict__.pop("config", None)
+        self.known = document if what == "config" else self.known
 
     def uses(self) -> list[str]:
         """Links that say of its image and its volumes that they are wanted: see `state.wanted`."""
@@ -102,8 +106,7 @@ class Foreground(Record):
     def __init__(self, name: str) -> None:
         self.id, self.short, self.path = name, name, state.directory(name)
 
-    @functools.cached_property
-    def config(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, Any]:
         """The note: words of Python, which a start writes without the module json."""
         try:
             with open(f"{self.path}/running") as file:
@@ -114,7 +117,7 @@ class Foreground(Record):
         return {"id": self.id, "name": self.id, **found}
 
     def _known(self) -> dict[str, Any]:
-        with contextlib.suppress(NoSuchContainer):
+        with suppress(NoSuchContainer):
             known = {"status": "running", "pid": self.config["pid"], "started": self.config["created"]}
             if (free := state.hold(self.path)) is not None:
                 os.close(free)  # its command was killed
@@ -127,44 +130,23 @@ class Foreground(Record):
         raise ContainerError(f"{self.id}: this container is in the foreground of its command, and leaves no record")
 
 
-def tell(action: str, config: dict[str, Any], **more: str) -> None:
-    """A line for `minidocker events`, which reads this file; a short line is appended in one piece."""
-    labels = dict(text.partition("=")[::2] for text in config.get("options", {}).get("label", ()))
-    attributes = {**labels, "name": config.get("name", ""), "image": config.get("image", ""), **more}
-    line = {"time": now(), "type": "container", "action": action, "id": config.get("id", ""), "attributes": attributes}
-    with contextlib.suppress(OSError), open(f"{home()}/events", "ab", 0) as events:
-        events.write(json.dumps(line).encode() + b"\n")
-
-
-def now(nanoseconds: int = 0) -> str:
-    """The time, or another one, as RFC 3339 has it, as in all documents of images and containers."""
-    seconds, rest = divmod(nanoseconds or time.time_ns(), 10**9)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09}Z"
-
-
-def _text(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=1).encode() + b"\n"
-
-
 def _read(path: str) -> dict[str, Any] | None:
     """A document; None if it is not there, or is none: a disk may have lost it in a power cut."""
-    try:
-        with open(path, "rb") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError, TypeError):
-        return None
+    with suppress(OSError, ValueError, TypeError), open(path, "rb") as file:
+        return dict(__import__("json").load(file))
+    return None
 
 
-@contextlib.contextmanager
-def changing() -> Iterator[None]:
+class changing:
     """Names are given and taken away by one process at a time."""
-    os.makedirs(f"{home()}/records", exist_ok=True)
-    os.makedirs(f"{home()}/names", exist_ok=True)
-    lock = state.hold(f"{home()}/names", wait=True)
-    try:
-        yield
-    finally:
-        os.close(lock) if lock is not None else None
+
+    def __enter__(self) -> None:
+        for place in ("records", "names"):
+            os.makedirs(f"{home()}/{place}", exist_ok=True)
+        self.lock = state.hold(f"{home()}/names", wait=True)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.lock) if self.lock is not None else None
 
 
 def create(config: dict[str, Any], layer: str, name: str = "") -> Record:
@@ -177,15 +159,15 @@ def create(config: dict[str, Any], layer: str, name: str = "") -> Record:
     with changing():
         _sweep()
         name = name or _invented()
-        record.config = {"id": record.id, "name": name, "created": now(), **config}
+        record.known = {"id": record.id, "name": name, "created": now(), **config}
         _claim(name, record)
         try:
             os.mkdir(new, 0o700)
             os.mkdir(f"{new}/upper")
             os.chmod(f"{new}/upper", top.st_mode & 0o7777)
             os.chown(f"{new}/upper", top.st_uid, top.st_gid)
-            state.replace(f"{new}/state.json", _text(BEFORE))  # it has room for its end, if the disk is full by then
-            state.replace(f"{new}/config.json", _text(record.config), sync=True)
+            state.replace(f"{new}/state.json", text(BEFORE))  # it has room for its end, if the disk is full by then
+            state.replace(f"{new}/config.json", text(record.config), sync=True)
             for link in record.uses():
                 os.makedirs(os.path.dirname(link), exist_ok=True)
                 os.symlink(record.path, link)
@@ -200,9 +182,9 @@ def create(config: dict[str, Any], layer: str, name: str = "") -> Record:
 
 def _unlink(*links: str) -> None:
     for link in links:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.unlink(link)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if "/uses/" in link:
                 os.rmdir(os.path.dirname(link))
 
@@ -227,7 +209,7 @@ def refuse(name: str) -> None:
 
 def _owner(name: str) -> Record | None:
     """The container that has this name. A link that leads nowhere, or to what has another name by now, is none."""
-    with contextlib.suppress(OSError, ValueError, NoSuchContainer):
+    with suppress(OSError, ValueError, NoSuchContainer):
         record = Record(os.path.basename(os.readlink(f"{home()}/names/{name}")))
         if record.name == name:
             return record
@@ -236,13 +218,13 @@ def _owner(name: str) -> Record | None:
 
 def _invented() -> str:
     """A name for what got none, as Docker gives one."""
-    first, second, tail = FIRST.split(), SECOND.split(), ""
+    first, second = FIRST.split(), SECOND.split()
     while True:
         one, two, number = os.urandom(3)
-        name = f"{first[one % len(first)]}_{second[two % len(second)]}{tail}"
-        if not os.path.lexists(f"{home()}/names/{name}"):
-            return name
-        tail = str(number)
+        name = f"{first[one % len(first)]}_{second[two % len(second)]}"
+        for free in (name, f"{name}{number}"):
+            if not os.path.lexists(f"{home()}/names/{free}"):
+                return free
 
 
 def rename(record: Record, name: str) -> None:
@@ -285,21 +267,15 @@ def lock(record: Record) -> int | None:
 
 def freeze(record: Record, frozen: bool) -> None:
     """Stop all its processes, or let them go on; its monitor is not told, since the kernel knows it."""
-    for path in _freezers(record):
-        if not hierarchy.freeze(path, frozen):
-            raise ContainerError(f"{record.name}: a process of it has not stopped: it waits for a device")
+    group = groups(record).get("freezer")
+    if group and os.path.isdir(group.path) and not hierarchy.freeze(group.path, frozen):
+        raise ContainerError(f"{record.name}: a process of it has not stopped: it waits for a device")
     tell("pause" if frozen else "unpause", record.config)
 
 
-def _freezers(record: Record) -> list[str]:
-    places = [f"{one.parent}/{record.short}" for one in hierarchy.hierarchies()[:1]]
-    return [path for path in places if os.path.isdir(path)]
-
-
-def _ids() -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return [name for name in os.listdir(f"{home()}/records") if len(name) == 64]
-    return []
+def _kept() -> list[Record]:
+    names = map(os.path.basename, state.directories(f"{home()}/records"))
+    return [Record(name) for name in names if len(name) == 64]
 
 
 def _foreground() -> list[Record]:
@@ -310,8 +286,8 @@ def _foreground() -> list[Record]:
 def records() -> list[Record]:
     """All of them, the newest first."""
     found = dict[Record, str]()
-    for record in [*map(Record, _ids()), *_foreground()]:
-        with contextlib.suppress(NoSuchContainer):  # it has just been removed, or is damaged
+    for record in [*_kept(), *_foreground()]:
+        with suppress(NoSuchContainer):  # it has just been removed, or is damaged
             found[record] = str(record.config.get("created"))
     return sorted(found, key=lambda record: found[record], reverse=True)
 
@@ -320,7 +296,7 @@ def find(word: str) -> Record:
     """The container of this name, or whose ID begins so."""
     if "/" not in word and (named := _owner(word)):
         return named
-    begins = [one for one in [*map(Record, _ids()), *_foreground()] if word and one.id.startswith(word)]
+    begins = [one for one in [*_kept(), *_foreground()] if word and one.id.startswith(word)]
     if len(begins) > 1:
         raise ContainerError(f"{word}: {len(begins)} containers have an ID that begins so: give more digits")
     if not begins:
@@ -345,8 +321,8 @@ def prune() -> list[str]:
         dangling = [link for link in links if not os.path.exists(link)]
         names = [name for name in os.listdir(f"{home()}/names") if _owner(name) is None]
         _unlink(*dangling, *(f"{home()}/names/{name}" for name in names))
-    for record in map(Record, _ids()):
-        with contextlib.suppress(ContainerError):
+    for record in _kept():
+        with suppress(ContainerError):
             over = record.config["options"]["rm"] and record.state()["status"] not in (*ALIVE, "created")
             if over and (held := lock(record)) is not None:
                 delete(record, held)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from minidocker.cli.lists import duration
-from minidocker.engine import records, watch
+from minidocker.engine import watch
 from tests.helpers import BARE, REPO, python, until
 from tests.helpers.images import minidocker
 
@@ -155,7 +155,7 @@ def test_a_hog_uses_the_share_that_it_may(shown):
 
 
 def test_events_are_told_and_followed(shown, home):
-    began = records.now()
+    began = watch.now()
     command = [sys.executable, "-m", "minidocker", "events", "--format", "{{.Action}} {{.Actor.Attributes.name}}"]
     environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
     with subprocess.Popen(
@@ -185,8 +185,8 @@ def test_the_disk_and_the_counts_know_them(shown):
 def test_half_an_event_that_a_power_cut_left_is_passed_over(own_home):
     own_home.mkdir()
     (own_home / "events").write_text('{"time": "2\n')
-    records.tell("start", {"id": "1", "name": "one"})
-    assert [event["action"] for event in watch.told(records.now())] == ["start"]
+    watch.tell("start", {"id": "1", "name": "one"})
+    assert [event["action"] for event in watch.told(watch.now())] == ["start"]
 
 
 def test_a_damaged_record_does_not_keep_the_others_from_being_shown(shown, home):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from minidocker.engine import records
+from minidocker.engine import records, watch
 from minidocker.images.container import ready
 from tools.bench import measure, sandbox
 from tools.bench.images import seconds
@@ -33,7 +33,7 @@ def full_home(scratch: Path, number: int) -> str:
     os.environ["MINIDOCKER_HOME"] = home
     [first] = records.records()
     config = {key: value for key, value in first.config.items() if key not in ("id", "name", "created")}
-    layer, now = ready(config["image_id"])["layers"][0], records.now()
+    layer, now = ready(config["image_id"])["layers"][0], watch.now()
     for _ in range(number - 1):
         records.create(config, layer).write(
             "state", records.BEFORE | {"status": "exited", "started": now, "finished": now}
