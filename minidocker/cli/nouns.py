@@ -274,8 +274,7 @@ def builder_prune(_: Options) -> None:
 
 def prune(_: Options) -> int:
     """prune: remove what containers left behind whose owner was killed"""
-    kinds = [cgroups.prune, state.prune, records.prune, volume.prune, network.prune]
-    return each(kinds, operator.call, "removed ")
+    return each([cgroups.prune, state.prune, records.prune, volume.prune, network.prune], operator.call, "removed ")
 
 
 def system_prune(options: Options) -> int:

@@ -29,7 +29,6 @@ from minidocker.volumes.spelling import from_mount, from_v
 
 NEVER = "0001-01-01T00:00:00Z"  # the zero of Go's times
 PUBLISHED = re.compile(r"published\d \{ (\S+) \. (\w+) \. (\d+) : \S+ \. (\d+) \}")  # what `Network` told the firewall
-ADDRESSES = {"0.0.0.0/0": "0.0.0.0", "::/0": "::"}
 HOST = {"AutoRemove": "rm", "CapAdd": "cap-add", "CapDrop": "cap-drop", "ContainerIDFile": "cidfile", "Dns": "dns"}
 HOST |= {"ExtraHosts": "add-host", "Init": "init", "Privileged": "privileged", "PublishAllPorts": "publish-all"}
 HOST |= {"ReadonlyRootfs": "read-only", "SecurityOpt": "security-opt", "UsernsMode": "userns"}
@@ -61,7 +60,7 @@ class Seen:
         """Each port that is published or exposed -> which ports of the host lead to it, while it runs."""
         found: dict[str, list[dict[str, str]]] = {port: [] for port in self.image.get("ExposedPorts") or {}}
         for address, kind, number, own in PUBLISHED.findall(read(f"{self.lease}/elements")):
-            place = {"HostIp": ADDRESSES.get(address, address), "HostPort": number}
+            place = {"HostIp": address.removesuffix("/0"), "HostPort": number}
             found.setdefault(f"{own}/{kind}", []).append(place)
         return found if self.alive else {}
 

@@ -1,8 +1,7 @@
 """The words of the command line: long forms of verbs; help, with an example of each; completion for shells."""
 
-import difflib
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from _collections_abc import Iterable
 
 from minidocker.cli import VERBS, Options, call, complain, function
 from minidocker.outcome import ContainerError
@@ -22,7 +21,9 @@ ALIASES = {  # a long form -> what it is called above
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """What may have been meant, for who reads the error."""
-    return "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(word, list(known), 1, 0.7))
+    from difflib import get_close_matches  # dear to import, and only a mistake needs it
+
+    return "".join(f" (did you mean {near}?)" for near in get_close_matches(word, list(known), 1, 0.7))
 
 
 def short(words: list[str]) -> list[str]:
@@ -34,8 +35,8 @@ def short(words: list[str]) -> list[str]:
 def usage(verb: str) -> None:
     """The help of a verb, and its line of examples.txt."""
     print("usage: minidocker", (function(verb).__doc__ or "").rstrip())
-    lines = Path(__file__).with_name("examples.txt").read_text().splitlines()
-    print(end="".join(f"\ne.g. minidocker {line}\n" for line in lines if f"{line} ".startswith(f"{verb} ")))
+    with open(f"{os.path.dirname(__file__)}/examples.txt") as file:
+        print(end="".join(f"\ne.g. minidocker {line}" for line in file if f"{line.strip()} ".startswith(f"{verb} ")))
 
 
 def help_(words: list[str]) -> int:
@@ -63,7 +64,8 @@ def completion(_: Options, shell: str) -> None:
     """completion SHELL: print what lets bash or zsh complete words: verbs, flags, names"""
     if shell not in ("bash", "zsh"):
         raise ContainerError(f"completion {shell}: it is bash or zsh")
-    print(end=Path(__file__).with_name(f"completion.{shell}").read_text())
+    with open(f"{os.path.dirname(__file__)}/completion.{shell}") as file:
+        print(end=file.read())
 
 
 def __complete(_: Options, *typed: str) -> None:
