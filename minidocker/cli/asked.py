@@ -118,6 +118,15 @@ def in_files(paths: list[str]) -> list[str]:
     return [line for line in found if line and line[0] != "#"]
 
 
+def hosts(options: Options) -> str:
+    """What --add-host adds where there is no network; there is no gateway to name."""
+    from minidocker.network import extra_host
+
+    if bad := [text for text in options.add_host if text.endswith(":host-gateway")]:
+        raise ContainerError(f"--add-host {bad[0]}: with --network none there is no gateway")
+    return "".join(map(extra_host, options.add_host))
+
+
 def restart_policy(options: Options) -> None:
     """What may not be."""
     policy, _, times = options.restart.partition(":")

@@ -135,6 +135,7 @@ def _image(word: str, _: Options) -> dict[str, Any]:
     known |= {"RepoDigests": [f"{name.name}@{found.descriptor['digest']}" for name in names], "Parent": ""}
     known |= {"Created": config.get("created"), "Author": config.get("author", ""), "Config": inner}
     known |= {"Architecture": config.get("architecture"), "Os": config.get("os"), "Size": found.size}
+    known |= {"Comment": (config.get("history") or [{}])[-1].get("comment", "")}
     return known | {"RootFS": {"Type": "layers", "Layers": found.diff_ids}}
 
 
@@ -166,10 +167,12 @@ def volume_create(options: Options, name: str = "") -> None:
 
     -o, --opt NAME=VALUE...    type, device, o: a file system to mount, as mount(8) takes them
     -d, --driver NAME          local, which is the only one
+        --label NAME[=VALUE]...  a note for `volume ls --filter label=`, and for people
     """
     if options.driver not in ("", "local"):
         raise ContainerError(f"no volume driver is called {options.driver!r}: there is local")
-    print(volume.create(name, dict(word.partition("=")[::2] for word in options.opt)))
+    settings, labels = (dict(word.partition("=")[::2] for word in some) for some in (options.opt, options.label))
+    print(volume.create(name, settings, labels))
 
 
 def network_create(options: Options, name: str) -> None:

@@ -89,6 +89,9 @@ def run(options: Options, name: str, *command: str) -> int:
         return containers.begin(options, containers.kept(options, name, image, command))  # type: ignore[no-any-return]
     called = options.name or os.urandom(6).hex()
     config = {"image": name, "image_id": image["id"], "command": [*command], "options": {**options}}
+    if options.cidfile:
+        with open(options.cidfile, "x") as file:
+            file.write(called)
     return _attached(*settle(options, image, command, called), options, called, config)
 
 
@@ -117,6 +120,8 @@ def settle(
     files = {"/etc/hostname": f"{host or called}\n"}
     if network == "none":  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
+        if options.add_host:
+            files["/etc/hosts"] += _asked().hosts(options)
     opted = options.security_opt or options.ulimit or options.read_only
     cwd = options.workdir or image["config"].get("WorkingDir") or "/"
     terminal = []

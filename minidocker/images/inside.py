@@ -129,7 +129,7 @@ class User(Isolator):
         uid, gid, groups = resolve(self.user, records("/etc/passwd"), records("/etc/group"))
         if os.isatty(0):
             os.fchown(0, uid, -1)  # or /dev/stdout could not be opened
-        os.setgroups(groups)
+        os.setgroups([gid, *groups])  # or who changes his group could leave this one (CVE-2022-36109)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
 

@@ -43,11 +43,12 @@ def directory(name: str) -> str:
     return os.path.join(parent(), name)
 
 
-def create(name: str = "", options: dict[str, str] | None = None) -> str:
+def create(name: str = "", options: dict[str, str] | None = None, labels: dict[str, str] | None = None) -> str:
     """Make a volume, or find it with these options; return its name, by default 64 random hex digits. It is made under
     another name and renamed: nobody ever sees half of one.
     """
-    lines = _lines(name, options or {}) + ("" if name else f"label {ANONYMOUS}=\n")
+    labels = (labels or {}) | ({} if name else {ANONYMOUS: ""})
+    lines = _lines(name, options or {}, labels)
     name = name or os.urandom(32).hex()
     path, new = directory(name), os.path.join(parent(), f".new-{os.urandom(6).hex()}")
     os.makedirs(parent(), 0o700, exist_ok=True)
@@ -62,7 +63,7 @@ def create(name: str = "", options: dict[str, str] | None = None) -> str:
         if not os.path.isdir(path):
             if refused.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            return create(name, options)  # one of this name was there, and is removed: begin again
+            return create(name, options, labels)  # one of this name was there, and is removed: begin again
         if options and read(name, "opt") != options:
             raise ContainerError(f"volume {name}: there is one with other options: minidocker volume inspect") from None
     finally:
@@ -70,15 +71,18 @@ def create(name: str = "", options: dict[str, str] | None = None) -> str:
     return name
 
 
-def _lines(name: str, options: dict[str, str]) -> str:
+def _lines(name: str, options: dict[str, str], labels: dict[str, str]) -> str:
     """The text of `config`; what the driver does not know, and what is no line, is refused."""
+    if "\n" in "".join(labels) + "".join(labels.values()):
+        raise ContainerError(f"volume {name}: a label is one line")
     for key, value in options.items():
         if key not in OPTIONS or "\n" in value or "\0" in value:
             text = f"the driver local has no option {key!r}: there are {' '.join(OPTIONS)}, of one line each"
             raise ContainerError(f"volume {name}: {text}")
     if options and not (options.get("type") and options.get("device")):
         raise ContainerError(f"volume {name}: with options, the driver local needs --opt type=... and --opt device=...")
-    return "".join(f"opt {key}={value}\n" for key, value in options.items())
+    found = [f"opt {key}={value}\n" for key, value in options.items()]
+    return "".join([*found, *(f"label {key}={value}\n" for key, value in labels.items())])
 
 
 def read(name: str, kind: str) -> dict[str, str]:
