@@ -107,7 +107,7 @@ def test_the_groups_of_a_user(home):
         "-c",
         "echo joe:x:4711:20::/home/joe:/bin/sh >>/etc/passwd; echo more:x:99:joe >>/etc/group",
     )
-    assert minidocker(home, "exec", "-u", "joe", "it", "id").stdout == "uid=4711(joe) gid=20 groups=99(more)\n"
+    assert minidocker(home, "exec", "-u", "joe", "it", "id").stdout == "uid=4711(joe) gid=20 groups=20,99(more)\n"
 
 
 def members(namespace):
