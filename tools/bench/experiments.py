@@ -340,5 +340,6 @@ EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     program("images", 4): ("unpack.gzip", "build.cached"),
     program("network", 1): ("network.add", "start.networked", "port.latency", "port.throughput"),
     program("growth", 1): ("growth.ps", "growth.start"),
+    program("exec", 1): ("exec",),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]

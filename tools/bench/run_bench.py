@@ -20,6 +20,7 @@
     network.add          what a network adds to a start; this, start.networked, port.latency and port.throughput: see
                          tools/bench/network.py
     growth.ps            `ps -a` with a thousand containers; this and growth.start: see tools/bench/growth.py
+    exec                 one more process in a container that runs: see tools/bench/exec.py
     sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and
