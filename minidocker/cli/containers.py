@@ -7,6 +7,7 @@ import sys
 from _collections_abc import Callable
 
 from minidocker.cli import Options, each, end_in_order
+from minidocker.cli.inside import asked
 from minidocker.cli.run import FORWARDED, prepared, settle
 from minidocker.cli.run import run as run_verb
 from minidocker.engine import attach as client
@@ -66,14 +67,6 @@ def _absolute(word: str) -> str:
     """Where a profile is that --security-opt names, for a monitor, which is somewhere else."""
     path = word.removeprefix("seccomp=")
     return word if path in (word, "", "unconfined") else f"seccomp={os.path.abspath(path)}"
-
-
-def asked(record: Record) -> Options:
-    """The options that it was made with."""
-    config, options = record.config, Options(run_verb.__doc__ or "")
-    options.update(config["options"])
-    options.given = {*config["given"]}
-    return options
 
 
 def _make(record: Record) -> tuple[Any, Any, dict[str, Any]]:

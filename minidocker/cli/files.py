@@ -10,7 +10,7 @@ from minidocker.cgroups import Cgroup
 from minidocker.cgroups.hierarchy import Hierarchy, hierarchies, write
 from minidocker.cli import Options, each
 from minidocker.cli.asked import restart_policy, volumes
-from minidocker.cli.containers import asked
+from minidocker.cli.inside import asked
 from minidocker.cli.run import settle
 from minidocker.engine import records, watch
 from minidocker.engine.changes import Inside, Landing, changed, found

@@ -8,16 +8,22 @@ import sys
 from minidocker.child import DEFAULT_PATH
 from minidocker.cli import Options, variables
 from minidocker.cli.asked import in_files
-from minidocker.cli.containers import asked
-from minidocker.cli.run import FORWARDED
-from minidocker.engine import log
+from minidocker.cli.run import FORWARDED, run
 from minidocker.engine.exec import join, walls_of
-from minidocker.engine.records import find
+from minidocker.engine.records import Record, find
 from minidocker.images.container import ready
 from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.security.options import privileges
 from minidocker.syscalls import signal
+
+
+def asked(record: Record) -> Options:
+    """The options that it was made with."""
+    config, options = record.config, Options(run.__doc__ or "")
+    options.update(config["options"])
+    options.given = {*config["given"]}
+    return options
 
 
 def exec_(options: Options, word: str, *command: str) -> int:
@@ -84,6 +90,8 @@ def logs(options: Options, word: str) -> None:
         --until TIME       until this time
     -t, --timestamps       when each line was written
     """
+    from minidocker.engine import log  # with what reads dates
+
     record = find(word)
     start_at, end_at = (log.moment(text) for text in (options.since, options.until))
     for line in log.lines(record, options.tail, options.follow):

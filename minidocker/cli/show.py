@@ -16,7 +16,7 @@ from typing import Any
 from minidocker.cgroups.hierarchy import read
 from minidocker.cgroups.limits import size as bytes_of
 from minidocker.cli import Options
-from minidocker.cli.containers import asked
+from minidocker.cli.inside import asked
 from minidocker.cli.lists import Predicates, duration, filtered, human, labelled, parsed, render, show
 from minidocker.engine import log, watch
 from minidocker.engine.records import ALIVE, SHORT, Record, find, records
