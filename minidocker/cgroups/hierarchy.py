@@ -69,7 +69,9 @@ def read(path: str) -> str:
     try:
         with open(path, "rb", 0) as file:
             return file.read().decode()
-    except FileNotFoundError:
+    except OSError as gone:
+        if gone.errno not in (errno.ENOENT, errno.ENODEV):  # the latter if its group goes meanwhile
+            raise
         return ""
 
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from minidocker.cgroups import Cgroup, prune
-from minidocker.cgroups.hierarchy import PARENT, Hierarchy, hierarchies, parse, write
+from minidocker.cgroups.hierarchy import PARENT, Hierarchy, hierarchies, parse, read, write
 from minidocker.cgroups.limits import Limits, device, size
 from minidocker.namespaces import Namespaces
 from minidocker.process import ContainerError, run, start
@@ -570,3 +570,14 @@ def test_the_same_on_version_2_alone():
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-5000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to make a group needs root")
+def test_a_file_of_a_group_that_goes_while_it_is_read_is_empty():
+    """Between open(2) and read(2); a path that leads to what is gone says the same, ENODEV."""
+    path = f"{hierarchies()[0].path}/test-gone-{os.getpid()}"
+    os.mkdir(path)
+    file = os.open(f"{path}/cgroup.procs", os.O_RDONLY)
+    os.rmdir(path)
+    assert read(f"/proc/self/fd/{file}") == ""
+    os.close(file)
