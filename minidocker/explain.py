@@ -63,7 +63,7 @@ def told(work: Any) -> int:
     for name in TYPED.keys() & vars(os).keys():
         _wrap(os, name, lambda took, result, *words, name=name, **_: _called(took, result, name, *words))
     try:
-        return int(work())
+        return int(work() or 0)
     finally:
         _finish()
         steps = [step.rpartition(" ") for step in os.pread(_Story.ledger, 1 << 24, 0).decode().splitlines()]

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     explained = [word for word in arguments[:1] if word == "--explain"]
     arguments = arguments[len(explained) :]
     if arguments and arguments[0] not in VERBS:
-        arguments = __import__("minidocker.cli.words", fromlist=["_"]).short(arguments)
+        arguments = module("cli.words").short(arguments)
     verb = next((verb for verb in (" ".join(arguments[:2]), *arguments[:1]) if verb in VERBS), "")
     engine = 125 if verb in ("run", "build", "exec") else 1
     try:
@@ -85,27 +85,29 @@ def main(arguments: list[str]) -> int:
 def call(verb: str, words: list[str]) -> int:
     """The exit status of a verb, or of its help. Who is not root becomes root of a user namespace first."""
     if not verb:
-        return int(__import__("minidocker.cli.words", fromlist=["_"]).help_(words))
+        return int(module("cli.words").help_(words))
     if os.geteuid() and VERBS[verb] not in ("doctor", "inside") and words not in (["-h"], ["--help"]):
-        __import__("minidocker.security.rootless", fromlist=["_"]).enter(verb)
+        module("security.rootless").enter(verb)
     found = function(verb)
     try:
         options, others = parse(found.__doc__, words)
     except HelpWanted:
-        __import__("minidocker.cli.words", fromlist=["_"]).usage(verb)
+        module("cli.words").usage(verb)
         return 0
     if options.pop("explain"):
-        from minidocker.explain import told
-
-        return told(lambda: found(options, *others) or 0)
+        return int(module("explain").told(lambda: found(options, *others)))
     return found(options, *others) or 0
+
+
+def module(name: str) -> Any:
+    """A module of ours that is imported at the first need: many a command has none."""
+    return __import__(f"minidocker.{name}", fromlist=["_"])
 
 
 def function(verb: str) -> Any:
     """The function behind a verb. A verb that is a word of Python's own has an underscore behind it there."""
-    module = __import__(f"minidocker.cli.{VERBS[verb]}", fromlist=["_"])
-    name = verb.replace(" ", "_")
-    return getattr(module, name, None) or getattr(module, f"{name}_")
+    place, name = module(f"cli.{VERBS[verb]}"), verb.replace(" ", "_")
+    return getattr(place, name, None) or getattr(place, f"{name}_")
 
 
 class HelpWanted(Exception):
@@ -138,7 +140,7 @@ class Options(dict):  # type: ignore[type-arg]
         if option not in self.names and option in ("--help", "-h"):
             raise HelpWanted
         if option not in self.names:
-            near = __import__("minidocker.cli.words", fromlist=["_"]).nearest(option, self.names)
+            near = module("cli.words").nearest(option, self.names)
             raise ContainerError(f"unknown option {option}{near}: see --help")
         long = self.names[option]
         self.given.add(long)
@@ -195,6 +197,13 @@ def variables(option: str, words: list[str]) -> list[str]:
     return [f"{word}={os.environ[word]}" if word in os.environ else word for word in words]
 
 
+def at_signals(numbers: Iterable[int], do: Callable[[int, Any], object]) -> None:
+    """Do it when one of these comes; but who ignores one goes on to, as nohup(1) wants it."""
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, do)
+
+
 def end_in_order(*numbers: int, undisturbed: tuple[str, ...] = ()) -> None:
     """From now on these signals end us as an error does: what holds something lets go of it, once.
 
@@ -212,9 +221,7 @@ def end_in_order(*numbers: int, undisturbed: tuple[str, ...] = ()) -> None:
         signal.signal(signal.SIGALRM, lambda _, later: ended(number, later))
         signal.setitimer(signal.ITIMER_REAL, 0.01)
 
-    for number in numbers:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) is respected
-            signal.signal(number, ended)
+    at_signals(numbers, ended)
 
 
 def complain(problem: object, status: int) -> int:

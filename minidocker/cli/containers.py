@@ -6,7 +6,7 @@ import os
 import sys
 from _collections_abc import Callable
 
-from minidocker.cli import Options, each, end_in_order
+from minidocker.cli import Options, at_signals, each, end_in_order, module
 from minidocker.cli.inside import asked
 from minidocker.cli.run import FORWARDED, prepared, settle
 from minidocker.cli.run import run as run_verb
@@ -79,7 +79,7 @@ def _make(record: Record) -> tuple[Any, Any, dict[str, Any]]:
 
 def _start(record: Record, client: int = -1) -> None:
     for text in begin_monitor(record, _make, client):
-        __import__("minidocker.cli.asked", fromlist=["_"]).once(f"warning: {text}")
+        module("cli.asked").once(f"warning: {text}")
 
 
 def begin(options: Options, record: Record) -> int:
@@ -109,9 +109,7 @@ def _followed(channel: int, stdin: bool, keys: str) -> int:
         with suppress(OSError):  # it has just ended
             send(channel, ("signal", number))
 
-    for number in FORWARDED:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, passed)
+    at_signals(FORWARDED, passed)
     code = client.follow(channel, 0 if stdin else -1, keys or client.KEYS)
     if code is None:
         print("read escape sequence", file=sys.stderr)
@@ -248,11 +246,11 @@ def wait(_: Options, *words: str) -> int:
         try:
             channel = client.connect(record)
             send(channel, ("wait",))
+            return str(client.ended(record, channel))
         except (client.NotRunning, OSError):
             if isinstance(record, records.Foreground):
                 raise
             return str(client.over(record))
-        return str(client.ended(record, channel))
 
     return _each(words, one)
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from minidocker.child import DEFAULT_PATH
-from minidocker.cli import Options, variables
+from minidocker.cli import Options, at_signals, module, variables
 from minidocker.cli.asked import in_files
 from minidocker.cli.run import FORWARDED, run
 from minidocker.engine.exec import join, walls_of
@@ -15,7 +15,6 @@ from minidocker.images.container import ready
 from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.security.options import privileges
-from minidocker.syscalls import signal
 
 
 def asked(record: Record) -> Options:
@@ -55,10 +54,9 @@ def exec_(options: Options, word: str, *command: str) -> int:
     environment |= dict(setting.split("=", 1) for setting in settings if "=" in setting)
     terminal = []
     if options.tty:
-        from minidocker.terminal import Terminal, size
-
+        tty = module("terminal")
         environment.setdefault("TERM", "xterm")
-        terminal = [Terminal(size(0))]
+        terminal = [tty.Terminal(tty.size(0))]
     user = options.user or made.user or config.get("User") or ""
     opted = privileges(made.security_opt, made.ulimit)
     walls = walls_of(state["pid"], record.short, terminal, user, options.privileged, opted)
@@ -73,11 +71,8 @@ def exec_(options: Options, word: str, *command: str) -> int:
     streams = {} if options.tty else {"stdin": 0 if options.interactive else null, "stdout": 1, "stderr": 2}
     with start(command, *walls, env=environment, cwd=cwd, name=record.short, **streams) as process:
         if options.tty and not options.detach:
-            from minidocker.terminal import interact
-
-            return interact(process, 0 if options.interactive else -1).exit_code
-        for number in FORWARDED:
-            signal.signal(number, lambda received, _: process.send_signal(received))
+            return int(tty.interact(process, 0 if options.interactive else -1).exit_code)
+        at_signals(FORWARDED, lambda received, _: process.send_signal(received))
         return process.wait().exit_code
 
 
@@ -90,9 +85,7 @@ def logs(options: Options, word: str) -> None:
         --until TIME       until this time
     -t, --timestamps       when each line was written
     """
-    from minidocker.engine import log  # with what reads dates
-
-    record = find(word)
+    record, log = find(word), module("engine.log")
     start_at, end_at = (log.moment(text) for text in (options.since, options.until))
     for line in log.lines(record, options.tail, options.follow):
         if start_at <= line["time"] and (not end_at or line["time"] <= end_at):

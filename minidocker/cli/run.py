@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _collections_abc import Sequence
 
-from minidocker.cli import Options, end_in_order, variables
+from minidocker.cli import Options, at_signals, end_in_order, module, variables
 from minidocker.engine.signals import pass_on
 from minidocker.images.container import container, ready
 from minidocker.images.inside import LOCALHOST
@@ -25,7 +25,7 @@ class Birth(Isolator):
     def __enter__(self) -> Isolator:
         """Its directory is ours by now, so nobody else gets its name; but a container that stays may have it."""
         if os.path.lexists(f"{home()}/names/{self.container}"):
-            records = __import__("minidocker.engine.records", fromlist=["_"])
+            records = module("engine.records")
             with records.changing():
                 records.refuse(self.container)
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -85,7 +85,7 @@ def run(options: Options, name: str, *command: str) -> int:
     """
     image = prepared(options, name)
     if not options.rm or options.detach:
-        containers = __import__("minidocker.cli.containers", fromlist=["_"])
+        containers = module("cli.containers")
         return containers.begin(options, containers.kept(options, name, image, command))  # type: ignore[no-any-return]
     called = options.name or os.urandom(6).hex()
     config = {"image": name, "image_id": image["id"], "command": [*command], "options": {**options}}
@@ -100,7 +100,7 @@ def prepared(options: Options, name: str) -> dict[str, Any]:
     if options.tty and options.interactive and not os.isatty(0):
         raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
     if not options.given.isdisjoint(MORE):
-        _asked().more(options)
+        module("cli.asked").more(options)
     options["env"] = variables("-e", options.env)
     image = _image(name, options.pull, options.platform)
     if options.publish_all:
@@ -116,19 +116,19 @@ def settle(
     paths = image["config"].get("Volumes") or {}
     mounted = paths or options.volume or options.mount or options.tmpfs or options.device or options.privileged
     alone = options.network == "none" and not options.publish
-    network = "none" if alone else _asked().network(options)
+    network = "none" if alone else module("cli.asked").network(options)
     files = {"/etc/hostname": f"{host or called}\n"}
     if network == "none":  # its name stands for itself alone
         files["/etc/hosts"] = f"{LOCALHOST}127.0.0.1\t{host or called}\n"
         if options.add_host:
-            files["/etc/hosts"] += _asked().hosts(options)
-    opted = options.security_opt or options.ulimit or options.read_only
+            files["/etc/hosts"] += module("cli.asked").hosts(options)
     cwd = options.workdir or image["config"].get("WorkingDir") or "/"
-    terminal = []
+    opted, terminal = dict[str, Any](), list[Any]()
+    if options.security_opt or options.ulimit or options.read_only:
+        opted = module("cli.asked").privileges(options.security_opt, options.ulimit, options.read_only and cwd)
     if options.tty:
-        from minidocker.terminal import Terminal, size
-
-        terminal = [Terminal(size(0 if options.interactive else 1), console=True)]
+        tty = module("terminal")
+        terminal = [tty.Terminal(tty.size(0 if options.interactive else 1), console=True)]
     argv, isolators, settings = container(
         image,
         command,
@@ -148,21 +148,16 @@ def settle(
             "pids": options.number("pids-limit", int) or None,  # -1 is no limit, as for Docker
         },
         init=options.init,
-        mounts=lambda root: _asked().volumes(options, paths, root) if mounted else [],
+        mounts=lambda root: module("cli.asked").volumes(options, paths, root) if mounted else [],
         kept=capabilities(options.cap_add, options.cap_drop, options.privileged),
         privileged=options.privileged,
         files=files,
         terminal=terminal,
-        **(_asked().privileges(options.security_opt, options.ulimit, options.read_only and cwd) if opted else {}),
+        **opted,
     )
     if options.userns not in ("", "host"):
-        __import__("minidocker.security.users", fromlist=["_"]).remap(options.userns, isolators)
+        module("security.users").remap(options.userns, isolators)
     return argv, isolators, settings
-
-
-def _asked() -> Any:
-    """What most containers do not need, and need not import."""
-    return __import__("minidocker.cli.asked", fromlist=["_"])
 
 
 def _image(name: str, pull: str, platform: str) -> dict[str, Any]:
@@ -173,11 +168,9 @@ def _image(name: str, pull: str, platform: str) -> dict[str, Any]:
         if pull != "always":
             return ready(name)
     except ContainerError as absent:
-        from minidocker.images.image import NoSuchImage
-
-        if pull == "never" or not isinstance(absent, NoSuchImage):
+        if pull == "never" or not isinstance(absent, module("images.image").NoSuchImage):
             raise
-    _asked().fetch(name, platform)
+    module("cli.asked").fetch(name, platform)
     return ready(name)
 
 
@@ -196,14 +189,10 @@ def _attached(
         except OSError:
             pass  # a full disk
         for text in (text for isolator in isolators for text in getattr(isolator, "warnings", ())):
-            _asked().once(f"warning: {text}")
+            module("cli.asked").once(f"warning: {text}")
         tell = process.send_signal if options.init else lambda number: pass_on(process, number)
-        for wanted in FORWARDED:
-            if signal.getsignal(wanted) != signal.SIG_IGN:
-                signal.signal(wanted, lambda received, _: tell(received))
+        at_signals(FORWARDED, lambda received, _: tell(received))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         if options.tty:
-            from minidocker.terminal import interact
-
-            return interact(process, 0 if options.interactive else -1).exit_code
+            return int(module("terminal").interact(process, 0 if options.interactive else -1).exit_code)
         return process.wait().exit_code

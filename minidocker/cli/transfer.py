@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO
 
-from minidocker.cli import Options, end_in_order, variables
+from minidocker.cli import Options, end_in_order, module, variables
 from minidocker.engine import records
 from minidocker.images.image import find
 from minidocker.images.manifest import parse as parse_name
 from minidocker.images.store import Store
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, signal
+
+ARCHIVE, TRANSFER = "images.archive", "images.transfer"  # with what a build out of the cache does not need
 
 
 def build(options: Options, directory: str) -> None:
@@ -61,7 +63,7 @@ def build(options: Options, directory: str) -> None:
             output=os.open(os.devnull, os.O_WRONLY) if options.quiet else sys.stderr.fileno(),
         )
     for warning in (text for wire in wires for text in wire.warnings):
-        __import__("minidocker.cli.asked", fromlist=["_"]).once(f"warning: {warning}")
+        module("cli.asked").once(f"warning: {warning}")
     if options.quiet:
         print(image.id)
         return
@@ -75,12 +77,9 @@ def _wiring(options: Options) -> tuple[str, Any, list[Any]]:
     name, made = options.network.removeprefix("default") or "bridge", list[Any]()
     if name in ("none", "host"):
         return name, None, made
-    from minidocker.cli import asked
-    from minidocker.cli.run import run
-
-    like = Options(run.__doc__ or "")
+    like = Options(module("cli.run").run.__doc__ or "")
     like["network"], like["hostname"], like.given = name, "build", options.given & {"network"}
-    maker = asked.network(like)
+    maker = module("cli.asked").network(like)
 
     def wired(root: str) -> Any:
         made.append(maker(root))
@@ -95,12 +94,10 @@ def pull(options: Options, name: str) -> None:
     -q, --quiet               print its name only
         --platform PLATFORM   e.g. linux/arm64: by default, what this machine can execute
     """
-    from minidocker.images import transfer
-
     full, show = parse_name(name), not options.quiet
     if show:
         print(f"{full.tag or full.digest}: Pulling from {full.repository}", file=sys.stderr)
-    image = transfer.pull(Store(), name, options.platform, show)
+    image = module(TRANSFER).pull(Store(), name, options.platform, show)
     if show:
         print(f"Digest: {image.descriptor['digest']}")
     print(full)
@@ -111,12 +108,10 @@ def push(options: Options, name: str) -> None:
 
     -q, --quiet   print its name only
     """
-    from minidocker.images import transfer
-
     full, show = parse_name(name), not options.quiet
     if show:
         print(f"The push refers to repository [{full.registry}/{full.repository}]", file=sys.stderr)
-    descriptor = transfer.push(Store(), name, show)
+    descriptor = module(TRANSFER).push(Store(), name, show)
     print(f"{full.tag}: digest: {descriptor['digest']} size: {descriptor['size']}" if show else full)
 
 
@@ -125,10 +120,8 @@ def save(options: Options, *names: str) -> None:
 
     -o, --output FILE   write to a file, and not to standard output
     """
-    from minidocker.images import archive  # with decompressors, which a build out of the cache does not need
-
     with _output(options.output) as stream:
-        archive.save(Store(), list(names), stream)
+        module(ARCHIVE).save(Store(), list(names), stream)
 
 
 def load(options: Options) -> None:
@@ -137,10 +130,8 @@ def load(options: Options) -> None:
     -i, --input FILE   read a file, and not standard input
     -q, --quiet        do not say what was loaded
     """
-    from minidocker.images import archive
-
     with _source(options.input or "-") as stream:
-        found = archive.load(Store(), stream.fileno(), options.input or "standard input")
+        found = module(ARCHIVE).load(Store(), stream.fileno(), options.input or "standard input")
     for name in found if not options.quiet else []:
         print(f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}")
 
@@ -151,11 +142,9 @@ def import_(options: Options, path: str, name: str = "") -> None:
     -c, --change INSTRUCTION...   set a part of its config, as a Dockerfile does: 'CMD ["sh"]'
     -m, --message TEXT            what its history says
     """
-    from minidocker.images import archive
-
     with _source(path) as stream:
         comment = options.message or f"Imported from {path}"
-        print(archive.import_(Store(), stream.fileno(), name, options.change, comment).id)
+        print(module(ARCHIVE).import_(Store(), stream.fileno(), name, options.change, comment).id)
 
 
 def export(options: Options, name: str) -> None:
@@ -163,15 +152,13 @@ def export(options: Options, name: str) -> None:
 
     -o, --output FILE   write to a file, and not to standard output
     """
-    from minidocker.images import archive
-
     upper = ""
     with contextlib.suppress(records.NoSuchContainer):
         record = records.find(name)
         name, upper = record.config["image_id"], f"{record.path}/upper"
     image = find(Store(), name)
     with _output(options.output) as stream:
-        archive.export(image, stream.fileno(), upper)
+        module(ARCHIVE).export(image, stream.fileno(), upper)
 
 
 @contextlib.contextmanager

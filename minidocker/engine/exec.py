@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from _collections_abc import Mapping, Sequence
 
 from minidocker import state
 from minidocker.cgroups import hierarchy

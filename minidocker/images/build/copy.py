@@ -133,7 +133,7 @@ def find(root: int, pattern: str, deep: bool = False) -> list[str]:
     found = [""]
     for part in filter(None, clean(pattern).split("/")):
         if deep and part == "**":
-            found = [below for base in found for below in _below(root, base)]
+            found = [posixpath.join(base, way).rstrip("/") for base in found for way in _listed(root, base, deep)]
         elif MAGIC.isdisjoint(part):
             found = [posixpath.join(base, part) for base in found]
         else:
@@ -142,17 +142,12 @@ def find(root: int, pattern: str, deep: bool = False) -> list[str]:
     return found
 
 
-def _listed(root: int, path: str) -> list[str]:
+def _listed(root: int, path: str, deep: bool = False) -> list[str]:
+    """What is in a directory; with `deep`, the ways to all directories in it, and to itself."""
     with contextlib.suppress(OSError), opened(root, path) as directory:
-        return sorted(os.listdir(directory))
-    return []
-
-
-def _below(root: int, path: str) -> list[str]:
-    """The directory, and all directories in it."""
-    with contextlib.suppress(OSError), opened(root, path) as directory:
-        ways = [os.fsdecode(way) for way, *_, status in trees.walk(directory) if stat.S_ISDIR(status.st_mode)]
-        return [posixpath.join(path, way).rstrip("/") for way in ways]
+        if not deep:
+            return sorted(os.listdir(directory))
+        return [os.fsdecode(way) for way, *_, status in trees.walk(directory) if stat.S_ISDIR(status.st_mode)]
     return []
 
 

@@ -95,8 +95,12 @@ class Mounts:
             source, mode = f"{place}/{number}", one.get("mode", "755" if one["type"] == "cache" else "400")
             attributes = int(mode, 8), int(one.get("uid", 0)), int(one.get("gid", 0))
             if one["type"] == "secret":
-                source = f"{memory.place}/{number}"
-                if (content := self._secret(one, env)) is None:
+                source, content = f"{memory.place}/{number}", self.secrets.get(one["id"])
+                if content is None and one.get("required") == "true":
+                    raise ValueError(f"no secret {one['id']}: build --secret id={one['id']},src=FILE brings it")
+                if content is not None and "env" in one:
+                    env.append(f"{one['env']}={os.fsdecode(content)}")
+                if content is None or ("env" in one and "target" not in one):
                     continue
                 memory.files[source] = content, *attributes
                 os.mknod(source)  # to be seen before the memory is there
@@ -113,21 +117,14 @@ class Mounts:
                 if self.copies[number].digest() != one["digest"]:
                     raise ValueError("the files changed while they were read: build again")
                 source = f"{source}/tree"
-            directory = one["type"] == "tmpfs" or os.path.isdir(source)
-            os.makedirs(points + (one["path"] if directory else posixpath.dirname(one["path"])), exist_ok=True)
-            if not directory:
-                os.mknod(points + one["path"])
+            point = f"{points}{one['path']}"
+            if one["type"] == "tmpfs" or os.path.isdir(source):
+                os.makedirs(point, exist_ok=True)
+            else:
+                os.makedirs(os.path.dirname(point), exist_ok=True)
+                os.mknod(point)
             placed.append((one, source))
         return [points], lambda root: [memory, *self._volumes(placed, root)], env
-
-    def _secret(self, one: dict[str, str], env: list[str]) -> bytes | None:
-        """What the file is to hold, if there is to be one."""
-        content = self.secrets.get(one["id"])
-        if content is None and one.get("required") == "true":
-            raise ValueError(f"no secret {one['id']}: build --secret id={one['id']},src=FILE brings it")
-        if content is not None and "env" in one:
-            env.append(f"{one['env']}={os.fsdecode(content)}")
-        return content if "target" in one or "env" not in one else None
 
     def _volumes(self, placed: list[tuple[dict[str, str], str]], root: str) -> list[Isolator]:
         """In the order in which they lie on each other. On one in memory, programs may be executed, as in BuildKit."""
