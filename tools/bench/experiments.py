@@ -322,7 +322,8 @@ def program(name: str, rounds: int) -> Callable[[Bench], Outcome]:
         found = json.loads(out.read_text())
         raw = found["samples"]
         measure.lost.extend(found["lost"])
-        return [entry for name, samples in raw.items() for entry in bench.records(name, samples)], raw
+        entries = [bench.records(name, samples, measure.unit(name)) for name, samples in raw.items()]
+        return [entry for some in entries for entry in some], raw
 
     measured.__name__ = name
     return measured
@@ -339,7 +340,7 @@ EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     loads: ("sharing.work",),
     program("images", 4): ("unpack.gzip", "build.cached"),
     program("network", 1): ("network.add", "start.networked", "port.latency", "port.throughput"),
-    program("growth", 1): ("growth.ps", "growth.start"),
+    program("growth", 1): ("growth.ps", "growth.start", "start.detached", "memory.monitor"),
     program("exec", 1): ("exec",),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]

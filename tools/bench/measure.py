@@ -256,4 +256,10 @@ def report(raw: Mapping[str, Samples], subject: str, path: str | None) -> None:
     if path:
         Path(path).write_text(json.dumps({"samples": raw, "lost": lost}))
         return
-    print(table([entry for name, samples in raw.items() for entry in records(name, subject, samples, "s", machine())]))
+    found = [records(name, subject, samples, unit(name), machine()) for name, samples in raw.items()]
+    print(table([entry for entries in found for entry in entries]))
+
+
+def unit(name: str) -> str:
+    """What the values of an id of such a program are in: seconds, or bytes."""
+    return "B" if name.startswith("memory.") else "s"

@@ -19,7 +19,8 @@
     unpack.gzip          a Debian layer unpacked with all checks; this and build.cached: see tools/bench/images.py
     network.add          what a network adds to a start; this, start.networked, port.latency and port.throughput: see
                          tools/bench/network.py
-    growth.ps            `ps -a` with a thousand containers; this and growth.start: see tools/bench/growth.py
+    growth.ps            `ps -a` with a thousand containers; this, growth.start, start.detached and memory.monitor: see
+                         tools/bench/growth.py
     exec                 one more process in a container that runs: see tools/bench/exec.py
     sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
