@@ -95,19 +95,18 @@ def told(until: str = "") -> Iterator[dict[str, Any]]:
     from minidocker.engine.log import moment
 
     path = f"{home()}/events"
-    os.close(os.open(path, os.O_CREAT, 0o600))
-    file = open(f"{path}.old" if os.path.exists(f"{path}.old") else path, "rb")
+    file = open(f"{path}.old" if os.path.exists(f"{path}.old") else os.devnull, "rb")
     while True:
         over = until and moment("0s") > until
-        aside = os.path.exists(path) and not os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+        latest = open(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600), "rb")
         for line in file:
             with suppress(ValueError):  # a power cut may leave half a line
                 event = json.loads(line)
                 if until and event["time"] > until:
                     return
                 yield event
-        if aside:
-            file = open(path, "rb")
+        if not os.path.sameopenfile(file.fileno(), latest.fileno()):
+            file = latest
         elif over:
             return
         else:
