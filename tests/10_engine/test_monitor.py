@@ -496,3 +496,25 @@ def test_nobody_reads_and_nobody_types(home):
     """Neither stops the container from ending."""
     run(home, "-t", "--name", "loud", "busybox", "sh", "-c", "yes & sleep 0.5; exit 3")
     assert minidocker(home, "wait", "loud").stdout == "3\n"
+
+
+def test_a_screen_that_nobody_looks_at(home):
+    """Without a client all goes to the log. For one that does not read the container waits, and can be used."""
+    run(home, "-t", "--name", "counts", "busybox", "sh", "-c", "seq 50000; exit 3")
+    assert minidocker(home, "wait", "counts").stdout == "3\n"
+    assert minidocker(home, "logs", "counts").stdout.split() == [str(number) for number in range(1, 50001)]
+    run(home, "-t", "--name", "loud", "busybox", "sh", "-c", "yes 0123456789 & trap 'exit 9' TERM; wait")
+    log = (home / "names/loud").resolve() / "log"
+    screen = Screen(home, "attach", "loud")
+    assert until(lambda: stands(log), 20), "nobody reads, and the log grows on"
+    assert minidocker(home, "exec", "loud", "echo", "alive").stdout == "alive\n"
+    assert minidocker(home, "stop", "loud").stdout == "loud\n"
+    assert state(home, "loud")["exit_code"] == 9
+    assert screen.wait() == 9 and screen.seen.count(b"0123456789") > 100
+
+
+def stands(file):
+    """Whether a file does not grow for a moment."""
+    before = file.stat().st_size
+    time.sleep(0.5)
+    return before and file.stat().st_size == before

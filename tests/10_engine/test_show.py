@@ -1,5 +1,6 @@
 """Chapter 10, the verbs that show containers: alone, and beside Docker and Podman, which show the same."""
 
+import contextlib
 import json
 import os
 import re
@@ -187,6 +188,35 @@ def test_half_an_event_that_a_power_cut_left_is_passed_over(own_home):
     (own_home / "events").write_text('{"time": "2\n')
     watch.tell("start", {"id": "1", "name": "one"})
     assert [event["action"] for event in watch.told(watch.now())] == ["start"]
+
+
+def test_events_have_a_bound_and_who_follows_misses_none(own_home, monkeypatch):
+    """Several that tell at once, many files long: a follower hears each once, and the last thousands are kept."""
+    monkeypatch.setattr(watch, "EVENTS", 100_000)
+    own_home.mkdir()
+    watch.tell("begin", {})
+    following = watch.told(watch.now(time.time_ns() + 30 * 10**9))
+    assert next(following)["action"] == "begin"
+    heard, clients = [], [start_telling(str(number)) for number in range(3)]
+    while len(heard) < 3 * 1000:
+        heard.append(next(following)["action"])
+        with contextlib.suppress(FileNotFoundError):  # it is just put aside
+            assert sum(path.stat().st_size for path in own_home.glob("events*")) < 2 * 100_000 + 3 * 1000
+    for client in clients:
+        assert os.waitstatus_to_exitcode(os.waitpid(client, 0)[1]) == 0
+    assert sorted(heard) == sorted(f"{who}-{number}" for who in "012" for number in range(1000))
+    kept = [event["action"] for event in watch.told(watch.now())]
+    assert len(kept) > 500 and [one for one in kept if one.startswith("1-")][-1:] in (["1-999"], [])
+
+
+def start_telling(who):
+    """A process that tells of much, slowly enough for a follower to be less than a file late."""
+    if (pid := os.fork()) == 0:
+        for number in range(1000):
+            watch.tell(f"{who}-{number}", {})
+            time.sleep(0.001)
+        os._exit(0)
+    return pid
 
 
 def test_a_damaged_record_does_not_keep_the_others_from_being_shown(shown, home):
