@@ -337,6 +337,7 @@ def starts(home, name):
 
 def test_on_failure_starts_it_again_so_many_times(home):
     run(home, "--restart", "on-failure:2", "--name", "fails", "busybox", "sh", "-c", "echo began; exit 3")
+    assert until(lambda: state(home, "fails")["restarts"] == 2, 20)
     assert until(lambda: state(home, "fails")["status"] == "exited", 20)
     assert len(starts(home, "fails")) == 3 and state(home, "fails")["exit_code"] == 3
     run(home, "--restart", "on-failure", "--name", "works", "busybox", "sh", "-c", "echo began")
