@@ -44,8 +44,8 @@ def kept(options: Options, name: str, image: dict[str, Any], command: tuple[str,
                     text = f"{named()}:{text}" if kind == "volume" else f"{text},source={named()}"
                 elif kind == "volume":  # its monitor is somewhere else
                     text = volume.source + text[text.index(":") :]
-                elif volume.source not in text:
-                    text += f",source={volume.source}"
+                elif volume.source:
+                    text += ',"source={}"'.format(volume.source.replace('"', '""'))
                 options[kind].append(text)
                 targets.add(volume.target)
         paths = [f"/{path.lstrip('/')}" for path in image["config"].get("Volumes") or ()]

@@ -166,11 +166,12 @@ def test_a_relative_path_is_the_one_of_then(box, tmp_path):
 
 
 def test_a_relative_profile_and_a_relative_mount_are_those_of_then(box, tmp_path):
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here/file").touch()
+    tmp_path = tmp_path / 'with, a "comma'
+    (tmp_path / "a b").mkdir(parents=True)
+    (tmp_path / "a b/file").touch()
     profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}
     (tmp_path / "profile.json").write_text(json.dumps(profile))
-    words = ("--security-opt", "seccomp=profile.json", "--mount", "type=bind,source=./here,target=/v")
+    words = ("--security-opt", "seccomp=profile.json", "--mount", "type=bind,source=./a b,target=/v")
     do(*RUN, "--name", box, *words, *WAIT, cwd=tmp_path)
     assert "not permitted" in do("exec", box, "mkdir", "/x", code=1, cwd="/").stderr
     assert do("exec", box, "ls", "/v", cwd="/").stdout == "file\n"
