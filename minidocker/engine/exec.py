@@ -18,45 +18,33 @@ from minidocker.security.seccomp import Seccomp
 from minidocker.syscalls import CLONE_NEWPID, CLONE_NEWUSER, Any, call
 
 
-class Groups(Isolator):
-    """Into the control groups of the container `name`, where the process `pid` is. Host side as root."""
+class Enter(Join):
+    """Into the control groups and the namespaces of the container `name`, where the process `pid` is. But not into the
+    namespace of processes, where we would be seen: root in there may have CAP_SYS_PTRACE, and could take over a process
+    that still has all rights of the host (CVE-2016-9962)."""
 
-    def __init__(self, name: str, pid: int) -> None:
-        self.name, self.pid = name, pid
+    def __init__(self, pid: int, name: str) -> None:
+        super().__init__(pid)
+        self.name = name
 
     def __enter__(self) -> Isolator:
-        """Open where to write, since inside there are other paths."""
+        """So we are not born in there, either. The groups' files are opened now: inside there are other paths."""
+        super().__enter__()
+        self.pid_namespace = None
         paths = [f"{one.parent}/{self.name}/cgroup.procs" for one in hierarchy.hierarchies()]
         try:
-            self.descriptors = tuple(os.open(path, os.O_WRONLY) for path in paths if os.path.exists(path))
+            self.descriptors += tuple(os.open(path, os.O_WRONLY) for path in paths if os.path.exists(path))
         except FileNotFoundError:
             raise ContainerError(f"{self.name}: this container has just ended") from None
-        if not self.descriptors and f"/{self.name}" in hierarchy.read(f"/proc/{self.pid}/cgroup"):
+        if not self.descriptors[1:] and f"/{self.name}" in hierarchy.read(f"/proc/{self.pid}/cgroup"):
             raise ContainerError(f"{self.name}: its limits are those of another session: run exec in that")
         return self
 
     def inside(self) -> None:
-        """ "0" means the process that writes it: cgroups(7)."""
-        for descriptor in self.descriptors:
-            call("write", descriptor, b"0", 1, path="cgroup.procs")
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-
-
-class Enter(Join):
-    """Into the namespaces of a container, but for that of processes, where we would be seen: root in there may have
-    CAP_SYS_PTRACE, and could take over a process that still has all rights of the host (CVE-2016-9962)."""
-
-    def __enter__(self) -> Isolator:
-        """So we are not born in there, either."""
-        super().__enter__()
-        self.pid_namespace = None
-        return self
-
-    def inside(self) -> None:
-        """Only children will be born in that; it belongs to the host's users, even if `super` makes us others."""
+        """Only children will be born in its namespace of processes; that belongs to the host's users, even if `super`
+        makes us others. To a group, "0" means the process that writes it: cgroups(7)."""
+        for group in self.descriptors[1:]:
+            call("write", group, b"0", 1, path="cgroup.procs")
         call("setns", self.descriptors[0], CLONE_NEWPID, path=f"process {self.pid}")
         for stream in range(3) if self.flags & CLONE_NEWUSER else ():
             if stat.S_ISFIFO(os.fstat(stream).st_mode):  # as at a start: root in there opens /dev/stdout
@@ -96,4 +84,4 @@ def walls_of(
     born = Init()  # a child, which is seen, has no more than the container has
     born.clone_flags = 0
     rights = [Seccomp(kept, profile), Bounding(kept), User(user), Capabilities(kept)]
-    return [Groups(name, pid), Enter(pid), *terminal, *walls, *rights, born]
+    return [Enter(pid, name), *terminal, *walls, *rights, born]
