@@ -84,7 +84,7 @@ def fetch(name: str, platform: str) -> None:
     from minidocker.images.transfer import pull
 
     print(f"{name}: Pulling from {parse(name).registry}", file=sys.stderr)
-    pull(Store(), name, platform, show=True)
+    pull(Store(show=True), name, platform, show=True)
 
 
 def more(options: Options) -> None:

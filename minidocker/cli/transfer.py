@@ -44,7 +44,7 @@ def build(options: Options, directory: str) -> None:
     given = variables("--build-arg", options.build_arg)
     network, wired, wires = _wiring(options)
     end_in_order(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, undisturbed=("start", "run"))
-    store = Store()
+    store = Store(show=not options.quiet)
     with received(store, directory, options.file) as (context, text, ignore):
         image = make(
             store,
@@ -97,7 +97,7 @@ def pull(options: Options, name: str) -> None:
     full, show = parse_name(name), not options.quiet
     if show:
         print(f"{full.tag or full.digest}: Pulling from {full.repository}", file=sys.stderr)
-    image = module(TRANSFER).pull(Store(), name, options.platform, show)
+    image = module(TRANSFER).pull(Store(show=show), name, options.platform, show)
     if show:
         print(f"Digest: {image.descriptor['digest']}")
     print(full)
@@ -121,7 +121,7 @@ def save(options: Options, *names: str) -> None:
     -o, --output FILE   write to a file, and not to standard output
     """
     with _output(options.output) as stream:
-        module(ARCHIVE).save(Store(), list(names), stream)
+        module(ARCHIVE).save(Store(show=True), list(names), stream)
 
 
 def load(options: Options) -> None:
@@ -131,7 +131,7 @@ def load(options: Options) -> None:
     -q, --quiet        do not say what was loaded
     """
     with _source(options.input or "-") as stream:
-        found = module(ARCHIVE).load(Store(), stream.fileno(), options.input or "standard input")
+        found = module(ARCHIVE).load(Store(show=not options.quiet), stream.fileno(), options.input or "standard input")
     for name in found if not options.quiet else []:
         print(f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}")
 
@@ -144,7 +144,7 @@ def import_(options: Options, path: str, name: str = "") -> None:
     """
     with _source(path) as stream:
         comment = options.message or f"Imported from {path}"
-        print(module(ARCHIVE).import_(Store(), stream.fileno(), name, options.change, comment).id)
+        print(module(ARCHIVE).import_(Store(show=True), stream.fileno(), name, options.change, comment).id)
 
 
 def export(options: Options, name: str) -> None:

@@ -16,7 +16,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -28,10 +27,9 @@ from minidocker.images import tar
 from minidocker.images.build.copy import opened
 from minidocker.images.image import Image, find, make
 from minidocker.images.layer.pack import write_layer
-from minidocker.images.layer.unpack import decompressed, unpack
+from minidocker.images.layer.unpack import carry, decompressed, unpack
 from minidocker.images.manifest import Descriptor, check_digest, parse
 from minidocker.images.store import REF_NAME, Store, entry_of
-from minidocker.images.tar import CHUNK
 from minidocker.outcome import ContainerError
 from minidocker.process import run
 from minidocker.union import Union
@@ -58,7 +56,7 @@ def save(store: Store, names: Sequence[str], stream: BinaryIO) -> None:
             _add(stream, name, io.BytesIO(json.dumps(value, separators=(",", ":")).encode()))
         for name, path in files.items():
             with open(path, "rb") as file:
-                _add(stream, name, file)
+                _add(stream, name, file, store.show)
         stream.write(tar.END)
 
 
@@ -67,11 +65,11 @@ def _path(digest: str) -> str:
     return f"blobs/sha256/{check_digest(digest)}"
 
 
-def _add(stream: BinaryIO, name: str, file: BinaryIO) -> None:
+def _add(stream: BinaryIO, name: str, file: BinaryIO, show: bool = False) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     stream.write(tar.write(tar.Entry(name.encode(), size=size)))
-    shutil.copyfileobj(file, stream, CHUNK)
+    carry(file, stream, os.path.basename(name)[:12], size, show)
     stream.write(bytes(tar.padded(size) - size))
 
 
@@ -81,7 +79,7 @@ def load(store: Store, source: int, what: str = "the archive") -> list[str]:
     It is unpacked as a layer is, behind the same walls. Needs root. Raises `ContainerError`, and leaves nothing then.
     """
     with store.bringing(what), store.place() as directory:
-        unpack(source, directory, what=f"{what}: not an archive that can be read")
+        unpack(source, directory, what=f"{what}: not an archive that can be read", show=store.show)
         there, archive = os.listdir(directory), _Archive(store, directory)
         if not {"index.json", "manifest.json"}.intersection(there):
             raise ContainerError("the archive has neither index.json nor manifest.json: minidocker import takes files")
@@ -134,7 +132,7 @@ class _Archive:
     def keep(self, blob: Descriptor) -> None:
         """Copy a file to its place as a blob, if it is what its descriptor says."""
         with self.open(_path(blob["digest"])) as file, self.store.incoming() as target:
-            shutil.copyfileobj(file, target, CHUNK)
+            carry(file, target, blob["digest"].removeprefix("sha256:")[:12], blob["size"], self.store.show)
             self.store.keep(target, blob["mediaType"], blob, "the archive")
 
     def dockers(self) -> Iterator[Found]:

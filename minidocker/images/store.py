@@ -32,10 +32,12 @@ Index = dict[tuple[str, str], Descriptor]  # (annotation, its value) -> entry; (
 
 
 class Store:
-    """All images below one directory, for any number of processes at once. Needs root: layers have owners."""
+    """All images below one directory, for any number of processes at once. Needs root: layers have owners. `show`: with
+    bars on a terminal.
+    """
 
-    def __init__(self, home: str | None = None) -> None:
-        self.home = home or state.home()
+    def __init__(self, home: str | None = None, show: bool = False) -> None:
+        self.home, self.show = home or state.home(), show
         self.layout, self.unpacked, self.tmp = (f"{self.home}/{name}" for name in ("images", "layers", "tmp"))
         self.index, self._blobs = f"{self.layout}/index.json", f"{self.layout}/blobs/sha256"
         self._layers, self._trash, self._caches = (f"{self.unpacked}/{name}" for name in ("sha256", "trash", "caches"))
@@ -112,7 +114,7 @@ class Store:
             from minidocker.images.layer.unpack import unpack  # not needed where all layers are unpacked
 
             with self.place() as directory:
-                unpack(self.stored(descriptor["digest"]), directory, diff_id)
+                unpack(self.stored(descriptor["digest"]), directory, diff_id, show=self.show)
                 with contextlib.suppress(OSError):  # another process was faster with the same layer
                     os.rename(directory, target)
         return target

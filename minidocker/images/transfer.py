@@ -23,6 +23,7 @@ from tqdm.utils import CallbackIOWrapper
 
 from minidocker.images import manifest as media
 from minidocker.images.image import Image, NoSuchImage, find
+from minidocker.images.layer.unpack import bar
 from minidocker.images.manifest import DEFAULT_REGISTRY, Descriptor, Reference, parse
 from minidocker.images.registry import Registry, Unreachable
 from minidocker.images.store import Store
@@ -30,7 +31,6 @@ from minidocker.outcome import ContainerError
 
 PARALLEL = 3  # layers at once, as Docker does: more would not be faster on one line, and registries count connections
 MAX_INDEXES = 3  # an index that points to an index that points to an index
-tqdm.monitor_interval = 0  # no thread of its own: who unpacks forks
 Advance = Callable[[int], object]
 
 
@@ -165,13 +165,12 @@ def each(work: Callable[[Descriptor, Advance], str], blobs: Iterable[Descriptor]
 
     def one(blob: Descriptor) -> None:
         name = blob["digest"].removeprefix("sha256:")[:12]
-        hidden = None if show else True  # None: where there is no terminal
-        with tqdm(desc=name, total=blob["size"], unit="B", unit_scale=True, leave=False, disable=hidden) as bar:
+        with bar(name, blob["size"], show) as told:
 
             def advance(count: int) -> None:
                 if stopped.is_set():
                     raise ContainerError("another part has failed")
-                bar.update(count)
+                told(count)
 
             said = work(blob, advance)
         if show:

@@ -31,9 +31,11 @@ def received(store: Store, directory: str, file: str) -> Iterator[tuple[str, str
     with contextlib.ExitStack() as stack:
         root, path, rules = None, file or f"{directory}/Dockerfile", f"{directory}/.dockerignore"
         if directory == "-":
+            from minidocker.images.layer.unpack import carry
+
             place = stack.enter_context(store.place())
             with open(0, "rb", closefd=False) as stdin, open(f"{place}/stdin", "xb") as whole:
-                shutil.copyfileobj(stdin, whole)
+                carry(stdin, whole, "build context", None, store.show)
             here = stack.enter_context(opened(None, place))
             source = unpacked(store, Source(here, "stdin", "standard input"), stack)
             directory, root, path = f"{place}/empty", here, "stdin"

@@ -20,9 +20,10 @@ import lzma
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from backports import zstd  # Python 3.14 has it as compression.zstd
 from isal import igzip  # zlib's format, at twice its speed
@@ -33,7 +34,7 @@ from minidocker.images.inside import User
 from minidocker.images.tar import AUFS_PRIVATE, CHUNK, OPAQUE, WHITEOUT, BadTar, Entry
 from minidocker.namespaces import Namespaces
 from minidocker.outcome import ContainerError
-from minidocker.process import run, start
+from minidocker.process import Process, start
 from minidocker.rootfs import PivotRoot, make_mounts_private
 from minidocker.syscalls import MS_RDONLY, mount
 from minidocker.union import initial
@@ -50,7 +51,7 @@ IS_OPAQUE = f"{'trusted' if INITIAL else 'user'}.overlay.opaque", b"y"
 NOT_HELD = (errno.ENOTSUP, errno.EPERM)  # attributes that this file system does not have, of a Mac for example
 
 
-def unpack(source: str | int, target: str, diff_id: str | None = None, what: str = "") -> None:
+def unpack(source: str | int, target: str, diff_id: str | None = None, what: str = "", show: bool = False) -> None:
     """Unpack a layer, a file or a descriptor, into a directory; `diff_id` is what the digest of its tar is to be.
 
     Needs root. Raises `ContainerError`, which begins with `what` was unpacked; the target is then worthless.
@@ -58,10 +59,44 @@ def unpack(source: str | int, target: str, diff_id: str | None = None, what: str
     try:
         with open(source, "rb", 0, closefd=isinstance(source, str)) as file, decompressed(file.fileno()) as stream:
             jail = Namespaces(WALLS), PivotRoot(target, proc=False)
-            if run(partial(untar, diff_id), *jail, stdin=stream.fileno()).exit_code:
+            with start(partial(untar, diff_id), *jail, stdin=stream.fileno()) as process:
+                code = _followed(process, file) if show and file.seekable() else process.wait().exit_code
+            if code:
                 raise ContainerError("its unpacking was killed: by a limit of memory?")
     except ContainerError as refused:
         raise ContainerError(f"{what or f'layer {os.path.basename(str(source))}'}: {refused}") from None
+
+
+def _followed(process: Process, file: io.FileIO) -> int:
+    """Its exit code. Meanwhile a bar says how far the file has been read: who reads it shares its position with us."""
+    position = 0
+    with bar("unpacking", os.fstat(file.fileno()).st_size) as advance:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return process.wait(0.1).exit_code
+            before, position = position, file.tell()
+            advance(position - before)
+
+
+@contextlib.contextmanager
+def bar(what: str, size: int | None, show: bool = True) -> Iterator[Callable[[int], object]]:
+    """On a terminal, and after a moment: how many of so many bytes have passed, as what it yields is told."""
+    if not (show and sys.stderr.isatty()):
+        yield lambda count: None
+        return
+    from tqdm import tqdm  # dear to import
+
+    tqdm.monitor_interval = 0  # no thread of its own: who unpacks forks
+    with tqdm(desc=what, total=size, unit="B", unit_scale=True, leave=False, delay=0.2) as shown:
+        yield shown.update
+
+
+def carry(source: BinaryIO, target: BinaryIO, what: str, size: int | None, show: bool) -> None:
+    """Copy a file to its end, with a bar."""
+    with bar(what, size, show) as advance:
+        while data := source.read(CHUNK):
+            target.write(data)
+            advance(len(data))
 
 
 @contextlib.contextmanager
