@@ -210,7 +210,8 @@ def processes():
 def test_nothing_outlives_the_owner(someone):
     assert wait_until(lambda: not processes()), processes()  # of the test before
     script = "minidocker run --rm -p 8081:80 -u www-data debian sleep 61 & PS; kill -KILL $!"
-    script = script.replace("PS", until("ps x | grep -q '[s]leep 61' && ps x | grep '[s]lirp4netns'"))
+    began = "ps -e -o args= | grep -q '^sleep 61'"  # the container's, of which the command's own line speaks, too
+    script = script.replace("PS", until(f"{began} && ps x | grep '[s]lirp4netns'"))
     assert "slirp4netns" in someone.sh(script).stdout
     assert wait_until(lambda: not processes()), processes()
     # The kernel lets go of what the dead held a moment later
