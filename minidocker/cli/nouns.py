@@ -222,7 +222,7 @@ KINDS: dict[str, Callable[[str, Options], Mapping[str, Any]]] = {  # of inspect,
 }
 NOUNS: dict[str, Any] = {  # noun -> all names, how to remove one, the columns of a list, and what else can be shown
     "volume": (volume.names, volume.remove, "Driver Name", "Scope Mountpoint Labels"),
-    "network": (network.listed, network.remove, "Name Interface Subnet", "ID Driver Scope Labels"),
+    "network": (network.listed, network.remove, "ID Name Driver Scope Subnet", "Interface Labels"),
 }
 
 
@@ -293,7 +293,7 @@ def system_prune(options: Options) -> int:
 
 
 def system_df(options: Options) -> None:
-    """system df [OPTIONS]: how much of the disk images, their unpacked layers and containers take
+    """system df [OPTIONS]: how much of the disk images, their unpacked layers, containers and volumes take
 
     --format TEMPLATE  what is shown of each, e.g. '{{.Type}} {{.Size}}'
     """
@@ -305,6 +305,7 @@ def system_df(options: Options) -> None:
     blobs, layers, running, kept = ({*glob.glob(glob.escape(place) + "/*")} for place in places)
     cached = {path for path in blobs | layers if f"sha256:{os.path.basename(path)}" in made - needed}
     kinds = [("Images", len(found), blobs - cached), ("Layers", len(layers), layers - cached)]
-    kinds += [("Containers", len(records.records()), running | kept), ("Build cache", len(steps), cached)]
+    kinds += [("Containers", len(records.records()), running | kept), ("Build Cache", len(steps), cached)]
+    kinds += [("Local Volumes", len(volume.names()), {*map(volume.directory, volume.names())})]
     rows = [{"Type": kind, "TotalCount": str(total), "Size": human(usage(paths))} for kind, total, paths in kinds]
     show(options, rows, "Type TotalCount Size")
