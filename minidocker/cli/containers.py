@@ -94,11 +94,10 @@ def begin(options: Options, record: Record) -> int:
 def _in_front(record: Record, stdin: bool, keys: str) -> int:
     """Start it, attached from its first byte on; the exit status."""
     ours, theirs = pair()
+    send(ours, ("attach",))
     end_in_order(*FORWARDED)
-    try:
-        _start(record, theirs)
-    finally:
-        os.close(theirs)
+    _start(record, theirs)
+    os.close(theirs)
     return _followed(ours, stdin, keys)
 
 

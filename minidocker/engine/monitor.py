@@ -47,7 +47,7 @@ Make = Callable[[Record], tuple[Any, Any, dict[str, Any]]]  # -> the command, th
 def begin(record: Record, make: Make, client: int = -1) -> list[str]:
     """Start the container of this record, if it does not run; warnings. What keeps it from starting is raised.
 
-    A `client` is a socket that is attached before it writes anything.
+    A `client` is a socket: what is asked in it already is heard before anything that the container writes.
     """
     if (lock := records.lock(record)) is None:
         return []
@@ -75,7 +75,7 @@ def _live(record: Record, make: Make, needed: dict[int, int], told: int) -> NoRe
         monitor = Monitor(record, make)
         needed |= dict.fromkeys(range(3), os.open(os.devnull, os.O_RDWR))
         monitor.told = child.arrange(told, {number: here for number, here in needed.items() if here >= 0})
-        monitor.first = CLIENT if needed[CLIENT] >= 0 else -1
+        monitor.clients = {CLIENT: []} if needed[CLIENT] >= 0 else {}
         child.forget_the_parent()
         os.chdir("/")
         prctl(PR_SET_NAME, b"monitor")
@@ -92,8 +92,7 @@ def _live(record: Record, make: Make, needed: dict[int, int], told: int) -> NoRe
 class Monitor:
     """One container, from its start to its end, and again after a restart."""
 
-    told = first = -1  # the command that waits for the start, and a client of that moment
-    server = input = -1  # where clients come in, and where what they type goes out
+    told = server = input = -1  # who waits for the start; where clients come in, and where what they type goes out
     process: Process | None = None
     stay = False
     window = b""  # the size of the user's terminal, which a program in the container may ask for at once
@@ -172,10 +171,6 @@ class Monitor:
                 outputs, self.input = {process.terminal: 1}, process.terminal
             self._note(status="running", pid=process.pid, started=now(), exit_code=0, error="", restarts=restarts)
             tell("start", self.record.config)
-            if self.first >= 0:
-                self.clients[self.first] = []
-                self._attach(self.first)
-                self.first = -1
             self._begun(0, "", *(text for wall in isolators for text in getattr(wall, "warnings", ())))
             self._relay(process, outputs)
             left = ""
