@@ -221,7 +221,10 @@ def _owner(name: str) -> Record | None:
         record = Record(os.path.basename(os.readlink(f"{home()}/names/{name}")))
         if record.name == name:
             return record
-    return next((record for record in _foreground() if record.id == name), None)
+    with suppress(ContainerError):  # what cannot be the name of a directory
+        record = Foreground(name)
+        return record if record.state()["status"] in ALIVE else None
+    return None
 
 
 def _invented() -> str:
@@ -282,8 +285,7 @@ def freeze(record: Record, frozen: bool) -> None:
 
 
 def _kept() -> list[Record]:
-    names = map(os.path.basename, state.directories(f"{home()}/records"))
-    return [Record(name) for name in names if len(name) == 64]
+    return [Record(path[-64:]) for path in state.directories(f"{home()}/records") if len(os.path.basename(path)) == 64]
 
 
 def _foreground() -> list[Record]:
