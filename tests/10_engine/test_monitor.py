@@ -352,7 +352,7 @@ def test_the_pauses_become_longer(home):
     text = next((home / "records").glob("*/log")).read_text()
     times = [json.loads(line)["time"][17:26] for line in text.splitlines()]
     gaps = [(float(two) - float(one)) % 60 for one, two in zip(times, times[1:], strict=False)]
-    assert 0.1 <= gaps[0] < gaps[2] and gaps[2] >= 0.4
+    assert gaps[0] >= 0.1 and gaps[1] >= 0.2 and gaps[2] >= 0.4, "a busy machine makes any of them longer"
 
 
 @pytest.mark.parametrize("policy", ["always", "unless-stopped", "on-failure"])
