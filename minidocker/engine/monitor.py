@@ -265,7 +265,9 @@ class Monitor:
         if what == "gone":
             self._leave(client)
         elif what == "attach":
-            self._attach(client)
+            self.attached.add(client)
+            with suppress(OSError):
+                send(client, ("input", bool(self.options["tty"])), *([self.input] if self.input >= 0 else []))
         elif what == "wait":
             self.waiting.add(client)
         elif what == "eof" and self.once:
@@ -275,11 +277,6 @@ class Monitor:
         elif what in ("kill", "signal") and self.process:
             tell = pass_on if what == "signal" and not self.options["init"] else Process.send_signal
             tell(self.process, *rest)
-
-    def _attach(self, client: int) -> None:
-        self.attached.add(client)
-        with suppress(OSError):
-            send(client, ("input", bool(self.options["tty"])), *([self.input] if self.input >= 0 else []))
 
     def _leave(self, client: int) -> None:
         if client in self.attached and self.once:
