@@ -15,6 +15,7 @@ import datetime
 import functools
 import itertools
 import json
+import operator
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -118,13 +119,12 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "join": lambda values, between: between.join(map(spelled, values or [])),
     "split": lambda text, between: text.split(between),
-    "upper": lambda text: text.upper(),
-    "lower": lambda text: text.lower(),
+    **{name: getattr(str, name) for name in ("upper", "lower", "title")},
     "len": lambda value: len(value or []),
     "println": lambda *values: " ".join(map(spelled, values)) + "\n",
     "printf": lambda form, *values: form.replace("%v", "%s") % values,
     "eq": lambda value, *others: value in others,
-    "ne": lambda value, other: value != other,
+    **{name: getattr(operator, name) for name in ("ne", "lt", "le", "gt", "ge")},
     "not": lambda value: not value,
     "and": lambda *values: next((value for value in values if not value), values[-1]),
     "or": lambda *values: next((value for value in values if value), values[-1]),
@@ -238,7 +238,8 @@ def field(value: Any, path: str) -> Any:
 def spelled(value: Any) -> str:
     """A value as Go prints it."""
     if isinstance(value, dict):
-        return f"map[{' '.join(f'{key}:{spelled(one)}' for key, one in sorted(value.items()))}]"
+        inner = {key: "{}" if one == {} else spelled(one) for key, one in sorted(value.items())}  # a set, of ports
+        return f"map[{' '.join(f'{key}:{text}' for key, text in inner.items())}]"
     if isinstance(value, list):
         return f"[{' '.join(map(spelled, value))}]"
     return "<no value>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

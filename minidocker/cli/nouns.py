@@ -28,6 +28,7 @@ YES = ("true", "1")
 def images(options: Options, *words: str) -> None:
     """images [OPTIONS] [NAME]: list the images
 
+    -a, --all      those without a name, too (they always are)
     -q, --quiet    only their IDs
         --digests  and the digest of the manifest, which `pull NAME@DIGEST` takes
         --no-trunc  IDs in full
@@ -285,6 +286,7 @@ def system_prune(options: Options) -> int:
 
     -a, --all  all images, not only those without a name
     -f, --force  do not ask (it never does)
+    --volumes  volumes without a name of their own, too (they always are)
     """
     status = prune(options)
     Store().forget_steps()

@@ -83,6 +83,8 @@ def run(options: Options, name: str, *command: str) -> int:
         --pull WHEN             missing: if it is not here (the default); always; never
         --platform PLATFORM     what to pull, e.g. linux/amd64: by default, what this machine can execute
     """
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
+        raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
     image = prepared(options, name)
     if not options.rm or options.detach:
         containers = module("cli.containers")
@@ -97,8 +99,6 @@ def run(options: Options, name: str, *command: str) -> int:
 
 def prepared(options: Options, name: str) -> dict[str, Any]:
     """The image, when the options have been judged, and what they say of this place and moment is in them."""
-    if options.tty and options.interactive and not os.isatty(0):
-        raise ContainerError("-it wants a terminal, and the standard input is none: leave out -t")
     if not options.given.isdisjoint(MORE):
         module("cli.asked").more(options)
     options["env"] = variables("-e", options.env)

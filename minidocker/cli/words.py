@@ -15,7 +15,7 @@ LONG = {  # noun -> verbs that also stand below it
 ALIASES = {  # a long form -> what it is called above
     **{f"{noun} {verb}": verb for noun, verbs in LONG.items() for verb in verbs.split()},
     **{f"{noun} inspect": f"inspect --type={noun}" for noun in ("container", "image", "volume", "network")},
-    **{"image ls": "images", "image rm": "rmi", "container ls": "ps"},
+    **{"image ls": "images", "image rm": "rmi", "container ls": "ps", "--version": "version"},
 }
 
 
