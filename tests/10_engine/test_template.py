@@ -54,6 +54,7 @@ def made(form, value=THING):
         ('{{printf "%s-%v-%05d" .Name .Pid .Pid}}', "web-3-00003"),
         ("{{println .Name .Pid}}", "web 3\n"),
         ("{{len .List}}{{len .Name}}{{or .None .Name}}{{and .Running .Pid}}", "23web3"),
+        ("{{title .Name}} {{.List | len | lt 0}} {{ge .Pid 3}} {{gt .Pid 3}}", "Web true true false"),
         (r"a\t{{.Name}}\n", "a\tweb\n"),
         (r'{{join .List "\n"}}', "a\nb"),
         ("a {{- .Name -}} b", "awebb"),
