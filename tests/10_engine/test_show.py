@@ -97,8 +97,8 @@ def test_a_pause_is_seen_and_whether_a_start_is_tried_again(shown, home):
     shown("unpause", "web")
     shown("run", "-d", "--network", "none", "--name", "again", "--restart", "always", "bench", "sh", "-c", "exit 4")
     assert until(lambda: "Restarting (4)" in shown("ps", "-f", "name=again"))
-    state = json.loads(shown("inspect", "again"))[0]
-    assert state["State"]["Restarting"] and state["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    assert until(lambda: shown("inspect", "-f", "{{.State.Restarting}}", "again") == "true\n")  # it starts in between
+    assert shown("inspect", "-f", "{{.HostConfig.RestartPolicy.Name}}", "again") == "always\n"
     shown("rm", "-f", "again")
 
 
