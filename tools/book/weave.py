@@ -4,7 +4,7 @@
     python -m tools.book.weave --check    change nothing; list what is stale, too long, explained twice or nowhere
 
 A marker names a file and symbols of it, in the order in which the text wants them. `source` prints them (a block has at
-most 25 lines); `see` only names them, in a folded list with the first line of each docstring. Without symbols, `see`
+most 25 lines); `see` only names them, in a folded list with how each docstring opens. Without symbols, `see`
 names all those of the file that no other marker prints or names:
 
     <!-- source minidocker/process.py: run Isolator.<head> -->
@@ -78,7 +78,7 @@ class Module:
         self.lines = source.splitlines()
         self.leaves = list(leaves(tree.body, self.lines, 1, len(self.lines))) if self.lines else []
         self.says = dict(_says(tree.body))
-        self.about = (ast.get_docstring(tree) or "").partition("\n")[0]
+        self.about = opening(ast.get_docstring(tree) or "")
         chapter = re.match(r"Chapter (\d+):", self.about)
         self.chapter = int(chapter[1]) if chapter else None
         defs = (node.lineno for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
@@ -100,15 +100,23 @@ class Module:
         return text.strip("\n")
 
 
+def opening(text):
+    """How a docstring begins: its first line, and the rest of the sentence that does not end there."""
+    line, _, rest = text.partition("\n")
+    if not line or line[-1] in ".:!?)" or not rest.partition("\n")[0]:
+        return line
+    return line + " " + re.split(r"(?<=[.!?])\s|\n\n", rest, maxsplit=1)[0].replace("\n", " ")
+
+
 def _says(body, prefix=""):
     """(symbol, what one line says of it) for functions, classes, methods: the docstring's first, or the signature."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             arguments = ast.unparse(node.args).removeprefix("self").removeprefix(", ")
             signature = f"`({arguments})`" if arguments and node.name != "__exit__" else ""
-            yield prefix + node.name, (ast.get_docstring(node) or signature).partition("\n")[0]
+            yield prefix + node.name, opening(ast.get_docstring(node) or signature)
         elif isinstance(node, ast.ClassDef):
-            yield f"{node.name}.<head>", (ast.get_docstring(node) or "").partition("\n")[0]
+            yield f"{node.name}.<head>", opening(ast.get_docstring(node) or "")
             yield from _says(node.body, f"{node.name}.")
 
 
