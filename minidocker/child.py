@@ -55,10 +55,8 @@ class Forked:
     """A new process whose parent is this one: `pid`, `pidfd`, and `channel`, our end of the socket between us."""
 
     def __init__(self, birth: Birth, read_order: Callable[[], Order]) -> None:
-        """The caller must have one thread: a small program, or the launcher.
-
-        The process is under watch before the gate can open, so that it never outlives its owner.
-        """
+        """The caller must have one thread: a small program, or the launcher. The process is under watch before the
+        gate can open, so that it never outlives its owner."""
         self.pid, self.pidfd, (self.channel, theirs) = 0, -1, pair()
         try:
             self.pid = _fork(birth, theirs, read_order)
@@ -234,10 +232,8 @@ _watchers: dict[int, int] = {}  # the pid of this process -> its socket to its w
 
 
 def watch(pid: int, pidfd: int) -> None:
-    """Tell the watcher of this process, which is forked at the first need. The caller must have one thread.
-
-    A message that was sent is read even if this process is killed now, so nobody has to wait for an answer.
-    """
+    """Tell the watcher, which is forked at the first need: the caller must have one thread. A message that was sent is
+    read even if this process is killed now, so nobody has to wait for an answer."""
     owner = os.getpid()
     try:
         send(_watchers[owner], pid, pidfd)
@@ -265,6 +261,8 @@ def _watch(channel: int, owner: int) -> NoReturn:
                 os.close(pidfd)
             pid, pidfds = receive(FROM_OWNER) if FROM_OWNER in ready else (None, [])
             watched |= {pidfd: pid for pidfd in pidfds if pid}
+            if pid == 0:  # they may outlive the owner
+                watched.clear()
             if pid is None and {FROM_OWNER, OWNER} & {*ready}:
                 break  # what was sent before the end has been read
         for pidfd, pid in watched.items():

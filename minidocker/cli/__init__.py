@@ -26,7 +26,7 @@ VERBS = {  # -> the module of this package in which it is a function; spaces are
     **{f"{noun} {verb}": "nouns" for noun in ("volume", "network") for verb in ("create", "ls", "rm", "prune")},
     **dict.fromkeys(("system df", "system prune", "builder prune", "prune"), "nouns"),
     **dict.fromkeys(("doctor", "reset", "version", "info", "login", "logout"), "doctor"),  # which need no root
-    **{"completion": "words", "__complete": "words"},
+    **{"completion": "words", "__complete": "words", "runtime": "runtime"},
 }
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 

@@ -1,6 +1,6 @@
 """Chapter 9: from a profile in Docker's format to the program that the kernel runs before each system call.
 
-    code = compiled("seccomp.json", capabilities(), os.uname())
+    code = compiled(text, capabilities(), os.uname(), "seccomp.json")
 
 Classic BPF, seccomp(2): one register of 32 bits, jumps forward, and at the end an action. The number of the call is
 found by bisection. For calls that are always allowed the kernel notes that, and does not run the program again.
@@ -34,20 +34,18 @@ NOSYS = [(RET, 0, 0, ERRNO | 38)]
 Code = list[tuple[int, int, int, int]]  # operation, jump if true, jump if false, operand
 
 
-def compiled(path: str, kept: frozenset[int], kernel: os.uname_result) -> bytes:
-    """Nothing where the kernel has no filters, or we have no numbers of its calls. The file may be anything."""
+def compiled(text: str | bytes, kept: frozenset[int], kernel: os.uname_result, what: str) -> bytes:
+    """Nothing where the kernel has no filters, or we have no numbers of its calls. The text may be anything."""
     if kernel.machine not in ARCHES or not os.path.exists("/proc/sys/kernel/seccomp"):
         return b""
-    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-        text = file.read(1 << 20)
     try:
         code = _program(json.loads(text), kept, kernel)
         if len(code) > 4096:
             raise ValueError(f"it takes {len(code)} instructions, and the kernel takes 4096")
         return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
     except (LookupError, AttributeError, TypeError, ValueError, RecursionError, struct.error) as wrong:
-        what = wrong if isinstance(wrong, KeyError | ValueError) else "a part of it is of another kind"
-        raise ContainerError(f"seccomp={path}: missing, unknown, or not in Docker's format: {what}") from None
+        why = wrong if isinstance(wrong, KeyError | ValueError) else "a part of it is of another kind"
+        raise ContainerError(f"{what}: missing, unknown, or not in Docker's format: {why}") from None
 
 
 def _program(profile: dict[str, Any], kept: frozenset[int], kernel: os.uname_result) -> Code:

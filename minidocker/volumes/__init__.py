@@ -194,10 +194,10 @@ def ordered(volumes: list[Volume]) -> list[Volume]:
     return sorted(volumes, key=lambda volume: volume.target.count("/"))
 
 
-def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
+def landing(root: int, target: str, directory: bool, proc: bool = False) -> tuple[int, bool]:
     """A descriptor of the target, and whether it was there; what is missing is made, at the end a file unless it is to
     be a `directory`. Each part is looked up as if `root` were the root of everything, for links and `..` as well, or
-    made in the one before it. What must not be covered is an error: programs trust what they read in /proc.
+    made in the one before it. What must not be covered is an error, without `proc`: programs trust what /proc says.
     """
     place, there, path = os.dup(root), True, ""
     for part in target.strip("/").split("/"):
@@ -209,7 +209,7 @@ def landing(root: int, target: str, directory: bool) -> tuple[int, bool]:
         finally:
             os.close(parent)
     inside = name_of(place).removeprefix(name_of(root).rstrip("/"))
-    if inside in ("", "/") or inside.split("/")[1] == "proc":
+    if not proc and (inside in ("", "/") or inside.split("/")[1] == "proc"):
         raise OSError(errno.EPERM, NOT_THERE, target)
     if stat.S_ISDIR(os.fstat(place).st_mode) != directory:
         kinds = ("a directory", "a file") if directory else ("a file", "a directory")
