@@ -29,6 +29,7 @@ PACKAGES="
     runc crun bubblewrap uidmap slirp4netns
     lz4 xz-utils zstd cpio openssl
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
+    catatonit containernetworking-plugins
     nginx-light sshfs openssh-server curl
     shellcheck
 "
@@ -45,9 +46,10 @@ esac
 # reader's network as well: it is neither started nor enabled, unless the package was there before.
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket
     docker.io:docker.service docker.io:docker.socket docker.io:containerd.service"
-# Only where every test must run (MINIDOCKER_MUST_WORK): a browser, Vagrant, a Docker. A guest has none of these.
+# Chapter 11's engines: Docker, with containerd; one of another origin will do. A guest of the tests has no room for them.
+command -v dockerd >/dev/null || [ -n "${MINIDOCKER_GUEST:-}" ] || EXTRA_PACKAGES="$EXTRA_PACKAGES docker.io"
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser and Vagrant. A guest has none of these.
 TEST_PACKAGES="chromium vagrant vagrant-libvirt"
-command -v dockerd >/dev/null || TEST_PACKAGES="$TEST_PACKAGES docker.io"    # one of another origin will do
 case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2
