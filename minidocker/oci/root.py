@@ -109,10 +109,10 @@ class Mounts(Isolator):
 
     def __enter__(self) -> Isolator:
         """Open what is of the host, with the caller's rights: who is nobody outside may not reach it."""
-        self.trees = dict[str, int]()
-        for one, words in self.mounts:
+        self.trees = dict[int, int]()
+        for number, (one, words) in enumerate(self.mounts):
             if words.bind or one.get("type") == "bind":
-                self.trees[one["destination"]] = self._tree(one, words)
+                self.trees[number] = self._tree(one, words)
         self.descriptors = tuple(self.trees.values())
         return self
 
@@ -143,16 +143,15 @@ class Mounts(Isolator):
         _private(self.root)
         mount(self.root, self.root, flags=MS_BIND | MS_REC)
         self.top = os.open(self.root, PATH)
-        for one, words in self.mounts:
-            self._mount(one, words, first)
-        if "/dev" not in self.trees:
+        for number, (one, words) in enumerate(self.mounts):
+            self._mount(one, words, first, self.trees.get(number, -1))
+        if "/dev" not in [self.mounts[number][0]["destination"] for number in self.trees]:
             self._devices()
         os.close(self.top)
 
-    def _mount(self, one: dict[str, Any], words: Words, first: int) -> None:
+    def _mount(self, one: dict[str, Any], words: Words, first: int, tree: int) -> None:
         """One of the list, in the order of the list."""
         target, kind = one["destination"], one.get("type") or ""
-        tree = self.trees.get(target, -1)
         directory = tree < 0 or stat.S_ISDIR(os.fstat(tree).st_mode)
         place, _ = landing(self.top, target, directory, proc=True)
         here = f"/proc/self/fd/{place}"
