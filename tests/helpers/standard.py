@@ -18,7 +18,7 @@ def runtime(host):
     if OTHER:
         return OTHER
     places = [str(REPO), sysconfig.get_paths()["purelib"]]
-    code = f"import sys\nsys.path += {places!r}\nfrom minidocker.oci import command\ncommand()\n"
+    code = f"import sys\nsys.path += {places!r}\nfrom minidocker.cli.runtime import command\ncommand()\n"
     path = write(host, "/run/minidocker-runtime", f"#!{sys.executable} -IS\n{code}")
     host.do("chmod", "755", path)
     return path
