@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 
 from minidocker import child, state
+from minidocker.images.inside import records
 from minidocker.isolator import Isolator
 from minidocker.namespaces import KINDS, Namespaces
 from minidocker.oci.groups import Groups
@@ -155,31 +156,40 @@ class Gate(Isolator):
     """The end of `create`: the process waits here, behind all walls, until `start` connects with it."""
 
     def __init__(self, known: Json, listener: int, preserved: int = 0) -> None:
-        self.known, self.listener, self.preserved = known, listener, range(3, 3 + preserved)
-        self.descriptors = (listener, *self.preserved)
-        self.process = known["config"]["process"]
-        self.env = environment(self.process)
+        self.known, self.listener, self.process = known, listener, known["config"]["process"]
+        self.env, sockets = environment(self.process), int(os.environ.get("LISTEN_FDS") or 0)
+        if sockets:  # sd_listen_fds(3)
+            self.env |= {"LISTEN_FDS": str(sockets), "LISTEN_PID": "1"}
+        wanted = range(3, 3 + preserved + sockets)
+        self.preserved = [number for number in wanted if os.path.exists(f"/proc/self/fd/{number}")]
+        self.descriptors = (*self.preserved, *[listener] * (listener >= 0))
 
     def inside(self) -> None:
         """Last of all. Whether there is a program to execute is said now, and not by `start`."""
         prctl(PR_SET_PDEATHSIG, 0)  # `create` ends before the container does
         for number in self.preserved:
             os.set_inheritable(number, True)
+        if "HOME" not in self.env:
+            user = str(os.geteuid())
+            self.env["HOME"] = next((known[5] for known in records("/etc/passwd") if known[2:3] == [user]), "/")
         find(self.process["args"][0], self.env)
 
     def __call__(self) -> None:
         """Who connects is told what went wrong, or nothing, when the command executes."""
         prctl(PR_SET_DUMPABLE, 0)  # what is still ours is nobody's to look at
+        order = child.Order(self.process["args"], self.env, None, ())
+        if self.listener < 0:  # of `exec`
+            child._execute(order)
         connection, _ = socket.socket(fileno=self.listener)._accept()  # type: ignore[attr-defined]
         try:
             hooks(self.known, "startContainer")
-            child._execute(child.Order(self.process["args"], self.env, None, ()))
+            child._execute(order)
         except BaseException as failure:
             send(connection, str(failure))
 
 
 def environment(process: Json) -> dict[str, str]:
-    """process.env; the last of a name counts. Who has no HOME gets that of passwd(5) from their shell."""
+    """process.env; the last of a name counts."""
     return dict(word.split("=", 1) for word in process.get("env") or () if "=" in word)
 
 
@@ -217,7 +227,7 @@ def hooks(known: Json, *moments: str) -> None:
 def _run(hook: Json, moment: str, text: str) -> None:
     told, said = in_memory(text), in_memory("")
     moves = [(os.POSIX_SPAWN_DUP2, told, 0), (os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2)]
-    path, env = hook["path"], environment(hook)
+    path, env = hook["path"], environment(hook) if "env" in hook else os.environ
     try:
         pid = os.posix_spawn(path, hook.get("args") or [path], env, file_actions=moves)
     except OSError as refused:

@@ -46,12 +46,11 @@ def exec_(options: Any, name: str, *command: str) -> int:
     linux = known["config"]["linux"]
     known["config"] = known["config"] | {"process": process}
     entered = Entered(known["pid"], process)
-    gate = oci.Gate(known, 0, int(options.number("preserve-fds", int)))
-    gate.descriptors = tuple(gate.preserved)
+    gate = oci.Gate(known, -1, int(options.number("preserve-fds", int)))
     walls = [Groups(known["cgroup"], {}, made=True), entered, *oci.terminal(process)]
     walls += [Rights(process, linux.get("seccomp"), linux.get("personality")), gate]
     prctl(PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
-    new = start(process["args"], *walls, env=gate.env, stdin=0, stdout=1, stderr=2, name=name)
+    new = start(gate, *walls, stdin=0, stdout=1, stderr=2, name=name)
     tell(options, new)
     if options.detach:
         let_go()

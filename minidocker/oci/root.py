@@ -51,7 +51,7 @@ SPREAD = {"unbindable": 1 << 17, "private": MS_PRIVATE, "slave": 1 << 19, "share
 SPREAD |= {f"r{name}": flag | MS_REC for name, flag in SPREAD.items()}
 # A sysctl that belongs to a namespace, which the container must have of its own
 SYSCTLS = {"net.": "network", "fs.mqueue.": "ipc", "kernel.msg": "ipc", "kernel.shm": "ipc", "kernel.sem": "ipc"}
-SYSCTLS |= {"kernel.hostname": "uts", "kernel.domainname": "uts"}
+SYSCTLS |= {"kernel.domainname": "uts"}
 
 
 def known_options() -> list[str]:
@@ -66,6 +66,7 @@ class Words:
     def __init__(self, words: Sequence[str]) -> None:
         self.bind = self.copyup = self.mapped = False
         self.deep = self.flags = 0
+        self.tree = -1
         self.here, self.below = [0, 0], [0, 0]  # attributes to set and to clear: of the mount, and of all below it
         self.spread, self.data = list[int](), list[str]()
         for word in words:
@@ -109,11 +110,10 @@ class Mounts(Isolator):
 
     def __enter__(self) -> Isolator:
         """Open what is of the host, with the caller's rights: who is nobody outside may not reach it."""
-        self.trees = dict[int, int]()
-        for number, (one, words) in enumerate(self.mounts):
+        for one, words in self.mounts:
             if words.bind or one.get("type") == "bind":
-                self.trees[number] = self._tree(one, words)
-        self.descriptors = tuple(self.trees.values())
+                words.tree = self._tree(one, words)
+        self.descriptors = tuple(words.tree for _, words in self.mounts if words.tree >= 0)
         return self
 
     def _tree(self, one: dict[str, Any], words: Words) -> int:
@@ -143,15 +143,16 @@ class Mounts(Isolator):
         _private(self.root)
         mount(self.root, self.root, flags=MS_BIND | MS_REC)
         self.top = os.open(self.root, PATH)
-        for number, (one, words) in enumerate(self.mounts):
-            self._mount(one, words, first, self.trees.get(number, -1))
-        if "/dev" not in [self.mounts[number][0]["destination"] for number in self.trees]:
+        for one, words in self.mounts:
+            self._mount(one, words, first)
+        if not any(words.tree >= 0 and one["destination"] == "/dev" for one, words in self.mounts):
             self._devices()
+        os.close(landing(self.top, self.config["process"]["cwd"], True, proc=True)[0])  # which may become read-only
         os.close(self.top)
 
-    def _mount(self, one: dict[str, Any], words: Words, first: int, tree: int) -> None:
+    def _mount(self, one: dict[str, Any], words: Words, first: int) -> None:
         """One of the list, in the order of the list."""
-        target, kind = one["destination"], one.get("type") or ""
+        target, kind, tree = one["destination"], one.get("type") or "", words.tree
         directory = tree < 0 or stat.S_ISDIR(os.fstat(tree).st_mode)
         place, _ = landing(self.top, target, directory, proc=True)
         here = f"/proc/self/fd/{place}"
@@ -170,7 +171,8 @@ class Mounts(Isolator):
             files.copy(image, data)
             os.close(image)
             os.close(data)
-        for attributes, deep in ((words.here, 0), (words.below, AT_RECURSIVE)):
+        several = AT_RECURSIVE if kind in ("cgroup", "cgroup2") else 0
+        for attributes, deep in ((words.here, several), (words.below, AT_RECURSIVE)):
             if any(attributes):
                 mount_setattr(made, "", AT_EMPTY_PATH | deep, *attributes)
         for flags in words.spread:
