@@ -29,6 +29,7 @@ PACKAGES="
     runc crun bubblewrap uidmap slirp4netns
     lz4 xz-utils zstd cpio openssl
     skopeo umoci podman docker-registry golang-github-opencontainers-image-spec-dev btrfs-progs
+    golang-github-opencontainers-specs-dev
     catatonit containernetworking-plugins
     nginx-light sshfs openssh-server curl
     shellcheck

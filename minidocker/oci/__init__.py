@@ -182,6 +182,7 @@ class Gate(Isolator):
             child._execute(order)
         connection, _ = socket.socket(fileno=self.listener)._accept()  # type: ignore[attr-defined]
         try:
+            self.known["status"] = "created"
             hooks(self.known, "startContainer")
             child._execute(order)
         except BaseException as failure:

@@ -14,7 +14,7 @@ from minidocker.cgroups.hierarchy import freeze
 from minidocker.namespaces import Join
 from minidocker.oci.groups import Groups
 from minidocker.oci.rights import SETS, Rights
-from minidocker.oci.verbs import freezer, known_of, let_go, pids_of, tell, waited, wanted
+from minidocker.oci.verbs import forward, freezer, known_of, let_go, pids_of, tell, waited, wanted
 from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.syscalls import PR_SET_DUMPABLE, Any, prctl
@@ -55,6 +55,7 @@ def exec_(options: Any, name: str, *command: str) -> int:
     if options.detach:
         let_go()
         return 0
+    forward(new)
     return waited(new)
 
 

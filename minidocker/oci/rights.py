@@ -58,6 +58,7 @@ class Rights(Isolator):
         self._enter(process["cwd"], user.get("uid", 0))
         if not process.get("noNewPrivileges"):
             self.filter.inside()
+        there = {number for number in range(len(NAMES)) if _has(number)}
         Bounding(self.sets["bounding"]).inside()
         prctl(PR_SET_KEEPCAPS, 1)
         if "additionalGids" in user or "deny" not in open("/proc/self/setgroups").read():
@@ -66,7 +67,7 @@ class Rights(Isolator):
         call("setresuid", *[user.get("uid", 0)] * 3)
         prctl(PR_SET_KEEPCAPS, 0)
         os.umask(user.get("umask", 0o022))
-        self._keep()
+        self._keep(there)
         if process.get("noNewPrivileges"):
             NoNewPrivileges().inside()
             self.filter.inside()
@@ -85,9 +86,8 @@ class Rights(Isolator):
                 except OSError:
                     pass  # it is somebody else's
 
-    def _keep(self) -> None:
-        """The five sets, of what this kernel has: capabilities(7)."""
-        there = {number for number in range(len(NAMES)) if _has(number)}
+    def _keep(self, there: set[int]) -> None:
+        """The five sets, of what there is: the kernel may not have all, and we not be allowed all: capabilities(7)."""
         masks = [sum(1 << number for number in self.sets[name] & there) for name in SETS[:3]]
         halves = [(mask >> shift & 0xFFFFFFFF).to_bytes(4, "little") for shift in (0, 32) for mask in masks]
         call("capset", VERSION_3.to_bytes(4, "little") + bytes(4), b"".join(halves))
@@ -98,7 +98,7 @@ class Rights(Isolator):
 
 def _has(number: int) -> bool:
     try:
-        return prctl(PR_CAPBSET_READ, number) >= 0
+        return prctl(PR_CAPBSET_READ, number) == 1
     except OSError:
         return False
 

@@ -231,7 +231,10 @@ class Pivot(Isolator):
         root, spread = os.path.realpath(self.config["root"]["path"]), self.linux.get("rootfsPropagation")
         call("chdir", root, path=root)
         if self.pivot:
+            before = os.open("/", PATH)
             call("pivot_root", ".", ".", path=root)
+            os.fchdir(before)
+            os.close(before)
             mount(None, ".", flags=SPREAD["rslave"])  # or the host would lose its mounts, too
             call("umount2", ".", MNT_DETACH, path=".")
         else:

@@ -258,6 +258,7 @@ def run_(options: Any, name: str) -> int:
     --no-subreaper            accepted, and without effect
     """
     process, known = _begun(options, name)
+    forward(process)
     try:
         _open(known)
     except BaseException:
@@ -273,13 +274,15 @@ def run_(options: Any, name: str) -> int:
     return code
 
 
-def waited(process: Process) -> int:
-    """Its exit code. Signals that we get are for it."""
-    import signal as signals  # that of Python
-
-    for number in {*signals.valid_signals()} - {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP, signals.SIGURG}:
+def forward(process: Process) -> None:
+    """Signals that we get are for it."""
+    for number in {*signal.valid_signals()} - {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
-            signals.signal(number, lambda sent, _: process.send_signal(sent))
+            signal.signal(number, lambda sent, _: process.send_signal(sent))
+
+
+def waited(process: Process) -> int:
+    """Its exit code."""
     if process.terminal >= 0:
         from minidocker.terminal import interact
 
