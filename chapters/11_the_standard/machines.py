@@ -1,6 +1,6 @@
 """Machines on which Docker, Podman and containerd run, for the lab and the tests of chapter 11: containers of ours.
 
-    with Machine("host1") as host, docker(host, RUNTIME) as client:
+    with Machine("host1") as host, docker(host, ours(host)) as client:
         print(host.do(*client, "run", "--rm", "busybox", "echo", "hello"))
 
 A machine has all namespaces but that of users, and a part of each control group, which to it is the whole. It sees the
@@ -9,12 +9,13 @@ its processes end with it, daemons and shims, too; its mounts, networks and grou
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
+import sysconfig
 import time
 
+import minidocker
 from minidocker import process, syscalls
 from minidocker.cgroups import Cgroup, hierarchies
 from minidocker.cgroups.hierarchy import Group
@@ -158,20 +159,35 @@ def daemon(host, ready, *argv):
 def write(host, path, text):
     """A file of the machine, which its /proc/PID/root shows."""
     with open(f"/proc/{host.pid}/root{path}", "w") as file:
-        file.write(text if isinstance(text, str) else json.dumps(text))
+        file.write(text)
     return path
 
 
-def archive(host, name=IMAGE, tag="busybox"):
-    """An image of our store, as a file of the machine."""
-    save = [sys.executable, "-m", "minidocker", "save", "-o", "/run/image.tar", tag]
-    host.do(*save, env=ENV | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | home())
+def ours(host):
+    """`minidocker runtime` of this clone, as a program of the machine: its path."""
+    places = [os.path.dirname(os.path.dirname(minidocker.__file__)), sysconfig.get_paths()["purelib"]]
+    code = f"import sys\nsys.path += {places!r}\nfrom minidocker.cli.runtime import command\ncommand()\n"
+    return executable(host, "/run/minidocker-runtime", f"#!{sys.executable} -IS\n{code}")
+
+
+def noting(host, runtime):
+    """A program that executes the runtime, and notes its arguments in /run/calls: its path."""
+    return executable(host, "/run/noting", f'#!/bin/sh\necho "$*" >>/run/calls\nexec {runtime} "$@"\n')
+
+
+def executable(host, path, text):
+    """A program of the machine; its path."""
+    write(host, path, text)
+    host.do("chmod", "755", path)
+    return path
+
+
+def archive(host):
+    """The image busybox of our store, as a file of the machine."""
+    save = [sys.executable, "-m", "minidocker", "save", "-o", "/run/image.tar", "busybox"]
+    home = os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")
+    host.do(*save, env=ENV | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MINIDOCKER_HOME": home})
     return "/run/image.tar"
-
-
-def home():
-    """Where our images are."""
-    return {"MINIDOCKER_HOME": os.environ.get("MINIDOCKER_HOME", "/var/lib/minidocker")}
 
 
 @contextlib.contextmanager

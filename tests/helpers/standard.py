@@ -1,13 +1,11 @@
 """What the tests of chapter 11 share: the runtime that they drive, and machines on which others drive it."""
 
 import os
-import sys
-import sysconfig
 
 import pytest
-from machines import write
+from machines import PATH, ours
 
-from tests.helpers import REPO, need
+from tests.helpers import need
 
 # MINIDOCKER_RUNTIME=/usr/sbin/runc pytest tests/11_the_standard: the same questions to another one
 OTHER = os.environ.get("MINIDOCKER_RUNTIME", "")
@@ -15,19 +13,11 @@ OTHER = os.environ.get("MINIDOCKER_RUNTIME", "")
 
 def runtime(host):
     """The runtime of this clone as an executable file of the machine, or the other one that is asked for."""
-    if OTHER:
-        return OTHER
-    places = [str(REPO), sysconfig.get_paths()["purelib"]]
-    code = f"import sys\nsys.path += {places!r}\nfrom minidocker.cli.runtime import command\ncommand()\n"
-    path = write(host, "/run/minidocker-runtime", f"#!{sys.executable} -IS\n{code}")
-    host.do("chmod", "755", path)
-    return path
+    return OTHER or ours(host)
 
 
 def needs(*programs):
     """Skip where one of these is not installed."""
-    from machines import PATH
-
     missing = [name for name in programs if not any(os.access(f"{place}/{name}", os.X_OK) for place in PATH.split(":"))]
     need(not missing, f"needs {' and '.join(missing)}: run vagrant/provision.sh")
     need(os.geteuid() == 0, "needs root")
