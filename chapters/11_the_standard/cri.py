@@ -204,7 +204,7 @@ def containerd(host, runtime):
         host.do(*ours, "build", "-q", "-t", "pause", "-", env=env, stdin=pause)
         host.do(*ours, "save", "-o", "/run/pause.tar", "pause", env=env)
         host.do(*CTR, "images", "import", "/run/pause.tar")
-        yield Kubelet(f"/proc/{host.pid}/root/run/containerd.sock")
+        yield Kubelet(host.path("/run/containerd.sock"))
 
 
 CTR = ["ctr", "--address=/run/containerd.sock", "--namespace=k8s.io"]

@@ -110,6 +110,10 @@ class Machine:
         """What brings a process of the real host to this one."""
         return Join(self.pid)
 
+    def path(self, path):
+        """Where a file of the machine is seen from here."""
+        return f"/proc/{self.pid}/root{path}"
+
     def spawn(self, *argv, **options):
         """A program that runs meanwhile: a Process."""
         options = {"env": ENV} | options
@@ -142,7 +146,7 @@ def until(condition, seconds=30.0):
 @contextlib.contextmanager
 def daemon(host, ready, *argv):
     """A program that serves until the block ends, from the moment on in which the command `ready` succeeds."""
-    with open(f"/proc/{host.pid}/root/run/{argv[0]}.log", "wb") as log:
+    with open(host.path(f"/run/{argv[0]}.log"), "wb") as log:
         server = host.spawn(*argv, stdout=log.fileno(), stderr=log.fileno())
     if not until(lambda: not server.alive() or host.command(*ready).exit_code == 0) or not server.alive():
         raise ContainerError(
@@ -158,7 +162,7 @@ def daemon(host, ready, *argv):
 
 def write(host, path, text):
     """A file of the machine, which its /proc/PID/root shows."""
-    with open(f"/proc/{host.pid}/root{path}", "w") as file:
+    with open(host.path(path), "w") as file:
         file.write(text)
     return path
 
@@ -167,7 +171,7 @@ def ours(host):
     """`minidocker runtime` of this clone, as a program of the machine: its path."""
     places = [os.path.dirname(os.path.dirname(minidocker.__file__)), sysconfig.get_paths()["purelib"]]
     code = f"import sys\nsys.path += {places!r}\nfrom minidocker.cli.runtime import command\ncommand()\n"
-    return executable(host, "/run/minidocker-runtime", f"#!{sys.executable} -IS\n{code}")
+    return executable(host, "/run/ours", f"#!{sys.executable} -IS\n{code}")
 
 
 def noting(host, runtime):

@@ -16,12 +16,14 @@ BOXES = (
     (8, "virtual machines", 614, 38, 130, 186),
     (9, "what root may", 330, 190, 130, 30),
     (10, "the engine", 170, 38, 118, 30),
+    (11, "the standard", 20, 38, 118, 30),
 )
 LINES = (
     "M128 167h42",  # images are layers of a union
     "M288 167h42",  # which is the root
     "M288 91h22",  # volumes go into it
     "M288 53h22",  # a monitor stays with it
+    "M138 53h32",  # other engines may take its place
     "M480 91h22",  # ports lead out of it
     "M580 91h24",
 )
