@@ -42,36 +42,33 @@ LIMITS = (  # the name in linux.resources; the file of version 1; that of versio
     ("network.classID", "net_cls.classid", ""),
     ("network.priorities", "net_prio.ifpriomap", ""),
 )
-ALWAYS = ["c *:* m", "b *:* m"]
+ALWAYS = ["c *:* m", "b *:* m"]  # each container may make nodes, and open these
 ALWAYS += [f"c {number} rwm" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2", "136:*")]
+
+Groups_ = dict[str, SimpleNamespace]  # controller -> its group here: `version` and `path`
 
 
 class Groups(Isolator):
-    """A group at `path` in each hierarchy, below its top. The limits are those of linux.`resources`."""
+    """A group at `path` in each hierarchy, with limits; or (`made`) the one that is there."""
 
     def __init__(self, path: str, resources: dict[str, Any], made: bool = False) -> None:
-        self.path, self.resources, self.made = "/" + path.strip("/"), resources, made
+        self.path, self.resources, self.made = path, resources, made
 
-    def places(self) -> dict[str, SimpleNamespace]:
-        """The group of each controller: its `version` and its `path`. That which freezes comes first."""
-        found = dict[str, SimpleNamespace]()
-        for one in hierarchies():
-            group = SimpleNamespace(version=one.version, path=one.path + self.path)
-            found |= {name: group for name in one.controllers or {""} if name not in found}
+    def places(self) -> Groups_:
+        """The group of each controller."""
+        found = Groups_()
+        for one in reversed(hierarchies()):  # the first one that has a controller is in use
+            found |= dict.fromkeys(one.controllers, SimpleNamespace(version=one.version, path=one.path + self.path))
         return found
 
-    def paths(self) -> list[str]:
-        """All of them."""
-        return [one.path + self.path for one in hierarchies()]
-
     def __enter__(self) -> Isolator:
-        """Make them, or (`made`) join those that are there."""
+        """Make them, write the limits, and open where to join: inside there are other paths."""
         try:
-            for one in () if self.made else hierarchies():
-                _make(one, self.path)
             if not self.made:
+                for one in hierarchies():
+                    _make(one, self.path)
                 self.limit()
-            paths = [path for path in self.paths() if os.path.isdir(path)]
+            paths = [one.path + self.path for one in hierarchies()]
             self.descriptors = tuple(os.open(f"{path}/cgroup.procs", os.O_WRONLY) for path in paths)
         except BaseException:
             self.__exit__()
@@ -84,23 +81,19 @@ class Groups(Isolator):
             call("write", descriptor, b"0", 1, path="cgroup.procs")
 
     def __exit__(self, *_: object) -> None:
-        """It ended, or could not be started."""
-        if not self.made:
-            self.remove()
-
-    def remove(self) -> None:
         """With all processes in them, and all groups below."""
-        for path in self.paths():
-            remove(path)
+        for one in () if self.made else hierarchies():
+            remove(one.path + self.path)
 
     def limit(self) -> None:
         """Write all limits that are asked for; also of a running container."""
         groups = self.places()
         for file, text in sorted(_settings(self.resources, groups), key=_grows):
             write(file, text)
-        if "devices" in groups and not self.made:
-            for file, text in _devices(self.resources.get("devices") or ()):
-                write(f"{groups['devices'].path}/devices.{file}", text)
+        for file, text in (
+            _devices(self.resources.get("devices") or ()) if "devices" in groups and not self.made else ()
+        ):
+            write(f"{groups['devices'].path}/devices.{file}", text)
 
 
 def _make(one: Hierarchy, path: str) -> None:
@@ -108,87 +101,74 @@ def _make(one: Hierarchy, path: str) -> None:
     here = one.path
     for name in path.strip("/").split("/"):
         parent, here = here, f"{here}/{name}"
-        wanted = read(f"{parent}/cgroup.controllers").split()
-        if one.version == 2 and not {*wanted} <= {*read(f"{parent}/cgroup.subtree_control").split()}:
-            with contextlib.suppress(ContainerError):  # processes are in there; a limit without its file is an error
-                write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+        missing = {*read(f"{parent}/cgroup.controllers").split()} - {*read(f"{parent}/cgroup.subtree_control").split()}
+        with contextlib.suppress(ContainerError):  # processes are in there; a limit without its file is an error
+            if missing:
+                write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
         os.makedirs(here, exist_ok=True)
         for file in ("cpuset.cpus", "cpuset.mems") if "cpuset" in one.controllers and one.version == 1 else ():
             if not read(f"{here}/{file}").strip():
                 write(f"{here}/{file}", read(f"{parent}/{file}"))
 
 
-def _settings(resources: dict[str, Any], groups: dict[str, SimpleNamespace]) -> Iterator[tuple[str, str]]:
+def _settings(resources: dict[str, Any], groups: Groups_) -> Iterator[tuple[str, str]]:
     """(file, text) of each limit. Nothing, 0 and "" are no limits: engines write all names."""
     memory, cpu = resources.get("memory") or {}, resources.get("cpu") or {}
     for name, *files in LIMITS:
         part, key = name.split(".")
         value = (resources.get(part) or {}).get(key)
-        if not value and (value is None or key != "swappiness"):
-            continue
-        for line in value if isinstance(value, list) else [value]:
-            file, text = _line(name, line, files, groups)
-            if file.endswith("/memory.swap.max") and text != "max":
-                text = str(max(0, line - memory.get("limit", 0)))  # the file counts both together
-            if file.endswith("/cpu.max"):
-                quota = cpu.get("quota") or -1
-                text = f"{quota if quota > 0 else 'max'} {cpu.get('period') or 100000}"
-            yield file, text
+        if value or (value is not None and key == "swappiness"):
+            for line in value if isinstance(value, list) else [value]:
+                file, text = _line(name, line, files, groups)
+                if file.endswith("/memory.swap.max") and text != "max":
+                    text = str(max(0, line - memory.get("limit", 0)))  # asked for are both together
+                if file.endswith("/cpu.max"):
+                    text = f"{cpu['quota'] if cpu.get('quota', -1) > 0 else 'max'} {cpu.get('period') or 100000}"
+                yield file, text
     for limit in resources.get("hugepageLimits") or ():
         files = [f"hugetlb.{limit['pageSize']}.{end}" for end in ("limit_in_bytes", "max")]
         yield _line("hugepageLimits", limit["limit"], files, groups)
     for device, most in (resources.get("rdma") or {}).items():
-        text = " ".join(
-            f"{key}={most[name]}"
-            for key, name in (("hca_handle", "hcaHandles"), ("hca_object", "hcaObjects"))
-            if name in most
-        )
+        text = " ".join(f"hca_{name[3:-1].lower()}={number}" for name, number in most.items())  # hcaHandles
         yield _line("rdma", f"{device} {text}", ["rdma.max", "rdma.max"], groups)
     for file, text in (resources.get("unified") or {}).items():
-        if "/" in file:
-            raise ContainerError(f"linux.resources.unified: {file}: it is the name of a file, without a /")
-        yield _line(f"unified {file}", text, ["", file], groups)
+        yield _line(f"unified {file}", text, ["", os.path.basename(file)], groups)
 
 
-def _line(name: str, value: Any, files: list[str], groups: dict[str, SimpleNamespace]) -> tuple[str, str]:
+def _line(name: str, value: Any, files: list[str], groups: Groups_) -> tuple[str, str]:
     """The file of this limit here, and what to write there."""
     for version, word in enumerate(files, 1):
         file, _, key = word.partition(" ")
-        group = groups.get(file.split(".")[0])
-        if not file or not group or group.version != version:
-            continue
-        if isinstance(value, dict) and "name" in value:
-            text = f"{value['name']} {value['priority']}"
-        elif isinstance(value, dict):
-            text = f"{value['major']}:{value['minor']} {key}{value.get('rate', value.get('weight'))}"
-        elif version == 2 and name.endswith("shares"):
-            text = str(1 + (max(value, 2) - 2) * 9999 // 262142)
-        else:
-            text = (
-                "max"
-                if value == -1 and (version == 2 or "pids" in file)
-                else str(int(value) if value is True else value)
-            )
-        if not os.path.exists(f"{group.path}/{file}"):
-            break
-        return f"{group.path}/{file}", text
-    raise ContainerError(
-        f"linux.resources: {name}: this machine has no control group with {' or '.join(filter(None, files))}"
-    )
+        group = groups.get(file.partition(".")[0])
+        if group and group.version == version and os.path.exists(f"{group.path}/{file}"):
+            return f"{group.path}/{file}", _text(name, value, key, version)
+    wanted = " or ".join(filter(None, files))
+    raise ContainerError(f"linux.resources: {name}: this machine has no control group with {wanted}")
+
+
+def _text(name: str, value: Any, key: str, version: int) -> str:
+    if isinstance(value, dict) and "name" in value:
+        return f"{value['name']} {value['priority']}"
+    if isinstance(value, dict):
+        return f"{value['major']}:{value['minor']} {key}{value.get('rate', value.get('weight'))}"
+    if name == "cpu.shares" and version == 2:
+        return str(1 + (max(value, 2) - 2) * 9999 // 262142)
+    if value == -1 and (version == 2 or name == "pids.limit"):
+        return "max"
+    return str(int(value) if value is True else value)
 
 
 def _grows(setting: tuple[str, str]) -> bool:
     """Version 1: memory may never be above memory and swap, so if it grows, it comes last."""
     file, text = setting
-    return file.endswith("/memory.limit_in_bytes") and 0 < int(read(file)) < int(text) % (1 << 63)
+    return file.endswith("/memory.limit_in_bytes") and int(read(file)) < int(text) % (1 << 63)
 
 
 def _devices(rules: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Version 1: (file, line) of each rule. Nothing is allowed but what the rules say, and what each container has."""
     yield "deny", "a"
     for rule in rules:
-        kind, numbers = rule.get("type") or "a", [rule.get(key, -1) for key in ("major", "minor")]
-        major, minor = ("*" if number in (None, -1) else number for number in numbers)
-        file, access = "allow" if rule["allow"] else "deny", rule.get("access") or "rwm"
-        yield file, "a" if kind == "a" else f"{kind} {major}:{minor} {access}"
+        kind, file = rule.get("type") or "a", "allow" if rule["allow"] else "deny"
+        major, minor = ("*" if rule.get(key, -1) in (None, -1) else rule[key] for key in ("major", "minor"))
+        yield file, "a" if kind == "a" else f"{kind} {major}:{minor} {rule.get('access') or 'rwm'}"
     yield from (("allow", line) for line in ALWAYS)

@@ -1,7 +1,7 @@
 """Chapter 11: the root of config.json: mounts, with all options of mount(8); devices; and what is covered.
 
-Each target is looked up below the root as if that were the root of everything, once, and then only its descriptor is
-used: an image may have a link there (CVE-2021-30465).
+Each target is looked up below the root as if that were the root of everything, and then only its descriptor is used:
+an image may have a link there (CVE-2021-30465). What is opened here is closed when the command executes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from minidocker import files
+from minidocker import files, syscalls
 from minidocker.cgroups.hierarchy import hierarchies
 from minidocker.child import DEFAULT_PATH
 from minidocker.images.inside import DEVICES, LINKS, MOUNTS
@@ -21,13 +21,9 @@ from minidocker.security.paths import MASKED, PATH, READ_ONLY
 from minidocker.security.users import MOUNT_ATTR_IDMAP, MOVE_MOUNT_EMPTY_PATHS, OPEN_TREE_CLONE, namespace
 from minidocker.syscalls import (
     AT_EMPTY_PATH,
-    AT_FDCWD,
     AT_RECURSIVE,
-    MNT_DETACH,
     MS_BIND,
-    MS_PRIVATE,
     MS_RDONLY,
-    MS_REC,
     Any,
     call,
     mount,
@@ -36,6 +32,7 @@ from minidocker.syscalls import (
 )
 from minidocker.volumes import BELOW, landing
 
+Json = dict[str, Any]
 MS_MOVE, ATIME = 0x2000, 0x70  # <linux/mount.h>; the bits of MOUNT_ATTR__ATIME exclude each other
 # Options of mount(8), what takes them back, and what they are for mount(2) and for mount_setattr(2)
 ATTRIBUTES = (
@@ -44,141 +41,122 @@ ATTRIBUTES = (
     ("relatime", "norelatime", 1 << 21, 0), ("nodiratime", "diratime", 0x800, 0x80),
     ("nosymfollow", "symfollow", 0x100, 0x200000),
 )  # fmt: skip
+PAIRS = {word: (word == on, flag, bit) for on, off, flag, bit in ATTRIBUTES for word in (on, off)}
 SUPER = {"sync": 16, "mand": 64, "dirsync": 128, "silent": 1 << 15, "iversion": 1 << 23, "lazytime": 1 << 25}
+SUPER |= dict.fromkeys(("defaults", "async", "nomand", "loud", "noiversion", "nolazytime"), 0)
+SPREAD = {"unbindable": 1 << 17, "private": syscalls.MS_PRIVATE, "slave": 1 << 19, "shared": 1 << 20}
+SPREAD |= {f"r{name}": flag | syscalls.MS_REC for name, flag in SPREAD.items()}
 OTHERS = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")
-NOTHING = ("defaults", "async", "nomand", "loud", "noiversion", "nolazytime")
-SPREAD = {"unbindable": 1 << 17, "private": MS_PRIVATE, "slave": 1 << 19, "shared": 1 << 20}
-SPREAD |= {f"r{name}": flag | MS_REC for name, flag in SPREAD.items()}
+ALL = sorted({*PAIRS, *(f"r{word}" for word in PAIRS), *SUPER, *SPREAD, *OTHERS})  # all else is for the file system
+GROUPS = ("cgroup", "cgroup2")
 # A sysctl that belongs to a namespace, which the container must have of its own
 SYSCTLS = {"net.": "network", "fs.mqueue.": "ipc", "kernel.msg": "ipc", "kernel.shm": "ipc", "kernel.sem": "ipc"}
 SYSCTLS |= {"kernel.domainname": "uts"}
 
 
-def known_options() -> list[str]:
-    """All words that are no data for the file system itself."""
-    pairs = [word for on, off, _, _ in ATTRIBUTES for word in (on, off)]
-    return sorted({*pairs, *(f"r{word}" for word in pairs), *SUPER, *SPREAD, *NOTHING, *OTHERS})
+def mapped(lines: Sequence[Json] | None) -> str:
+    """A map as user_namespaces(7) has it."""
+    return "".join(f"{one['containerID']} {one['hostID']} {one['size']}\n" for one in lines or ())
 
 
-class Words:
-    """The options of one mount, mount(8)."""
+class Mount:
+    """One of the list: its options, mount(8), and what it is."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.bind = self.copyup = self.mapped = False
-        self.deep = self.flags = 0
-        self.tree = -1
+    tree = -1  # of a bind mount: a copy of the mount, attached nowhere
+
+    def __init__(self, one: Json) -> None:
+        self.one, self.target, self.kind = one, one["destination"], one.get("type") or ""
+        words = one.get("options") or ()
+        self.bind = self.kind == "bind" or not {*words}.isdisjoint(("bind", "rbind"))
+        self.deep = AT_RECURSIVE if "rbind" in words else 0
+        self.mapped, self.copyup = not {*words}.isdisjoint(("idmap", "ridmap")), "tmpcopyup" in words
         self.here, self.below = [0, 0], [0, 0]  # attributes to set and to clear: of the mount, and of all below it
-        self.spread, self.data = list[int](), list[str]()
+        self.flags = sum({SUPER[word] for word in words if word in SUPER})
+        self.spread = [SPREAD[word] for word in words if word in SPREAD]
+        self.data = ",".join(word for word in words if word not in ALL)
         for word in words:
-            self._read(word)
+            deep = word not in PAIRS and word[:1] == "r" and word[1:] in PAIRS  # "rro"
+            if deep or word in PAIRS:
+                self._attribute(*PAIRS[word[deep:]], self.below if deep else self.here)
 
-    def _read(self, word: str) -> None:
-        for on, off, flag, bit in ATTRIBUTES:
-            for known, sets in ((on, True), (off, False)):
-                if word == known:
-                    self.flags = self.flags | flag if sets else self.flags & ~flag
-                if word in (known, f"r{known}"):
-                    clear = ATIME if bit in (0, 0x10, 0x20) else bit
-                    part = self.here if word == known else self.below
-                    part[0] = part[0] & ~clear | (bit if sets else 0)
-                    part[1] |= 0 if sets and clear == bit else clear
-                    return
-        if word in ("bind", "rbind"):
-            self.bind, self.deep = True, AT_RECURSIVE if word == "rbind" else 0
-        elif word in SPREAD:
-            self.spread.append(SPREAD[word])
-        elif word in SUPER:
-            self.flags |= SUPER[word]
-        elif word in ("idmap", "ridmap"):
-            self.mapped = True
-        elif word == "tmpcopyup":
-            self.copyup = True
-        elif word not in NOTHING:
-            self.data.append(word)
+    def _attribute(self, on: bool, flag: int, bit: int, part: list[int]) -> None:
+        """mount_setattr(2) clears before it sets. Of the ways to count accesses there is one at a time."""
+        clear = ATIME if bit in (0, 0x10, 0x20) else bit
+        part[:] = part[0] & ~clear | (bit if on else 0), part[1] | clear
+        if part is self.here:
+            self.flags = self.flags | flag if on else self.flags & ~flag
+
+    def open(self, linux: Json) -> int:
+        """Host side, with the caller's rights: who is nobody outside may not reach it, nor change owners."""
+        source = self.one["source"]
+        flags = OPEN_TREE_CLONE | self.deep | os.O_CLOEXEC
+        self.tree = call("open_tree", syscalls.AT_FDCWD, source, flags, path=source)
+        if self.mapped or self.one.get("uidMappings"):
+            maps = self.one if self.one.get("uidMappings") else linux
+            users = namespace(mapped(maps.get("uidMappings")), mapped(maps.get("gidMappings")))
+            mount_setattr(self.tree, "", AT_EMPTY_PATH | self.deep, MOUNT_ATTR_IDMAP, users=users)
+        return self.tree
 
 
 class Mounts(Isolator):
     """config.mounts and linux.devices, below config.root; linux.rootfsPropagation."""
 
-    def __init__(self, known: dict[str, Any]) -> None:
-        self.known, self.config = known, known["config"]
-        self.linux, self.root = self.config["linux"], os.path.realpath(self.config["root"]["path"])
-        self.mounts = [(one, Words(one.get("options") or ())) for one in self.config.get("mounts") or ()]
-        self.spread = self.linux.get("rootfsPropagation") or ""
-        if self.spread and self.spread not in SPREAD:
+    def __init__(self, known: Json) -> None:
+        self.known, self.config, self.linux = known, known["config"], known["config"]["linux"]
+        self.root = os.path.realpath(self.config["root"]["path"])
+        self.mounts = [Mount(one) for one in self.config.get("mounts") or ()]
+        given = {f"/dev/{name}": {"type": "c", "major": pair[0], "minor": pair[1]} for name, pair in DEVICES.items()}
+        self.devices = given | {one["path"]: one for one in self.linux.get("devices") or ()}
+        self.nodes = [_node(one) for one in self.devices.values()]
+        rules = (self.linux.get("resources") or {}).get("devices") or [{"allow": False}]
+        free = rules[-1]["allow"] and rules[-1].get("type", "a") == "a"
+        self.walled = not free and not any("devices" in one.controllers for one in hierarchies())
+        self.spread = self.linux.get("rootfsPropagation") or "rslave"
+        if self.spread not in SPREAD:
             raise ContainerError(f"config.json: linux.rootfsPropagation: {self.spread}: it is {' '.join(SPREAD)}")
 
     def __enter__(self) -> Isolator:
-        """Open what is of the host, with the caller's rights: who is nobody outside may not reach it."""
-        for one, words in self.mounts:
-            if words.bind or one.get("type") == "bind":
-                words.tree = self._tree(one, words)
-        self.descriptors = tuple(words.tree for _, words in self.mounts if words.tree >= 0)
+        """Open what is of the host."""
+        self.descriptors = tuple(one.open(self.linux) for one in self.mounts if one.bind)
         return self
-
-    def _tree(self, one: dict[str, Any], words: Words) -> int:
-        """A copy of the mount, attached nowhere; if it is asked for, with other owners."""
-        tree = call(
-            "open_tree", AT_FDCWD, one["source"], OPEN_TREE_CLONE | words.deep | os.O_CLOEXEC, path=one["source"]
-        )
-        if words.mapped or one.get("uidMappings"):
-            source = one if one.get("uidMappings") else self.linux
-            maps = [
-                "".join(
-                    f"{line['containerID']} {line['hostID']} {line['size']}\n" for line in source[f"{kind}Mappings"]
-                )
-                for kind in ("uid", "gid")
-            ]
-            users = namespace(*maps)
-            mount_setattr(tree, "", AT_EMPTY_PATH | words.deep, MOUNT_ATTR_IDMAP, users=users)
-            os.close(users)
-        return tree
 
     def inside(self) -> None:
         """Let nothing become the host's, unless it is asked for; then mount, one after the other."""
         os.umask(0)
-        self.known["pid"] = int(os.readlink("/proc/self"))  # as the host sees it
-        first = SPREAD[self.spread or "rslave"] | MS_REC
+        first = SPREAD[self.spread] | syscalls.MS_REC
         mount(None, "/", flags=first)
         _private(self.root)
-        mount(self.root, self.root, flags=MS_BIND | MS_REC)
+        mount(self.root, self.root, flags=MS_BIND | syscalls.MS_REC)
         self.top = os.open(self.root, PATH)
-        for one, words in self.mounts:
-            self._mount(one, words, first)
-        if not any(words.tree >= 0 and one["destination"] == "/dev" for one, words in self.mounts):
+        for one in self.mounts:
+            self._mount(one, first)
+        if not any(one.bind and one.target == "/dev" for one in self.mounts):
             self._devices()
-        os.close(landing(self.top, self.config["process"]["cwd"], True, proc=True)[0])  # which may become read-only
-        os.close(self.top)
+        self._place(self.config["process"]["cwd"])  # before it may become read-only
 
-    def _mount(self, one: dict[str, Any], words: Words, first: int) -> None:
-        """One of the list, in the order of the list."""
-        target, kind, tree = one["destination"], one.get("type") or "", words.tree
-        directory = tree < 0 or stat.S_ISDIR(os.fstat(tree).st_mode)
-        place, _ = landing(self.top, target, directory, proc=True)
-        here = f"/proc/self/fd/{place}"
-        if tree >= 0:
-            call("move_mount", tree, "", place, "", MOVE_MOUNT_EMPTY_PATHS, path=target)
-            mount(None, f"/proc/self/fd/{tree}", flags=first)
-        elif kind in ("cgroup", "cgroup2"):
-            self._groups(here, target)
+    def _place(self, target: str, directory: bool = True) -> int:
+        return landing(self.top, target, directory, proc=True)[0]
+
+    def _mount(self, one: Mount, first: int) -> None:
+        place = self._place(one.target, not one.bind or stat.S_ISDIR(os.fstat(one.tree).st_mode))
+        here, made = f"/proc/self/fd/{place}", one.tree
+        if one.bind:
+            call("move_mount", made, "", place, "", MOVE_MOUNT_EMPTY_PATHS, path=one.target)
+            mount(None, f"/proc/self/fd/{made}", flags=first)
+        elif one.kind in GROUPS:
+            self._groups(here, one.target)
         else:
-            image = os.open(here, os.O_RDONLY | os.O_DIRECTORY) if words.copyup else -1
-            flags = words.flags & ~(MS_RDONLY if words.copyup else 0)
-            mount(one.get("source") or kind, here, kind, flags, ",".join(words.data))
-        made = os.dup(tree) if tree >= 0 else openat2(self.top, target, PATH, BELOW)
-        if words.copyup and tree < 0:
-            data = os.open(f"/proc/self/fd/{made}", os.O_RDONLY | os.O_DIRECTORY)
-            files.copy(image, data)
-            os.close(image)
-            os.close(data)
-        several = AT_RECURSIVE if kind in ("cgroup", "cgroup2") else 0
-        for attributes, deep in ((words.here, several), (words.below, AT_RECURSIVE)):
+            mount(one.one.get("source") or one.kind, here, one.kind, one.flags & ~(MS_RDONLY * one.copyup), one.data)
+        if not one.bind:
+            made = openat2(self.top, one.target, PATH, BELOW)
+            if one.copyup:
+                files.copy(*(os.open(f"/proc/self/fd/{end}", os.O_RDONLY | os.O_CLOEXEC) for end in (place, made)))
+        several = AT_RECURSIVE if one.kind in GROUPS else 0
+        for attributes, deep in ((one.here, several), (one.below, AT_RECURSIVE)):
             if any(attributes):
                 mount_setattr(made, "", AT_EMPTY_PATH | deep, *attributes)
-        for flags in words.spread:
+        for flags in one.spread:
             mount(None, f"/proc/self/fd/{made}", flags=flags)
-        os.close(place)
-        os.close(made)
 
     def _groups(self, here: str, target: str) -> None:
         """The container's own groups: of version 2 in its place, of several hierarchies in one directory for each."""
@@ -187,139 +165,124 @@ class Mounts(Isolator):
             return mount(next(iter(found.values())), here, flags=MS_BIND)
         mount("tmpfs", here, "tmpfs", 0, "mode=755")
         for name, group in found.items():
-            place, _ = landing(self.top, f"{target}/{name}", True, proc=True)
-            mount(group, f"/proc/self/fd/{place}", flags=MS_BIND)
-            os.close(place)
+            mount(group, f"/proc/self/fd/{self._place(f'{target}/{name}')}", flags=MS_BIND)
 
     def _devices(self) -> None:
-        """Each node is made; where that is refused, in a user namespace, the host's is mounted."""
-        given = {one["path"]: one for one in self.linux.get("devices") or ()}
-        for name, (major, minor) in DEVICES.items():
-            given.setdefault(f"/dev/{name}", {"type": "c", "major": major, "minor": minor})
-        for path, one in given.items():
-            kind = {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(one["type"], stat.S_IFCHR)
-            parent, _ = landing(self.top, os.path.dirname(path), True, proc=True)
-            name, mode = os.path.basename(path), one.get("fileMode") or 0o666
-            number = os.makedev(one.get("major", 0), one.get("minor", 0))
+        """Each node is made; where that is refused, in a user namespace, the host's is mounted. Where no group forbids
+        others, `NoDevices` does, but for those that are a mount."""
+        for path, one in self.devices.items():
+            parent, name, (kind, number) = self._place(os.path.dirname(path)), os.path.basename(path), _node(one)
             try:
-                os.mknod(name, kind | mode, number, dir_fd=parent)
+                os.mknod(name, kind | one.get("fileMode", 0o666) & 0o777, number, dir_fd=parent)
                 os.chown(name, one.get("uid") or 0, one.get("gid") or 0, dir_fd=parent)
-                os.chmod(name, mode, dir_fd=parent)
+                source = f"/proc/self/fd/{os.open(name, PATH, dir_fd=parent)}" if self.walled else ""
             except FileExistsError:
-                pass
+                continue
             except PermissionError:
                 os.mknod(name, 0o666, dir_fd=parent)
-                mount(path, f"/proc/self/fd/{os.open(name, PATH, dir_fd=parent)}", flags=MS_BIND)
-            os.close(parent)
-        parent, _ = landing(self.top, "/dev", True, proc=True)
-        for name, target in LINKS.items():
-            try:
-                os.symlink(target, name, dir_fd=parent)
-            except FileExistsError:
-                pass
-        os.close(parent)
+                source = path
+            if source:
+                mount(source, f"/proc/self/fd/{os.open(name, PATH, dir_fd=parent)}", flags=MS_BIND)
+        top = self._place("/dev")
+        for name in {*LINKS} - {*os.listdir(f"/proc/self/fd/{top}")}:
+            os.symlink(LINKS[name], name, dir_fd=top)
 
 
-class Pivot(Isolator):
-    """The change of the root, and what comes after it: linux.sysctl, .readonlyPaths, .maskedPaths; root.readonly."""
-
-    def __init__(self, config: dict[str, Any], pivot: bool) -> None:
-        self.config, self.linux, self.pivot = config, config["linux"], pivot
-
-    def inside(self) -> None:
-        """pivot_root(2), or, for a host whose root is an initramfs, what is like it."""
-        root, spread = os.path.realpath(self.config["root"]["path"]), self.linux.get("rootfsPropagation")
-        call("chdir", root, path=root)
-        if self.pivot:
-            before = os.open("/", PATH)
-            call("pivot_root", ".", ".", path=root)
-            os.fchdir(before)
-            os.close(before)
-            mount(None, ".", flags=SPREAD["rslave"])  # or the host would lose its mounts, too
-            call("umount2", ".", MNT_DETACH, path=".")
-        else:
-            mount(".", "/", flags=MS_MOVE)
-            call("chroot", ".", path=root)
-        call("chdir", "/", path="/")
-        for name, value in (self.linux.get("sysctl") or {}).items():
-            self._sysctl(name, value)
-        if self.config["root"].get("readonly"):
-            mount_setattr(AT_FDCWD, "/", 0, MS_RDONLY)
-        cover(self.linux.get("readonlyPaths") or (), _read_only)
-        cover(self.linux.get("maskedPaths") or (), _masked)
-        if spread:
-            mount(None, "/", flags=SPREAD[spread])
-
-    def _sysctl(self, name: str, value: str) -> None:
-        """One that the container has of its own: all others are the host's."""
-        kinds = {one["type"] for one in self.linux["namespaces"]}
-        needed = next((kind for start, kind in SYSCTLS.items() if name.startswith(start)), None)
-        if needed not in kinds:
-            raise ContainerError(f"config.json: linux.sysctl: {name} is of no namespace that the container has")
-        with open(f"/proc/sys/{name.replace('.', '/')}", "w") as file:
-            file.write(value)
+def _node(one: Json) -> tuple[int, int]:
+    """Type and number of a device, as in stat(2)."""
+    kind = {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(one["type"], stat.S_IFCHR)
+    return kind, os.makedev(one.get("major", 0), one.get("minor", 0))
 
 
 def _private(path: str) -> None:
     """The mount that a path is on: pivot_root(2) refuses a shared one, and the host would get ours."""
     while True:
         try:
-            return mount(None, path, flags=MS_PRIVATE)
+            return mount(None, path, flags=SPREAD["private"])
         except OSError:
             if path == "/":
                 raise
             path = os.path.dirname(path)
 
 
-def cover(paths: Sequence[str], how: Any) -> None:
-    """Those that are there."""
+class Pivot(Isolator):
+    """The change of the root, and what comes after it: linux.sysctl, .readonlyPaths, .maskedPaths; root.readonly."""
+
+    def __init__(self, config: Json, pivot: bool) -> None:
+        self.config, self.linux, self.pivot = config, config["linux"], pivot
+
+    def inside(self) -> None:
+        """pivot_root(2), or, for a host whose root is an initramfs, what is like it."""
+        root, before = os.path.realpath(self.config["root"]["path"]), os.open("/", PATH)
+        call("chdir", root, path=root)
+        if self.pivot:
+            call("pivot_root", ".", ".", path=root)
+            os.fchdir(before)
+            mount(None, ".", flags=SPREAD["rslave"])  # or the host would lose its mounts, too
+            call("umount2", ".", syscalls.MNT_DETACH, path=".")
+        else:
+            mount(".", "/", flags=MS_MOVE)
+            call("chroot", ".", path=root)
+        os.close(before)
+        call("chdir", "/", path="/")
+        for name, value in (self.linux.get("sysctl") or {}).items():
+            self._sysctl(name, value)
+        if self.config["root"].get("readonly"):
+            mount_setattr(syscalls.AT_FDCWD, "/", 0, MS_RDONLY)
+        for path in self.linux.get("readonlyPaths") or ():
+            _cover(path, _read_only)
+        for path in self.linux.get("maskedPaths") or ():
+            _cover(path, _masked)
+        if spread := self.linux.get("rootfsPropagation"):
+            mount(None, "/", flags=SPREAD[spread])
+
+    def _sysctl(self, name: str, value: str) -> None:
+        """One that the container has of its own: all others are the host's."""
+        kinds = {one["type"] for one in self.linux["namespaces"]}
+        if not any(name.startswith(start) and kind in kinds for start, kind in SYSCTLS.items()):
+            raise ContainerError(f"config.json: linux.sysctl: {name} is of no namespace that the container has")
+        with open(f"/proc/sys/{name.replace('.', '/')}", "w") as file:
+            file.write(value)
+
+
+def _cover(path: str, how: Any) -> None:
+    """If it is there."""
     top = os.open("/", PATH)
-    for path in paths:
-        try:
-            place = openat2(top, path, PATH, BELOW)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        how(f"/proc/self/fd/{place}", top, path)
-        os.close(place)
-    os.close(top)
+    try:
+        place = openat2(top, path, PATH, BELOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    how(f"/proc/self/fd/{place}", top, path)
 
 
 def _read_only(name: str, top: int, path: str) -> None:
-    mount(name, name, flags=MS_BIND | MS_REC)
-    place = openat2(top, path, PATH, BELOW)
-    mount_setattr(place, "", AT_EMPTY_PATH | AT_RECURSIVE, MS_RDONLY)
-    os.close(place)
+    mount(name, name, flags=MS_BIND | syscalls.MS_REC)
+    mount_setattr(openat2(top, path, PATH, BELOW), "", AT_EMPTY_PATH | AT_RECURSIVE, MS_RDONLY)
 
 
-def _masked(name: str, _: int, path: str) -> None:
+def _masked(name: str, *_: object) -> None:
     if os.path.isdir(name):
         mount("tmpfs", name, "tmpfs", MS_RDONLY, "size=0k")
     else:
         mount("/dev/null", name, flags=MS_BIND)
 
 
-def example() -> dict[str, Any]:
+def example() -> Json:
     """A config.json to begin with: a shell in ./rootfs, behind the walls that each container of an image has."""
-    words = {flag: on for on, _, flag, _ in ATTRIBUTES}
+    kept = [f"CAP_{name}" for name in DEFAULT]
+    process = {"terminal": True, "user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/", "noNewPrivileges": True}
+    process |= {"env": [f"PATH={DEFAULT_PATH}", "TERM=xterm"]}
+    process |= {"capabilities": dict.fromkeys(("bounding", "effective", "permitted"), kept)}
+    namespaces = [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")]
+    linux = {"namespaces": namespaces, "resources": {"devices": [{"allow": False, "access": "rwm"}]}}
+    linux |= {"maskedPaths": [*MASKED], "readonlyPaths": [*READ_ONLY]}
     mounts = [
-        {"destination": target, "type": kind, "source": kind}
-        | {
-            "options": [word for flag, word in words.items() if flags & flag]
-            + (data or "").split(",")[: len(data or "")]
-        }
+        {"destination": target, "type": kind, "source": kind, "options": _words(flags, data)}
         for target, kind, flags, data in MOUNTS
     ]
-    kept = [f"CAP_{name}" for name in DEFAULT]
-    process = {
-        "terminal": True, "user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/", "noNewPrivileges": True,
-        "env": [f"PATH={DEFAULT_PATH}", "TERM=xterm"],
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), kept),
-    }  # fmt: skip
-    linux = {
-        "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
-        "resources": {"devices": [{"allow": False, "access": "rwm"}]},
-        "maskedPaths": [*MASKED], "readonlyPaths": [*READ_ONLY],
-    }  # fmt: skip
-    root = {"path": "rootfs", "readonly": True}
-    known = {"root": root, "hostname": "minidocker", "mounts": mounts, "linux": linux}
-    return {"ociVersion": "1.0.2", "process": process} | known
+    top = {"ociVersion": "1.0.2", "root": {"path": "rootfs", "readonly": True}, "hostname": "minidocker"}
+    return top | {"mounts": mounts, "process": process, "linux": linux}
+
+
+def _words(flags: int, data: str | None) -> list[str]:
+    return [on for on, _, flag, _ in ATTRIBUTES if flags & flag] + (data.split(",") if data else [])
