@@ -125,7 +125,7 @@ class Cluster:
         alive = [host.keeper.alive() for host in self.hosts]
         return [len(self.docker(*ps, host=n).split()) if alive[n] else 0 for n in range(len(alive))]
 
-    def until(self, condition, seconds=60):
+    def until(self, condition, seconds=110):
         """Wait, and note meanwhile how many replicas there are."""
         deadline = now() + seconds
         while not (answer := condition()) and now() < deadline:

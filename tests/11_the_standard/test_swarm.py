@@ -1,7 +1,6 @@
 """Chapter 11: two hosts in a swarm over our runtime, and what becomes of a service when one of them dies."""
 
 import itertools
-import os
 
 import pytest
 from swarm import Cluster
@@ -20,7 +19,7 @@ def test_a_service_outlives_a_host_and_is_updated_while_it_is_visited():
             cluster.page("another page")
             cluster.pass_time(2)
             cluster.hosts[1].off()
-            assert cluster.until(lambda: cluster.replicas() == [4, 0], 40)
+            assert cluster.until(lambda: cluster.replicas() == [4, 0])
             assert cluster.update(VERSION=2)
             cluster.pass_time(1)
         came = [what for _, what in cluster.requests]
@@ -30,4 +29,3 @@ def test_a_service_outlives_a_host_and_is_updated_while_it_is_visited():
         versions = [what.split()[1] for what in came if what != "lost"]
         assert versions[0] == "1" and [k for k, _ in itertools.groupby(versions)] != ["1"]
     assert not any(machine.keeper.alive() for machine in (*cluster.hosts, cluster.files))
-    assert os.path.isdir("/proc/self")
