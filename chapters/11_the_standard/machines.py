@@ -19,7 +19,6 @@ import minidocker
 from minidocker import process, syscalls
 from minidocker.cgroups import Cgroup, hierarchies
 from minidocker.cgroups.hierarchy import Group
-from minidocker.engine.exec import Groups
 from minidocker.namespaces import Init, Join, Namespaces
 from minidocker.outcome import ContainerError
 
@@ -80,6 +79,25 @@ class Place(process.Isolator):
             switch.write("1")
 
 
+class Into(Join):
+    """Into the namespaces of a machine, and before that into its groups."""
+
+    def __init__(self, pid, group):
+        super().__init__(pid)
+        self.group = group
+
+    def __enter__(self):
+        super().__enter__()
+        paths = [f"{one.path}{self.group}/cgroup.procs" for one in hierarchies()]
+        self.descriptors += tuple(os.open(path, os.O_WRONLY) for path in paths)
+        return self
+
+    def inside(self):
+        for group in self.descriptors[1:]:
+            os.write(group, b"0")  # the process that writes it
+        super().inside()
+
+
 class Machine:
     """One host: `do` runs a command on it, `spawn` starts one that goes on; `off` cuts its power."""
 
@@ -87,7 +105,7 @@ class Machine:
         group, spaces = Slice(), Namespaces("pid mount net uts ipc", hostname=name)
         parts = spaces, group, Place(), Init()  # its first process collects orphans, such as shims
         self.keeper = process.start(["sleep", "infinity"], *parts, env=ENV, name=f"{name}-{os.urandom(4).hex()}")
-        self.name, self.inner = name, f"{self.keeper.name}/init" if group.modern else self.keeper.name
+        self.name, self.group = name, f"/minidocker/{self.keeper.name}{'/init' * group.modern}"
         self.pid, self.running = self.keeper.pid, []
 
     def __enter__(self):
@@ -108,7 +126,7 @@ class Machine:
 
     def here(self):
         """What brings a process of the real host to this one."""
-        return Join(self.pid)
+        return Into(self.pid, self.group)
 
     def path(self, path):
         """Where a file of the machine is seen from here."""
@@ -117,13 +135,13 @@ class Machine:
     def spawn(self, *argv, **options):
         """A program that runs meanwhile: a Process."""
         options = {"env": ENV} | options
-        self.running.append(process.start([*map(str, argv)], Groups(self.inner), self.here(), **options))
+        self.running.append(process.start([*map(str, argv)], self.here(), **options))
         return self.running[-1]
 
     def command(self, *argv, timeout=120, **options):
         """A program, and its Result."""
         options = {"env": ENV} | options
-        return process.run([*map(str, argv)], Groups(self.inner), self.here(), timeout=timeout, **options)
+        return process.run([*map(str, argv)], self.here(), timeout=timeout, **options)
 
     def do(self, *argv, **options):
         """A program that must succeed; what it prints."""
