@@ -5,9 +5,8 @@ A table says what each limit is called in both versions. What this machine canno
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from _collections_abc import Iterable, Iterator
 from types import SimpleNamespace
 
 from minidocker.cgroups.hierarchy import Hierarchy, hierarchies, read, remove, write
@@ -102,9 +101,10 @@ def _make(one: Hierarchy, path: str) -> None:
     for name in path.strip("/").split("/"):
         parent, here = here, f"{here}/{name}"
         missing = {*read(f"{parent}/cgroup.controllers").split()} - {*read(f"{parent}/cgroup.subtree_control").split()}
-        with contextlib.suppress(ContainerError):  # processes are in there; a limit without its file is an error
-            if missing:
-                write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing))
+        try:
+            write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing)) if missing else None
+        except ContainerError:
+            pass  # processes are in there; a limit without its file is an error
         os.makedirs(here, exist_ok=True)
         for file in ("cpuset.cpus", "cpuset.mems") if "cpuset" in one.controllers and one.version == 1 else ():
             if not read(f"{here}/{file}").strip():

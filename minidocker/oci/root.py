@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from _collections_abc import Sequence
 
 from minidocker import files, syscalls
 from minidocker.cgroups.hierarchy import hierarchies
 from minidocker.child import DEFAULT_PATH
 from minidocker.images.inside import DEVICES, LINKS, MOUNTS
 from minidocker.isolator import Isolator
+from minidocker.oci import VERSION, Json
 from minidocker.outcome import ContainerError
 from minidocker.security.capabilities import DEFAULT
 from minidocker.security.paths import MASKED, PATH, READ_ONLY
-from minidocker.security.users import MOUNT_ATTR_IDMAP, MOVE_MOUNT_EMPTY_PATHS, OPEN_TREE_CLONE, namespace
 from minidocker.syscalls import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
@@ -30,10 +30,10 @@ from minidocker.syscalls import (
     mount_setattr,
     openat2,
 )
-from minidocker.volumes import BELOW, landing
+from minidocker.volumes import BELOW, OPEN_TREE_CLONE, landing
 
-Json = dict[str, Any]
-MS_MOVE, ATIME = 0x2000, 0x70  # <linux/mount.h>; the bits of MOUNT_ATTR__ATIME exclude each other
+MS_MOVE, MOUNT_ATTR_IDMAP, MOVE_MOUNT_EMPTY_PATHS = 0x2000, 0x100000, 0x44  # <linux/mount.h>
+ATIME = 0x70  # the bits of MOUNT_ATTR__ATIME exclude each other
 # Options of mount(8), what takes them back, and what they are for mount(2) and for mount_setattr(2)
 ATTRIBUTES = (
     ("ro", "rw", 1, 1), ("nosuid", "suid", 2, 2), ("nodev", "dev", 4, 4), ("noexec", "exec", 8, 8),
@@ -92,6 +92,8 @@ class Mount:
         flags = OPEN_TREE_CLONE | self.deep | os.O_CLOEXEC
         self.tree = call("open_tree", syscalls.AT_FDCWD, source, flags, path=source)
         if self.mapped or self.one.get("uidMappings"):
+            from minidocker.security.users import namespace
+
             maps = self.one if self.one.get("uidMappings") else linux
             users = namespace(mapped(maps.get("uidMappings")), mapped(maps.get("gidMappings")))
             mount_setattr(self.tree, "", AT_EMPTY_PATH | self.deep, MOUNT_ATTR_IDMAP, users=users)
@@ -280,7 +282,7 @@ def example() -> Json:
         {"destination": target, "type": kind, "source": kind, "options": _words(flags, data)}
         for target, kind, flags, data in MOUNTS
     ]
-    top = {"ociVersion": "1.0.2", "root": {"path": "rootfs", "readonly": True}, "hostname": "minidocker"}
+    top = {"ociVersion": VERSION, "root": {"path": "rootfs", "readonly": True}, "hostname": "minidocker"}
     return top | {"mounts": mounts, "process": process, "linux": linux}
 
 

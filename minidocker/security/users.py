@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Any
 
 from minidocker.isolator import Isolator
 from minidocker.namespaces import Namespaces
@@ -18,7 +17,7 @@ from minidocker.outcome import ContainerError
 from minidocker.process import start
 from minidocker.rootfs import make_mounts_private
 from minidocker.security.seccomp import Seccomp
-from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, CLONE_NEWUSER, call, mount_setattr, signal
+from minidocker.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE, CLONE_NEWUSER, Any, call, mount_setattr, signal
 from minidocker.union import Union, initial
 
 FIRST, COUNT = 0x7FFF0000, 65536  # nobody's: useradd(8) and systemd give away lower numbers
