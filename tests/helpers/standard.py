@@ -5,7 +5,7 @@ import os
 import pytest
 from machines import PATH, ours
 
-from tests.helpers import need
+from tests.helpers import GUEST, need
 
 # MINIDOCKER_RUNTIME=/usr/sbin/runc pytest tests/11_the_standard: the same questions to another one
 OTHER = os.environ.get("MINIDOCKER_RUNTIME", "")
@@ -43,4 +43,4 @@ class Client:
         self.host.command(*self.words, "rm", "-f", *names)
 
 
-needs_room = pytest.mark.skipif(bool(os.environ.get("MINIDOCKER_GUEST")), reason="a guest has no room for engines")
+needs_room = pytest.mark.xfail(bool(GUEST), reason="an emulated machine has no time for Docker", run=False)
