@@ -1,14 +1,18 @@
 """Chapter 11: what its page says, and its stage."""
 
+import os
 import subprocess
 import sys
 
 import pytest
-from machines import Machine
+from machines import Machine, until
 
+from minidocker.cgroups import hierarchies, prune
 from tests.helpers import REPO
+from tests.helpers.standard import needs
 
 pytestmark = pytest.mark.chapter(11)
+HERE = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 STAGE = [sys.executable, str(REPO / "chapters/11_the_standard/stage.py")]
 
 
@@ -43,3 +47,25 @@ def test_what_a_machine_starts_ends_with_it_also_when_nobody_waits():
     with Machine("one") as one:
         forever = [one.spawn("sh", "-c", "trap '' TERM; while :; do sleep 1; done") for _ in range(3)]
     assert not any(process.alive() for process in forever)
+
+
+DOOMED = """
+import time
+from machines import Machine, docker, ours
+
+with Machine("doomed") as host, docker(host, ours(host)) as client:
+    host.do(*client, "run", "-d", "busybox", "sleep", "600")
+    print(host.pid, host.keeper.name, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_who_is_killed_with_machines_leaves_groups_that_prune_removes():
+    needs("dockerd", "docker")
+    with subprocess.Popen([sys.executable, "-c", DOOMED], stdout=subprocess.PIPE, text=True, env=HERE) as process:
+        pid, name = process.stdout.readline().split()
+        process.kill()
+    assert until(lambda: not os.path.exists(f"/proc/{pid}"))
+    for _ in range(2):
+        prune()
+    assert not [place for place in hierarchies() if os.path.exists(f"{place.parent}/{name}")]
