@@ -8,7 +8,7 @@ In it are the package's own, and some that do what only the specification asks f
 from __future__ import annotations
 
 import _socket as socket
-import json
+import marshal
 import os
 import stat
 from _collections_abc import Sequence
@@ -41,6 +41,8 @@ def isolators(known: Json, pivot: bool = True) -> list[Isolator]:
     """The list for the container that is `known`: its config, and where its groups are."""
     config = known["config"]
     check(config)
+    if config.get("hooks"):
+        import json  # noqa: F401  # which they are told the state in; inside, nothing can be imported
     limits = config["linux"].get("resources") or {}
     walls: list[Isolator] = [Groups(known["cgroup"], limits), Spaces(config), Outside(known)]
     mounts = Mounts(known)
@@ -239,13 +241,15 @@ def filtered(profile: Json) -> bytes:
     """The program of linux.seccomp. It is kept, since the next container has the same one, mostly."""
     _check({*(profile.get("flags") or ())} <= {"SECCOMP_FILTER_FLAG_TSYNC"}, "linux.seccomp.flags", "they are not here")
     _check(not profile.get("listenerPath"), "linux.seccomp.listenerPath", "it is not here: leave it out")
-    text, kernel, place = json.dumps(profile), os.uname(), f"{state.home()}/ready"
+    text, kernel, place = marshal.dumps(profile), os.uname(), f"{state.home()}/ready"
     os.makedirs(place, exist_ok=True)
 
     def compiled() -> bytes:
+        import json  # once for each profile
+
         from minidocker.security import bpf
 
-        return bpf.compiled(text, frozenset(), kernel, "config.json: linux.seccomp")
+        return bpf.compiled(json.dumps(profile), frozenset(), kernel, "config.json: linux.seccomp")
 
     program: bytes = state.remembered(f"{place}/oci-seccomp", (text, kernel.release, kernel.machine), compiled)
     _check(program, "linux.seccomp", "this kernel has no filter of system calls, or not for us")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _json
 import _socket as socket
-import json
 import os
 import sys
 import time
@@ -31,15 +31,31 @@ BUNDLE = """
 """
 
 
+class _Json:
+    """How to read it, as json.loads does."""
+
+    strict, memo, parse_float, parse_int, parse_constant = True, dict[str, str](), float, int, float
+    object_hook = object_pairs_hook = None
+
+
+def parsed(path: str) -> Any:
+    """A file of JSON, by the half of the module that is written in C: the other one imports re, and takes 3 ms."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read().strip()
+    try:
+        value, end = _json.make_scanner(_Json)(text, 0)  # type: ignore[arg-type]
+        if end == len(text):
+            return value
+    except (ValueError, StopIteration, SystemError):
+        pass
+    raise ContainerError(f"{path}: it is not JSON")
+
+
 def begun(options: Any, name: str) -> tuple[Process, Json]:
     """Its process exists when this returns, and waits behind all of its walls."""
     place = state.directory(name, options.root)
     os.chdir(options.bundle or ".")
-    try:
-        with open("config.json") as file:
-            config = json.load(file)
-    except ValueError as wrong:
-        raise ContainerError(f"config.json: it is not JSON: {wrong}") from None
+    config = parsed("config.json")
     path = (config.get("linux") or {}).get("cgroupsPath") or name
     if ":" in path:
         raise ContainerError(f"config.json: linux.cgroupsPath: {path}: it is systemd's: use the driver cgroupfs")
@@ -191,8 +207,7 @@ def _process(options: Any, own: Json, words: list[str]) -> Json:
     found = own | {"args": words, "user": user, "terminal": options.tty, "cwd": options.cwd or own["cwd"]}
     found["env"] = [*own.get("env", ()), *options.env]
     if options.process:
-        with open(options.process) as file:
-            found = json.load(file)
+        found = parsed(options.process)
     if not found.get("args"):
         raise ContainerError("exec: the command is missing")
     sets, more = found.get("capabilities") or {}, [*map(str.upper, options.cap)]
