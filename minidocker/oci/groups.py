@@ -57,18 +57,19 @@ class Groups(Isolator):
         """The group of each controller."""
         found = Groups_()
         for one in reversed(hierarchies()):  # the first one that has a controller is in use
-            found |= dict.fromkeys(one.controllers, SimpleNamespace(version=one.version, path=one.path + self.path))
+            if os.path.isdir(one.path + self.path):
+                found |= dict.fromkeys(one.controllers, SimpleNamespace(version=one.version, path=one.path + self.path))
         return found
 
     def __enter__(self) -> Isolator:
         """Make them, write the limits, and open where to join: inside there are other paths."""
         try:
+            ours = [one for one in hierarchies() if os.access(one.path, os.W_OK)]  # without root, perhaps none
             if not self.made:
-                for one in hierarchies():
+                for one in ours:
                     _make(one, self.path)
                 self.limit()
-            paths = [one.path + self.path for one in hierarchies()]
-            self.descriptors = tuple(os.open(f"{path}/cgroup.procs", os.O_WRONLY) for path in paths)
+            self.descriptors = tuple(os.open(f"{one.path}{self.path}/cgroup.procs", os.O_WRONLY) for one in ours)
         except BaseException:
             self.__exit__()
             raise

@@ -162,7 +162,8 @@ class Mounts(Isolator):
 
     def _groups(self, here: str, target: str) -> None:
         """The container's own groups: of version 2 in its place, of several hierarchies in one directory for each."""
-        found = {os.path.basename(one.path): one.path + self.known["cgroup"] for one in hierarchies()}
+        groups = {os.path.basename(one.path): one.path + self.known["cgroup"] for one in hierarchies()}
+        found = {name: group for name, group in groups.items() if os.path.isdir(group)}
         if len(found) == 1:
             return mount(next(iter(found.values())), here, flags=MS_BIND)
         mount("tmpfs", here, "tmpfs", 0, "mode=755")

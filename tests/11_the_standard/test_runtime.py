@@ -533,6 +533,30 @@ def test_a_filter_of_system_calls(bundle):
     bundle.refused("seccomp", "SCMP_ACT_NOTHING")
 
 
+def test_without_root_there_are_no_groups(bundle):
+    """In a user namespace with one number, as for Podman without root: devices are the host's, limits an error."""
+    for path in [bundle.path, *bundle.path.parents][:-1]:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o755)
+    home = bundle.path / "home"
+    home.mkdir()
+    for path in (home, *(bundle.path / "rootfs").rglob("*"), bundle.path / "rootfs"):
+        os.lchown(path, 12345, 12345)
+    as_somebody = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "unshare", "-Urm", *RUNTIME]
+    bundle.process["capabilities"] = {}
+    bundle.linux["resources"] = {}
+    for mount in bundle.config["mounts"]:
+        mount["options"] = [word for word in mount["options"] if word != "gid=5"]
+    for resources, expected in (({}, "0\n"), ({"pids": {"limit": 5}}, "")):
+        bundle.linux["resources"] = resources
+        bundle.write("sh", "-c", "echo x >/dev/null && id -u")
+        done = subprocess.run(
+            [*as_somebody, "--root", home / "state", "run", "one"],
+            **{"cwd": bundle.path, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL},
+            env=os.environ | {"MINIDOCKER_HOME": str(home)},
+        )
+        assert done.stdout == expected and bool(resources) == ("pids.limit" in done.stderr), done
+
+
 # What is not there
 
 
