@@ -14,7 +14,7 @@ import sys
 import time
 
 from minidocker import cli
-from minidocker.cli import Options, parse
+from minidocker.cli import HelpWanted, Options, parse
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any
 
@@ -53,7 +53,11 @@ def runtime(options: Options, *words: str) -> int:
             raise ContainerError(f"runtime: the verb is missing, or is none of {', '.join(VERBS)}")
         module = __import__(f"minidocker.oci.{VERBS[words[0]]}", fromlist=["_"])
         function: Any = getattr(module, f"{words[0]}_")
-        chosen, others = parse(function.__doc__, [*words[1:]])
+        try:
+            chosen, others = parse(function.__doc__, [*words[1:]])
+        except HelpWanted:
+            print("usage: minidocker runtime", (function.__doc__ or "").rstrip())
+            return 0
         chosen["root"] = options.root or ROOT
         for path in chosen.keys() & {"root", "pid-file", "console-socket"}:
             chosen[path] = os.path.abspath(chosen[path]) if chosen[path] else ""

@@ -18,12 +18,12 @@ from minidocker.process import Process, start
 from minidocker.syscalls import PR_SET_DUMPABLE, Any, prctl, receive, send, signal
 from minidocker.trees import remove
 
-BEGIN = """
+BEGIN = """\
     --pid-file FILE           write the number of its process there
     --console-socket SOCKET   send the terminal there
     --preserve-fds N          descriptors that it inherits, from 3 on
 """
-BUNDLE = """
+BUNDLE = """\
     -b, --bundle DIRECTORY    where config.json is (here)
     --no-pivot                change the root without pivot_root(2)
     --no-new-keyring          accepted, and without effect
@@ -218,5 +218,5 @@ def _process(options: Any, own: Json, words: list[str]) -> Json:
 
 
 for _verb in (create_, run_):
-    _verb.__doc__ = f"{_verb.__doc__}{BUNDLE}{BEGIN}"
-exec_.__doc__ = f"{exec_.__doc__}{BEGIN}"
+    _verb.__doc__ = f"{(_verb.__doc__ or '').rstrip(' ')}{BUNDLE}{BEGIN}"
+exec_.__doc__ = f"{(exec_.__doc__ or '').rstrip(' ')}{BEGIN}"

@@ -628,6 +628,12 @@ def test_features_and_version(bundle):
     assert "spec: 1." in bundle("--version")
 
 
+@ours
+@pytest.mark.parametrize("verb", ["create", "run", "exec", "delete"])
+def test_each_verb_has_a_help(bundle, verb):
+    assert bundle(verb, "--help").startswith(f"usage: minidocker runtime {verb} [OPTIONS] ")
+
+
 def test_signals_reach_what_run_has_started(bundle):
     bundle.write("sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")
     command = [*RUNTIME, "--root", bundle.root, "run", "one"]
