@@ -217,6 +217,6 @@ def _process(options: Any, own: Json, words: list[str]) -> Json:
     return found | ({"apparmorProfile": options.apparmor} if options.apparmor else {})
 
 
-for _verb in (create_, run_):
-    _verb.__doc__ = f"{(_verb.__doc__ or '').rstrip(' ')}{BUNDLE}{BEGIN}"
-exec_.__doc__ = f"{(exec_.__doc__ or '').rstrip(' ')}{BEGIN}"
+create_.__doc__ = f"{create_.__doc__}\n\n{BUNDLE}{BEGIN}"
+run_.__doc__ = f"{(run_.__doc__ or '').rstrip()}\n{BUNDLE}{BEGIN}"
+exec_.__doc__ = f"{(exec_.__doc__ or '').rstrip()}\n{BEGIN}"
