@@ -263,15 +263,17 @@ def test_a_program_that_is_not_there_is_an_error_of_create(bundle):
 
 
 def test_no_descriptor_leaks_and_those_that_are_asked_for_are_there(bundle):
-    with open(os.devnull) as one, open(os.devnull) as two:
-        for descriptor in (one.fileno(), two.fileno()):
-            os.dup2(descriptor, 63 if descriptor == one.fileno() else 3)
-        bundle.write("ls", "/proc/self/fd")
-        assert bundle("run", "one", pass_fds=[3]).split() == ["0", "1", "2", "3"]  # the last is of ls
-        bundle.write("sh", "-c", "ls -l /proc/$$/fd/3")
-        assert "/dev/null" in bundle("run", "--preserve-fds", "1", "one", pass_fds=[3])
-        os.close(63)
-        os.close(3)
+    shell = ["sh", "-c", 'exec "$@" 3</dev/null 9</dev/null', "sh", *RUNTIME, "--root", bundle.root, "run"]
+
+    def run(*words):
+        return subprocess.run(
+            [*shell, *words, "one"], cwd=bundle.path, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    bundle.write("ls", "/proc/self/fd")
+    assert run().split() == ["0", "1", "2", "3"]  # the last is of ls
+    bundle.write("sh", "-c", "ls -l /proc/$$/fd/3; ls /proc/$$/fd/9")
+    assert run("--preserve-fds", "1").count("/dev/null") == 1
 
 
 def test_a_terminal_is_sent_to_the_socket(bundle):
