@@ -18,7 +18,6 @@ from minidocker.cli import HelpWanted, Options, parse
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any
 
-ROOT = "/run/minidocker-runtime"
 VERBS = {  # -> the module in which it is a function; an underscore is behind its name there
     **dict.fromkeys(("start", "kill", "delete", "pause", "resume"), "change"),
     **dict.fromkeys(("create", "run", "exec"), "make"),
@@ -58,7 +57,8 @@ def runtime(options: Options, *words: str) -> int:
         except HelpWanted:
             print("usage: minidocker runtime", (function.__doc__ or "").rstrip())
             return 0
-        chosen["root"] = options.root or ROOT
+        run = "/run" if os.access("/run", os.W_OK) else os.environ.get("XDG_RUNTIME_DIR") or "/run"
+        chosen["root"] = options.root or f"{run}/minidocker-runtime"
         for path in chosen.keys() & {"root", "pid-file", "console-socket"}:
             chosen[path] = os.path.abspath(chosen[path]) if chosen[path] else ""
         return function(chosen, *others) or 0
@@ -74,5 +74,8 @@ def _log(options: Options, text: str) -> None:
 
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = json.dumps({"level": "error", "msg": text, "time": now})
-    with open(options.log, "a") as file:
-        print(line if options.log_format == "json" else f"{now} error {text}", file=file)
+    try:
+        with open(options.log, "a") as file:
+            print(line if options.log_format == "json" else f"{now} error {text}", file=file)
+    except OSError:
+        pass  # it is on standard error, too

@@ -43,10 +43,9 @@ def isolators(known: Json, pivot: bool = True) -> list[Isolator]:
     check(config)
     if config.get("hooks"):
         import json  # noqa: F401  # which they are told the state in; inside, nothing can be imported
-    limits = config["linux"].get("resources") or {}
-    walls: list[Isolator] = [Groups(known["cgroup"], limits), Spaces(config), Outside(known)]
-    mounts = Mounts(known)
-    walls += [mounts, Hooks(known), Pivot(config, pivot), *terminal(config["process"], console=True)]
+    process, linux, mounts = config["process"], config["linux"], Mounts(known)
+    walls: list[Isolator] = [Groups(known["cgroup"], linux.get("resources") or {}), Spaces(config), Limits(process)]
+    walls += [mounts, Hooks(known), Pivot(config, pivot), *terminal(process, console=True)]
     return [*walls, *([NoDevices(more=mounts.nodes)] if mounts.walled else []), Rights(config)]
 
 
@@ -118,41 +117,41 @@ class Spaces(Namespaces):
             call("setdomainname", self.domain, len(self.domain))
 
 
-class Outside(Isolator):
-    """What is done to the process from outside, while it waits: with the caller's rights, in the host's namespaces."""
+class Limits(Isolator):
+    """process.rlimits and .oomScoreAdj. From outside, with the caller's rights: a limit may be above the caller's."""
+
+    def __init__(self, process: Json) -> None:
+        self.limits, self.score = process.get("rlimits") or [], process.get("oomScoreAdj")
+        self.names = [one["type"].removeprefix("RLIMIT_").lower() for one in self.limits]
+        for name in self.names:
+            right = name in RESOURCES and self.names.count(name) == 1
+            _check(right, "process.rlimits", f"RLIMIT_{name.upper()} is unknown, or there twice")
+
+    def attach(self, pid: int) -> None:
+        """While it waits."""
+        for name, one in zip(self.names, self.limits, strict=True):
+            pair = structure(*(one[key] % 2**64 for key in ("soft", "hard")))
+            call("prlimit64", pid, RESOURCES.index(name), pair, None, path=one["type"])
+        if self.score is not None:
+            with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+                file.write(str(self.score))
+
+
+class Hooks(Isolator):
+    """The first ones. prestart and createRuntime: its namespaces are there, we are in the host's. createContainer: in
+    the container's, but its root is the host's still, and so are the programs."""
 
     def __init__(self, known: Json) -> None:
         self.known = known
 
     def attach(self, pid: int) -> None:
-        """Its namespaces are there, and its root is the host's: the moment for the first hooks."""
+        """From now on it can be found and ended."""
         self.known["pid"], self.known["started"] = pid, started(pid)
         save(self.known)
-        limit(self.known["config"]["process"], pid)
         hooks(self.known, "prestart", "createRuntime")
 
-
-def limit(process: Json, pid: int) -> None:
-    """process.rlimits and process.oomScoreAdj."""
-    names = [one["type"].removeprefix("RLIMIT_").lower() for one in process.get("rlimits") or ()]
-    for name, one in zip(names, process.get("rlimits") or (), strict=True):
-        right = name in RESOURCES and names.count(name) == 1
-        _check(right, "process.rlimits", f"{one['type']} is unknown, or there twice")
-        pair = structure(*(one[key] % 2**64 for key in ("soft", "hard")))
-        call("prlimit64", pid, RESOURCES.index(name), pair, None, path=one["type"])
-    if process.get("oomScoreAdj") is not None:
-        with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-            file.write(str(process["oomScoreAdj"]))
-
-
-class Hooks(Isolator):
-    """createContainer: in the container, but its programs are the host's, whose root is still there."""
-
-    def __init__(self, known: Json) -> None:
-        self.known = known
-
     def inside(self) -> None:
-        """Before the change of the root, where /proc is the host's."""
+        """/proc is the host's, and knows our number there."""
         self.known["pid"] = int(os.readlink("/proc/self"))
         hooks(self.known, "createContainer")
 
@@ -192,7 +191,7 @@ class Rights(Isolator):
                 os.setgroups(user.get("additionalGids") or [])
         call("setresgid", *[user.get("gid", 0)] * 3)
         call("setresuid", *[user.get("uid", 0)] * 3)
-        os.umask(user.get("umask", 0o022))
+        os.umask(0o022 if user.get("umask") is None else user["umask"])
         self._keep(have)
         if process.get("noNewPrivileges"):
             NoNewPrivileges().inside()
@@ -242,7 +241,10 @@ def filtered(profile: Json) -> bytes:
     _check({*(profile.get("flags") or ())} <= {"SECCOMP_FILTER_FLAG_TSYNC"}, "linux.seccomp.flags", "they are not here")
     _check(not profile.get("listenerPath"), "linux.seccomp.listenerPath", "it is not here: leave it out")
     text, kernel, place = marshal.dumps(profile), os.uname(), f"{state.home()}/ready"
-    os.makedirs(place, exist_ok=True)
+    try:
+        os.makedirs(place, exist_ok=True)
+    except OSError:
+        pass  # without root: then it is compiled each time
 
     def compiled() -> bytes:
         import json  # once for each profile

@@ -11,7 +11,7 @@ import time
 from minidocker import child, oci, state
 from minidocker.namespaces import Join
 from minidocker.oci import Json
-from minidocker.oci.config import SETS, Gate, Rights, isolators, limit, terminal
+from minidocker.oci.config import SETS, Gate, Limits, Rights, isolators, terminal
 from minidocker.oci.groups import Groups
 from minidocker.outcome import ContainerError, failure
 from minidocker.process import Process, start
@@ -44,7 +44,7 @@ def parsed(path: str) -> Any:
         text = file.read().strip()
     try:
         value, end = _json.make_scanner(_Json)(text, 0)  # type: ignore[arg-type]
-        if end == len(text):
+        if end == len(text) and isinstance(value, dict):
             return value
     except (ValueError, StopIteration, SystemError):
         pass
@@ -64,7 +64,7 @@ def begun(options: Any, name: str) -> tuple[Process, Json]:
     container |= {"config": config, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     os.makedirs(options.root, exist_ok=True)
     try:
-        os.mkdir(place, 0o711)
+        os.mkdir(place, 0o700)  # in config.json are secrets, mostly
     except FileExistsError:
         raise ContainerError(f"container {name} exists already: container with given ID already exists") from None
     try:
@@ -84,6 +84,9 @@ def begun(options: Any, name: str) -> tuple[Process, Json]:
             process.kill()
             process.wait()
             raise
+    except (LookupError, TypeError, AttributeError) as wrong:
+        remove(place)
+        raise ContainerError(f"config.json: something is missing in it, or of another kind: {wrong}") from None
     except BaseException:
         remove(place)
         raise
@@ -104,18 +107,6 @@ def told(options: Any, process: Process) -> None:
 def let_go() -> None:
     """What this process has started may outlive it."""
     send(child._watchers[os.getpid()], 0)
-
-
-class Entered(Join):
-    """Into the namespaces of the container; its limits of a process are set from outside."""
-
-    def __init__(self, pid: int, process: Json) -> None:
-        super().__init__(pid)
-        self.process = process
-
-    def attach(self, pid: int) -> None:
-        """As at the start of the container."""
-        limit(self.process, pid)
 
 
 def forward(process: Process) -> None:
@@ -183,9 +174,10 @@ def exec_(options: Any, name: str, *words: str) -> int:
     process = _process(options, container["config"]["process"], [*words])
     config = container["config"] | {"process": process}
     gate = Gate(container | {"config": config}, preserved=int(options.number("preserve-fds", int)))
-    walls = [Groups(container["cgroup"], {}, made=True), Entered(container["pid"], process), *terminal(process)]
+    walls = [Groups(container["cgroup"], {}, made=True), Join(container["pid"]), Limits(process)]
     prctl(PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
-    new = start(gate, *walls, Rights(config), gate, stdin=0, stdout=1, stderr=2, name=name)
+    walls += [*terminal(process), Rights(config)]
+    new = start(gate, *walls, gate, stdin=0, stdout=1, stderr=2, name=name)
     problem, _ = receive(new.channel)  # its end is that of our code in there: the command executes
     if problem is not None:
         raise failure(*problem)

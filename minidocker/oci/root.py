@@ -24,7 +24,6 @@ from minidocker.syscalls import (
     AT_RECURSIVE,
     MS_BIND,
     MS_RDONLY,
-    Any,
     call,
     mount,
     mount_setattr,
@@ -176,7 +175,7 @@ class Mounts(Isolator):
         for path, one in self.devices.items():
             parent, name, (kind, number) = self._place(os.path.dirname(path)), os.path.basename(path), _node(one)
             try:
-                os.mknod(name, kind | one.get("fileMode", 0o666) & 0o777, number, dir_fd=parent)
+                os.mknod(name, kind | (one.get("fileMode") or 0o666) & 0o777, number, dir_fd=parent)
                 os.chown(name, one.get("uid") or 0, one.get("gid") or 0, dir_fd=parent)
                 source = f"/proc/self/fd/{os.open(name, PATH, dir_fd=parent)}" if self.walled else ""
             except FileExistsError:
@@ -232,10 +231,9 @@ class Pivot(Isolator):
             self._sysctl(name, value)
         if self.config["root"].get("readonly"):
             mount_setattr(syscalls.AT_FDCWD, "/", 0, MS_RDONLY)
-        for path in self.linux.get("readonlyPaths") or ():
-            _cover(path, _read_only)
-        for path in self.linux.get("maskedPaths") or ():
-            _cover(path, _masked)
+        for name in ("readonlyPaths", "maskedPaths"):
+            for path in self.linux.get(name) or ():
+                _cover(path, name == "readonlyPaths")
         if spread := self.linux.get("rootfsPropagation"):
             mount(None, "/", flags=SPREAD[spread])
 
@@ -248,23 +246,17 @@ class Pivot(Isolator):
             file.write(value)
 
 
-def _cover(path: str, how: Any) -> None:
-    """If it is there."""
+def _cover(path: str, readonly: bool) -> None:
+    """With itself or with nothing, if it is there."""
     top = os.open("/", PATH)
     try:
-        place = openat2(top, path, PATH, BELOW)
+        name = f"/proc/self/fd/{openat2(top, path, PATH, BELOW)}"
     except (FileNotFoundError, NotADirectoryError):
         return
-    how(f"/proc/self/fd/{place}", top, path)
-
-
-def _read_only(name: str, top: int, path: str) -> None:
-    mount(name, name, flags=MS_BIND | syscalls.MS_REC)
-    mount_setattr(openat2(top, path, PATH, BELOW), "", AT_EMPTY_PATH | AT_RECURSIVE, MS_RDONLY)
-
-
-def _masked(name: str, *_: object) -> None:
-    if os.path.isdir(name):
+    if readonly:
+        mount(name, name, flags=MS_BIND | syscalls.MS_REC)
+        mount_setattr(openat2(top, path, PATH, BELOW), "", AT_EMPTY_PATH | AT_RECURSIVE, MS_RDONLY)
+    elif os.path.isdir(name):
         mount("tmpfs", name, "tmpfs", MS_RDONLY, "size=0k")
     else:
         mount("/dev/null", name, flags=MS_BIND)
