@@ -342,5 +342,6 @@ EXPERIMENTS: dict[Callable[[Bench], Outcome], tuple[str, ...]] = {
     program("network", 1): ("network.add", "start.networked", "port.latency", "port.throughput"),
     program("growth", 1): ("growth.ps", "growth.start", "start.detached", "memory.monitor"),
     program("exec", 1): ("exec",),
+    program("standard", 1): ("oci.create_start",),
 }
 IDS = [name for names in EXPERIMENTS.values() for name in names]

@@ -22,6 +22,7 @@
     growth.ps            `ps -a` with a thousand containers; this, growth.start, start.detached and memory.monitor: see
                          tools/bench/growth.py
     exec                 one more process in a container that runs: see tools/bench/exec.py
+    oci.create_start     a container by two commands of an OCI runtime: see tools/bench/standard.py
     sharing.work         the time of a round of work of two bursty tenants, with shares against with hard halves
 
 What is equal. For `start`, everybody runs the `echo` of the same busybox root, in new mount, PID, UTS, IPC, network and
