@@ -18,7 +18,7 @@ from minidocker.isolator import Isolator
 from minidocker.oci import VERSION, Json
 from minidocker.outcome import ContainerError
 from minidocker.security.capabilities import DEFAULT
-from minidocker.security.paths import MASKED, PATH, READ_ONLY
+from minidocker.security.paths import MASKED, PATH, READ_ONLY, check_proc
 from minidocker.syscalls import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
@@ -29,7 +29,7 @@ from minidocker.syscalls import (
     mount_setattr,
     openat2,
 )
-from minidocker.volumes import BELOW, OPEN_TREE_CLONE, landing
+from minidocker.volumes import BELOW, OPEN_TREE_CLONE, landing, name_of
 
 MS_MOVE, MOUNT_ATTR_IDMAP, MOVE_MOUNT_EMPTY_PATHS = 0x2000, 0x100000, 0x44  # <linux/mount.h>
 ATIME = 0x70  # the bits of MOUNT_ATTR__ATIME exclude each other
@@ -48,6 +48,7 @@ SPREAD |= {f"r{name}": flag | syscalls.MS_REC for name, flag in SPREAD.items()}
 OTHERS = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")
 ALL = sorted({*PAIRS, *(f"r{word}" for word in PAIRS), *SUPER, *SPREAD, *OTHERS})  # all else is for the file system
 GROUPS = ("cgroup", "cgroup2")
+LXCFS = ("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime")  # figures of a container
 # A sysctl that belongs to a namespace, which the container must have of its own
 SYSCTLS = {"net.": "network", "fs.mqueue.": "ipc", "kernel.msg": "ipc", "kernel.shm": "ipc", "kernel.sem": "ipc"}
 SYSCTLS |= {"kernel.domainname": "uts"}
@@ -138,8 +139,20 @@ class Mounts(Isolator):
     def _place(self, target: str, directory: bool = True) -> int:
         return landing(self.top, target, directory, proc=True)[0]
 
+    def _judge(self, one: Mount, place: int) -> None:
+        """Programs, and we, believe /proc. So it is the kernel's own, and no link of an image decides where it lands:
+        what is covered would be elsewhere (CVE-2019-16884, CVE-2023-27561)."""
+        inside, target = name_of(place).removeprefix(name_of(self.top)), os.path.normpath(f"/{one.target.strip('/')}")
+        if one.kind in ("proc", "sysfs") and inside != target:
+            raise ContainerError(f"config.json: mounts: {target}: a link in the root leads to {inside}")
+        if inside == "/proc" and one.bind:
+            check_proc(one.tree)
+        elif f"{inside}/".startswith("/proc/") and one.kind != "proc" and inside not in [f"/proc/{at}" for at in LXCFS]:
+            raise ContainerError(f"config.json: mounts: {target}: it lies on or below /proc, which is the kernel's")
+
     def _mount(self, one: Mount, first: int) -> None:
         place = self._place(one.target, not one.bind or stat.S_ISDIR(os.fstat(one.tree).st_mode))
+        self._judge(one, place)
         here, made = f"/proc/self/fd/{place}", one.tree
         if one.bind:
             call("move_mount", made, "", place, "", MOVE_MOUNT_EMPTY_PATHS, path=one.target)

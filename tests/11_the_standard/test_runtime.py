@@ -436,6 +436,32 @@ def test_a_link_of_the_image_leads_nowhere_else(bundle):
     assert not list((bundle.path / "outside").iterdir())
 
 
+@pytest.mark.parametrize("target", ["/proc", "/proc/self/attr", "/link/sys"])
+def test_nothing_but_the_kernels_own_is_on_proc(bundle, target):
+    """CVE-2019-16884: what is written to a false /proc has no effect, and nobody notices."""
+    os.symlink("proc", bundle.path / "rootfs/link")
+    bundle.config["mounts"].append({"destination": target, "type": "tmpfs", "source": "tmpfs"})
+    bundle.write("true")
+    assert "proc" in bundle.code("run", "one").stderr
+
+
+@pytest.mark.parametrize("name", ["proc", "sys"])
+def test_a_link_of_the_image_does_not_move_proc(bundle, name):
+    """CVE-2019-19921, CVE-2023-27561: what is masked would be elsewhere, and could be moved away."""
+    os.symlink("tmp", bundle.path / f"rootfs/{name}")
+    bundle.write("true")
+    assert bundle.code("run", "one").returncode == 1
+
+
+def test_proc_of_the_host_and_a_figure_of_lxcfs(bundle):
+    (bundle.path / "uptime").write_text("1.00 1.00\n")
+    bind = {"type": "bind", "options": ["rbind"]}
+    bundle.config["mounts"] = [bind | {"destination": "/proc", "source": "/proc"}]
+    bundle.config["mounts"] += [bind | {"destination": "/proc/uptime", "source": str(bundle.path / "uptime")}]
+    bundle.write("cat", "/proc/uptime")
+    assert bundle("run", "one") == "1.00 1.00\n"
+
+
 def test_paths_are_masked_or_read_only(bundle):
     (bundle.path / "rootfs/secret").write_text("secret")
     (bundle.path / "rootfs/closed").mkdir()
