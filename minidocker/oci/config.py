@@ -251,7 +251,7 @@ def filtered(profile: Json) -> bytes:
 
         from minidocker.security import bpf
 
-        return bpf.compiled(json.dumps(profile), frozenset(), kernel, "config.json: linux.seccomp")
+        return bpf.assembled(json.dumps(profile), frozenset(), kernel, "config.json: linux.seccomp")
 
     program: bytes = state.remembered(f"{place}/oci-seccomp", (text, kernel.release, kernel.machine), compiled)
     _check(program, "linux.seccomp", "this kernel has no filter of system calls, or not for us")

@@ -1,6 +1,6 @@
 """Chapter 9: from a profile in Docker's format to the program that the kernel runs before each system call.
 
-    code = compiled(text, capabilities(), os.uname(), "seccomp.json")
+    code = compiled("seccomp.json", capabilities(), os.uname())
 
 Classic BPF, seccomp(2): one register of 32 bits, jumps forward, and at the end an action. The number of the call is
 found by bisection. For calls that are always allowed the kernel notes that, and does not run the program again.
@@ -34,8 +34,14 @@ NOSYS = [(RET, 0, 0, ERRNO | 38)]
 Code = list[tuple[int, int, int, int]]  # operation, jump if true, jump if false, operand
 
 
-def compiled(text: str | bytes, kept: frozenset[int], kernel: os.uname_result, what: str) -> bytes:
-    """Nothing where the kernel has no filters, or we have no numbers of its calls. The text may be anything."""
+def compiled(path: str, kept: frozenset[int], kernel: os.uname_result) -> bytes:
+    """Nothing where the kernel has no filters, or we have no numbers of its calls. The file may be anything."""
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        return assembled(file.read(1 << 20), kept, kernel, f"seccomp={path}")
+
+
+def assembled(text: str | bytes, kept: frozenset[int], kernel: os.uname_result, what: str) -> bytes:
+    """The same, of a profile that is read already."""
     if kernel.machine not in ARCHES or not os.path.exists("/proc/sys/kernel/seccomp"):
         return b""
     try:

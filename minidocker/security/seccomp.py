@@ -58,5 +58,4 @@ class Seccomp(Isolator):
 def _compiled(path: str, kept: frozenset[int], kernel: os.uname_result) -> bytes:
     from minidocker.security import bpf  # once for each kernel
 
-    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-        return bpf.compiled(file.read(1 << 20), kept, kernel, f"seccomp={path}")
+    return bpf.compiled(path, kept, kernel)
