@@ -72,7 +72,7 @@ def test_a_capability_that_does_not_exist(home, option):
 
 def test_another_user_is_possible_without_the_right_to_become_one(home):
     shown = minidocker(home, "run", "--cap-drop", "ALL", "-u", "7:8", "busybox", "id")
-    assert shown.stdout == "uid=7 gid=8\n"
+    assert shown.stdout == "uid=7 gid=8 groups=8\n"
 
 
 LIBC = ctypes.CDLL(None, use_errno=True)
