@@ -97,11 +97,13 @@ class Groups(Isolator):
 
 
 def _make(one: Hierarchy, path: str) -> None:
-    """With all above it: in version 2 these pass their controllers on, and a cpuset of version 1 is empty at first."""
-    here = one.path
+    """With all above it: in version 2 these pass their controllers on, but not beside version 1, where crun would then
+    refuse to work; and a cpuset of version 1 is empty at first."""
+    here, alone = one.path, len(hierarchies()) == 1
     for name in path.strip("/").split("/"):
         parent, here = here, f"{here}/{name}"
-        missing = {*read(f"{parent}/cgroup.controllers").split()} - {*read(f"{parent}/cgroup.subtree_control").split()}
+        there = read(f"{parent}/cgroup.controllers").split() if alone else []
+        missing = {*there} - {*read(f"{parent}/cgroup.subtree_control").split()}
         try:
             write(f"{parent}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing)) if missing else None
         except ContainerError:

@@ -543,6 +543,16 @@ def test_resources_are_limits_of_its_groups(bundle):
         os.rmdir(f"{one.path}/minidocker-test")
 
 
+def test_beside_version_1_no_controller_of_version_2_is_passed_on(bundle):
+    """crun refuses such a machine: "cgroups in hybrid mode not supported"."""
+    beside = [one.path for one in hierarchies() if one.version == 2 and len(hierarchies()) > 1]
+    files = [f"{path}/cgroup.subtree_control" for path in beside]
+    before = [Path(file).read_text() for file in files]
+    bundle.write("true")
+    bundle("run", "one")
+    assert [Path(file).read_text() for file in files] == before
+
+
 def test_a_limit_that_this_machine_has_not_is_an_error(bundle):
     bundle.linux["resources"]["hugepageLimits"] = [{"pageSize": "3MB", "limit": 1}]
     bundle.refused("hugepageLimits")

@@ -167,7 +167,7 @@ def test_the_containers_own_devices_work(home, options):
 @pytest.mark.parametrize("option", ["-t", "--init"])
 def test_a_terminal_and_the_console_work(home, option):
     script = "echo one >/dev/tty; echo two >/dev/console; echo three >$(tty); : <>/dev/ptmx && echo four"
-    run = f"{sys.executable} -m minidocker run -t {option} busybox sh -c '{script}'"
+    run = f"{sys.executable} -m minidocker run --network=none -t {option} busybox sh -c '{script}'"
     environment = {**os.environ, "MINIDOCKER_HOME": str(home), "PYTHONPATH": str(REPO)}
     words = ["script", "-qec", run, "/dev/null"]
     shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
