@@ -40,7 +40,7 @@ case $(uname -m) in
 x86_64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-x86" ;;
 aarch64) EXTRA_PACKAGES="$EXTRA_PACKAGES qemu-system-arm" ;;
 esac
-EXTRA_PACKAGES="$EXTRA_PACKAGES docker.io"    # chapter 11's engines: with it comes containerd
+EXTRA_PACKAGES="$EXTRA_PACKAGES docker-cli docker.io"    # chapter 11's engines: with them comes containerd
 # For the tools that make a kit or a disk: what is always installed, and what else there is, a line each.
 # shellcheck disable=SC2086,SC2116  # one line of words
 [ "${1:-}" != --packages ] || { echo $PACKAGES; echo $EXTRA_PACKAGES; exit; }
@@ -49,7 +49,7 @@ EXTRA_PACKAGES="$EXTRA_PACKAGES docker.io"    # chapter 11's engines: with it co
 SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service openssh-server:ssh.service openssh-server:ssh.socket
     docker.io:docker.service docker.io:docker.socket docker.io:containerd.service"
 GUEST_KIND=${MINIDOCKER_GUEST:-}    # a guest of the tests has no time for Docker; and one of another origin will do
-[ -z "$(command -v dockerd)${GUEST_KIND#root}" ] || EXTRA_PACKAGES=${EXTRA_PACKAGES% docker.io}
+[ -z "$(command -v dockerd)${GUEST_KIND#root}" ] || EXTRA_PACKAGES=${EXTRA_PACKAGES% docker-cli docker.io}
 # Only where every test must run (MINIDOCKER_MUST_WORK): a browser and Vagrant. A guest has none of these.
 TEST_PACKAGES="chromium vagrant vagrant-libvirt"
 case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
