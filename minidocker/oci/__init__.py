@@ -69,7 +69,7 @@ def begin(container: Json) -> None:
     problem, _ = receive(client.fileno())
     if problem is not None:
         raise ContainerError(problem)
-    after(container, "running", "poststart")
+    hooks(container | {"status": "running"}, "poststart")
 
 
 def end(container: Json) -> None:
@@ -80,7 +80,7 @@ def end(container: Json) -> None:
         polled([pidfd], PATIENCE)
     for one in hierarchies():
         remove(one.path + container["cgroup"])
-    after(container | {"pid": 0}, "stopped", "poststop")
+    hooks(container | {"status": "stopped", "pid": 0}, "poststop")
     trees.remove(container["place"])
 
 
@@ -95,27 +95,23 @@ def kill(container: Json, whom: list[int], number: int) -> None:
         freeze(freezer(container), False)
 
 
-def after(container: Json, status: str, moment: str) -> None:
-    """Hooks whose failure is told, and changes nothing."""
-    try:
-        hooks(container | {"status": status}, moment)
-    except ContainerError as failed:
-        warn(str(failed))
-
-
 def environment(process: Json) -> dict[str, str]:
     """Its env; the last of a name counts."""
     return dict(word.split("=", 1) for word in process.get("env") or () if "=" in word)
 
 
 def hooks(known: Json, *moments: str) -> None:
-    """Run programs of others, one by one, with the state on their standard input: the first that fails ends it all."""
+    """Run programs of others, one by one, with the state on their standard input. The first that fails ends it all; if
+    it is too late for that, its failure is told."""
     for moment in moments:
         for hook in (known["config"].get("hooks") or {}).get(moment) or ():
             import json  # nobody else needs it here
 
             if problem := _run(hook, json.dumps(public(known))):
-                raise ContainerError(f"hook {moment}: {hook['path']}: {problem}")
+                failure = f"hook {moment}: {hook['path']}: {problem}"
+                if moment not in ("poststart", "poststop"):
+                    raise ContainerError(failure)
+                warn(failure)
 
 
 def _run(hook: Json, text: str) -> str:

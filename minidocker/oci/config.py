@@ -21,6 +21,7 @@ from minidocker.oci import Json, environment, hooks, save, started
 from minidocker.oci.groups import Groups
 from minidocker.oci.root import Mounts, Pivot, mapped
 from minidocker.outcome import ContainerError, warn
+from minidocker.rootfs import Chroot
 from minidocker.security.capabilities import NAMES, PR_CAPBSET_READ, VERSION_3, Bounding
 from minidocker.security.devices import NoDevices
 from minidocker.security.options import RESOURCES, NoNewPrivileges
@@ -45,6 +46,9 @@ def isolators(known: Json, pivot: bool = True) -> list[Isolator]:
         import json  # noqa: F401  # which they are told the state in; inside, nothing can be imported
     process, linux, mounts = config["process"], config["linux"], Mounts(known)
     walls: list[Isolator] = [Groups(known["cgroup"], linux.get("resources") or {}), Spaces(config), Limits(process)]
+    if all(one["type"] != "mount" for one in linux.get("namespaces") or ()):
+        warn("config.json: without a mount namespace there are no mounts and no devices, and nothing is covered")
+        return [*walls, Hooks(known), Chroot(mounts.root), *terminal(process), Rights(config)]
     walls += [mounts, Hooks(known), Pivot(config, pivot), *terminal(process, console=True)]
     return [*walls, *([NoDevices(more=mounts.nodes)] if mounts.walled else []), Rights(config)]
 
@@ -63,7 +67,6 @@ def check(config: Json) -> None:
     _check(str(process.get("cwd")).startswith("/"), "process.cwd", "it is an absolute path")
     _check(os.path.isdir(root), "root.path", f"{root}: no directory")
     _check(len(asked) == len(linux.get("namespaces") or ()), "linux.namespaces", "one kind is there twice")
-    _check("mount" in asked, "linux.namespaces", "without a mount namespace, its mounts would be the host's")
     _check(not asked.get("user"), "linux.namespaces", "user: with a path it is not here: leave that out")
     _check(not linux.get("uidMappings") or "user" in asked, "linux.uidMappings", "they need a user namespace")
     _check(not config.get("hostname") or "uts" in asked, "hostname", "it needs a UTS namespace")
@@ -91,19 +94,21 @@ class Spaces(Namespaces):
     def __init__(self, config: Json) -> None:
         linux, self.hostname_given = config["linux"], bool(config.get("hostname"))
         self.domain = os.fsencode(config.get("domainname") or "")
-        asked = {one["type"].replace("network", "net"): one.get("path") for one in linux["namespaces"]}
+        asked = {one["type"].replace("network", "net"): one.get("path") for one in linux.get("namespaces") or ()}
         self.paths = {kind: path for kind, path in asked.items() if path}
         clocks = {name: int(offset.get("secs", 0)) for name, offset in (linux.get("timeOffsets") or {}).items()}
         uids, gids = (mapped(linux.get(f"{kind}Mappings")) for kind in ("uid", "gid"))
         made = " ".join(kind for kind in asked if kind not in ("mount", *self.paths))  # mounts: see `Mounts`
         hostname = config.get("hostname") or os.uname().nodename
         super().__init__(made, hostname=hostname, uid_map=uids, gid_map=gids, **clocks)
-        self.clone_flags |= 0 if "mount" in self.paths else syscalls.CLONE_NEWNS
+        self.clone_flags |= 0 if asked.get("mount", "the host's") else syscalls.CLONE_NEWNS
 
     def __enter__(self) -> Isolator:
         """Open those that are there."""
         self.opened = {kind: os.open(path, os.O_RDONLY) for kind, path in self.paths.items()}
         self.pid_namespace = self.opened.pop("pid", None)
+        if self.pid_namespace is not None:
+            prctl(syscalls.PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
         self.descriptors = tuple(self.opened.values())
         return self
 
@@ -186,9 +191,11 @@ class Rights(Isolator):
         have = {number for number in range(len(NAMES)) if _have(number)}
         Bounding(self.sets["bounding"]).inside()
         prctl(PR_SET_KEEPCAPS, 1)
-        with open("/proc/self/setgroups") as file:
-            if "deny" not in file.read() or user.get("additionalGids"):
-                os.setgroups(user.get("additionalGids") or [])
+        try:
+            os.setgroups(user.get("additionalGids") or [])
+        except PermissionError:
+            if user.get("additionalGids"):
+                raise  # else it is forbidden to drop some, without root
         call("setresgid", *[user.get("gid", 0)] * 3)
         call("setresuid", *[user.get("uid", 0)] * 3)
         os.umask(0o022 if user.get("umask") is None else user["umask"])
@@ -276,7 +283,8 @@ class Gate(Isolator):
         for number in self.preserved:
             os.set_inheritable(number, True)
         user = str(os.geteuid())
-        self.env.setdefault("HOME", next((known[5] for known in records("/etc/passwd") if known[2:3] == [user]), "/"))
+        homes = [record[5] for record in records("/etc/passwd") if record[2:3] == [user] and record[5:]]
+        self.env.setdefault("HOME", [*homes, "/"][0])
         find(self.process["args"][0], self.env)
 
     def __call__(self) -> None:

@@ -17,6 +17,7 @@ from minidocker.syscalls import Any, call
 LIMITS = (  # the name in linux.resources; the file of version 1; that of version 2
     ("memory.limit", "memory.limit_in_bytes", "memory.max"),
     ("memory.reservation", "memory.soft_limit_in_bytes", "memory.low"),
+    ("memory.kernel", "", ""),  # kernels have it no more
     ("memory.swap", "memory.memsw.limit_in_bytes", "memory.swap.max"),
     ("memory.kernelTCP", "memory.kmem.tcp.limit_in_bytes", ""),
     ("memory.swappiness", "memory.swappiness", ""),
@@ -145,7 +146,7 @@ def _line(name: str, value: Any, files: list[str], groups: Groups_) -> tuple[str
         group = groups.get(file.partition(".")[0])
         if group and group.version == version and os.path.exists(f"{group.path}/{file}"):
             return f"{group.path}/{file}", _text(name, value, key, version)
-    wanted = " or ".join(filter(None, files))
+    wanted = " or ".join(filter(None, files)) or "it"
     raise ContainerError(f"linux.resources: {name}: this machine has no control group with {wanted}")
 
 

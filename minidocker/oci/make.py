@@ -9,6 +9,7 @@ import sys
 import time
 
 from minidocker import child, oci, state
+from minidocker.isolator import Isolator
 from minidocker.namespaces import Join
 from minidocker.oci import Json
 from minidocker.oci.config import SETS, Gate, Limits, Rights, isolators, terminal
@@ -174,9 +175,9 @@ def exec_(options: Any, name: str, *words: str) -> int:
     process = _process(options, container["config"]["process"], [*words])
     config = container["config"] | {"process": process}
     gate = Gate(container | {"config": config}, preserved=int(options.number("preserve-fds", int)))
-    walls = [Groups(container["cgroup"], {}, made=True), Join(container["pid"]), Limits(process)]
-    prctl(PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
+    walls: list[Isolator] = [Groups(container["cgroup"], {}, made=True), Join(container["pid"]), Limits(process)]
     walls += [*terminal(process), Rights(config)]
+    prctl(PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
     new = start(gate, *walls, gate, stdin=0, stdout=1, stderr=2, name=name)
     problem, _ = receive(new.channel)  # its end is that of our code in there: the command executes
     if problem is not None:

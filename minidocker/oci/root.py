@@ -6,6 +6,7 @@ an image may have a link there (CVE-2021-30465). What is opened here is closed w
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from _collections_abc import Sequence
@@ -29,7 +30,8 @@ from minidocker.syscalls import (
     mount_setattr,
     openat2,
 )
-from minidocker.volumes import BELOW, OPEN_TREE_CLONE, landing, name_of
+from minidocker.trees import RESOLVE_NO_SYMLINKS
+from minidocker.volumes import BELOW, OPEN_TREE_CLONE, landing
 
 MS_MOVE, MOUNT_ATTR_IDMAP, MOVE_MOUNT_EMPTY_PATHS = 0x2000, 0x100000, 0x44  # <linux/mount.h>
 ATIME = 0x70  # the bits of MOUNT_ATTR__ATIME exclude each other
@@ -48,7 +50,7 @@ SPREAD |= {f"r{name}": flag | syscalls.MS_REC for name, flag in SPREAD.items()}
 OTHERS = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")
 ALL = sorted({*PAIRS, *(f"r{word}" for word in PAIRS), *SUPER, *SPREAD, *OTHERS})  # all else is for the file system
 GROUPS = ("cgroup", "cgroup2")
-LXCFS = ("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime")  # figures of a container
+OF_LXCFS = ("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime")  # of /proc
 # A sysctl that belongs to a namespace, which the container must have of its own
 SYSCTLS = {"net.": "network", "fs.mqueue.": "ipc", "kernel.msg": "ipc", "kernel.shm": "ipc", "kernel.sem": "ipc"}
 SYSCTLS |= {"kernel.domainname": "uts"}
@@ -140,15 +142,14 @@ class Mounts(Isolator):
         return landing(self.top, target, directory, proc=True)[0]
 
     def _judge(self, one: Mount, place: int) -> None:
-        """Programs, and we, believe /proc. So it is the kernel's own, and no link of an image decides where it lands:
-        what is covered would be elsewhere (CVE-2019-16884, CVE-2023-27561)."""
-        inside, target = name_of(place).removeprefix(name_of(self.top)), os.path.normpath(f"/{one.target.strip('/')}")
-        if one.kind in ("proc", "sysfs") and inside != target:
-            raise ContainerError(f"config.json: mounts: {target}: a link in the root leads to {inside}")
-        if inside == "/proc" and one.bind:
+        """Everybody believes what /proc says, and so do we (CVE-2019-16884, CVE-2019-19921)."""
+        path = os.readlink(f"/proc/self/fd/{place}").removeprefix(self.root)
+        if one.kind in ("proc", "sysfs") and path != os.path.normpath(one.target):
+            raise OSError(errno.ELOOP, "a link of the root leads elsewhere", one.target)
+        if path == "/proc" and one.bind:
             check_proc(one.tree)
-        elif f"{inside}/".startswith("/proc/") and one.kind != "proc" and inside not in [f"/proc/{at}" for at in LXCFS]:
-            raise ContainerError(f"config.json: mounts: {target}: it lies on or below /proc, which is the kernel's")
+        elif f"{path}/".startswith("/proc/") and one.kind != "proc" and path[6:] not in OF_LXCFS:
+            raise OSError(errno.EPERM, "only the file system proc, and files of lxcfs", one.target)
 
     def _mount(self, one: Mount, first: int) -> None:
         place = self._place(one.target, not one.bind or stat.S_ISDIR(os.fstat(one.tree).st_mode))
@@ -272,7 +273,10 @@ def _cover(path: str, readonly: bool) -> None:
     elif os.path.isdir(name):
         mount("tmpfs", name, "tmpfs", MS_RDONLY, "size=0k")
     else:
-        mount("/dev/null", name, flags=MS_BIND)
+        null = openat2(top, "dev/null", PATH, RESOLVE_NO_SYMLINKS)
+        if os.fstat(null).st_rdev != os.makedev(1, 3):
+            raise OSError(errno.ENODEV, "it is not the device 1:3, and files cannot be covered with it", "/dev/null")
+        mount(f"/proc/self/fd/{null}", name, flags=MS_BIND)
 
 
 def example() -> Json:

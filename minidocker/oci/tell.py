@@ -73,11 +73,11 @@ def update_(options: Any, name: str) -> None:
     for flag, value in ((flag, options[flag]) for flag in FLAGS if options[flag]):
         part, key = FLAGS[flag].split()
         asked.setdefault(part, {})[key] = value if flag.startswith("cpuset") else int(value)
-    own = container["config"]["linux"].setdefault("resources", {})
+    linux = container["config"]["linux"]
+    own = linux["resources"] = linux.get("resources") or {}
     for part in asked.keys() - {"devices"}:
         if isinstance(asked[part], dict):  # what is not said stays as it is
             asked[part] = (own.get(part) or {}) | {key: value for key, value in asked[part].items() if value}
-
     Groups(container["cgroup"], asked, made=True).limit()
     own |= asked
     oci.save(container)
@@ -89,17 +89,13 @@ def events_(options: Any, name: str) -> None:
     --stats          once
     --interval TIME  between two of them (5s)
     """
-    from minidocker.oci.groups import Groups
-
     while True:
         container = known(options.root, name, "created", "running", "paused")
         figures: Any = Statistics(Groups(container["cgroup"], {}).places())  # type: ignore[arg-type]
-        memory = {"usage": figures.memory_bytes or 0, "max": figures.memory_peak_bytes or 0}
-        used: Json = {"cpu": {"usage": {"total": int((figures.cpu_seconds or 0) * 1e9)}}, "memory": {"usage": memory}}
-        print(
-            json.dumps({"type": "stats", "id": name, "data": used | {"pids": {"current": figures.pids or 0}}}),
-            flush=True,
-        )
+        used: Json = {"cpu": {"usage": {"total": int((figures.cpu_seconds or 0) * 1e9)}}}
+        used["memory"] = {"usage": {"usage": figures.memory_bytes or 0, "max": figures.memory_peak_bytes or 0}}
+        used["pids"] = {"current": figures.pids or 0}
+        print(json.dumps({"type": "stats", "id": name, "data": used}), flush=True)
         if options.stats:
             return
         time.sleep(float((options.interval or "5s").rstrip("s")))
@@ -107,7 +103,6 @@ def events_(options: Any, name: str) -> None:
 
 def features_(options: Any) -> None:
     """features: what this runtime knows, as JSON"""
-
     moments = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
     linux: Json = {"namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"]}
     linux |= {"capabilities": [f"CAP_{name}" for name in NAMES], "selinux": {"enabled": False}}
@@ -122,7 +117,6 @@ def spec_(options: Any) -> None:
 
     -b, --bundle DIRECTORY   where (here)
     """
-
     with open(os.path.join(options.bundle, "config.json"), "x") as file:
         json.dump(example(), file, indent=1)
 
