@@ -13,15 +13,17 @@ import os
 import sys
 import time
 
-from minidocker import cli
-from minidocker.cli import HelpWanted, Options, parse
+from minidocker import cli, oci, state, trees
+from minidocker.cgroups.hierarchy import freeze
+from minidocker.cli import Options, parse
+from minidocker.oci import known
 from minidocker.outcome import ContainerError
-from minidocker.syscalls import Any
+from minidocker.syscalls import Any, signal
 
-VERBS = {  # -> the module in which it is a function; an underscore is behind its name there
-    **dict.fromkeys(("start", "kill", "delete", "pause", "resume"), "change"),
-    **dict.fromkeys(("create", "run", "exec"), "make"),
-    **dict.fromkeys(("state", "list", "ps", "update", "events", "features", "spec"), "tell"),
+VERBS = {  # -> the module in which it is a function; those in here need little, and begin fast
+    **dict.fromkeys(("start", "kill", "delete", "pause", "resume"), "cli.runtime"),
+    **dict.fromkeys(("create", "run", "exec"), "oci.make"),
+    **dict.fromkeys(("state", "list", "ps", "update", "events", "features", "spec"), "oci.tell"),
 }
 
 
@@ -43,14 +45,14 @@ def runtime(options: Options, *words: str) -> int:
     -v, --version         of this program, and of the specification
     """
     if options.version:
-        print("minidocker-runtime version 0.1.0\nspec: 1.0.2")
+        print(f"minidocker-runtime version 0.1.0\nspec: {oci.VERSION}")
         return 0
     try:
         if options.systemd_cgroup:
             raise ContainerError("--systemd-cgroup: there is no systemd here: use the driver cgroupfs")
         if not words or words[0] not in VERBS:
             raise ContainerError(f"runtime: the verb is missing, or is none of {', '.join(VERBS)}")
-        module = __import__(f"minidocker.oci.{VERBS[words[0]]}", fromlist=["_"])
+        module = __import__(f"minidocker.{VERBS[words[0]]}", fromlist=["_"])
         function: Any = getattr(module, f"{words[0]}_")
         try:
             chosen, others = parse(function.__doc__, [*words[1:]])
@@ -79,3 +81,45 @@ def _log(options: Options, text: str) -> None:
             print(line if options.log_format == "json" else f"{now} error {text}", file=file)
     except OSError:
         pass  # it is on standard error, too
+
+
+def start_(options: Any, name: str) -> None:
+    """start NAME: execute the command of a created container"""
+    oci.begin(known(options.root, name, "created"))
+
+
+def kill_(options: Any, name: str, number: str = "TERM") -> None:
+    """kill [OPTIONS] NAME [SIGNAL]: send a signal to its first process (SIGTERM)
+
+    -a, --all   to all of its processes
+    """
+    container, word = known(options.root, name), f"SIG{number.upper().removeprefix('SIG')}"
+    sent = int(number) if number.isdecimal() else getattr(signal, word, 0)
+    if not 0 < sent < signal.NSIG:
+        raise ContainerError(f"kill: {number} is no signal: see kill -l")
+    if container["status"] in ("creating", "stopped") and not options.all:
+        raise ContainerError(f"container {name} is {container['status']}: container not running")
+    oci.kill(container, oci.pids(container) if options.all else [container["pid"]], sent)
+
+
+def delete_(options: Any, name: str) -> None:
+    """delete [OPTIONS] NAME: remove what is left of a stopped container
+
+    -f, --force   kill it first; one that does not exist is no error
+    """
+    place = state.directory(name, options.root)
+    if os.path.exists(f"{place}/state") or not options.force:
+        oci.end(known(options.root, name, *[] if options.force else ["stopped"]))
+    elif os.path.isdir(place):
+        trees.remove(place)
+
+
+def pause_(options: Any, name: str) -> None:
+    """pause NAME: stop all of its processes where they are"""
+    if not freeze(oci.freezer(known(options.root, name, "running", "created")), True):
+        raise ContainerError(f"pause: container {name}: a process of it has not stopped")
+
+
+def resume_(options: Any, name: str) -> None:
+    """resume NAME: let them go on"""
+    freeze(oci.freezer(known(options.root, name, "paused")), False)

@@ -86,7 +86,7 @@ def end(container: Json) -> None:
 
 def kill(container: Json, whom: list[int], number: int) -> None:
     """Send a signal. What is frozen does not even die."""
-    for pid in whom:
+    for pid in filter(None, whom):  # 0 would be ourselves
         try:
             os.kill(pid, number)
         except ProcessLookupError:

@@ -64,8 +64,11 @@ class Groups(Isolator):
 
     def __enter__(self) -> Isolator:
         """Make them, write the limits, and open where to join: inside there are other paths."""
+        ours = [one for one in hierarchies() if os.access(one.path, os.W_OK)]  # without root, perhaps none
+        for one in () if self.made else ours:
+            if read(f"{one.path}{self.path}/cgroup.procs"):
+                raise ContainerError(f"linux.cgroupsPath: {self.path}: processes are in there: choose another")
         try:
-            ours = [one for one in hierarchies() if os.access(one.path, os.W_OK)]  # without root, perhaps none
             if not self.made:
                 for one in ours:
                     _make(one, self.path)

@@ -552,14 +552,17 @@ def test_resources_are_limits_of_its_groups(bundle):
         os.rmdir(f"{one.path}/minidocker-test")
 
 
-def test_beside_version_1_no_controller_of_version_2_is_passed_on(bundle):
-    """crun refuses such a machine: "cgroups in hybrid mode not supported"."""
-    beside = [one.path for one in hierarchies() if one.version == 2 and len(hierarchies()) > 1]
-    files = [f"{path}/cgroup.subtree_control" for path in beside]
-    before = [Path(file).read_text() for file in files]
+def test_a_group_of_others_is_refused_and_not_harmed(bundle):
+    bundle.linux["cgroupsPath"] = "/minidocker-test"
+    name = bundle.started("sleep", "100")
     bundle.write("true")
-    bundle("run", "one")
-    assert [Path(file).read_text() for file in files] == before
+    for path in ("/minidocker-test", "/"):
+        bundle.linux["cgroupsPath"] = path
+        bundle.write("true")
+        done = bundle.code("run", "other")
+        assert done.returncode != 0 and "cgroupsPath" in done.stderr
+    assert bundle.status(name) == "running"
+    assert [entry.name for entry in bundle.root.iterdir()] == [name]
 
 
 def test_a_limit_that_this_machine_has_not_is_an_error(bundle):
