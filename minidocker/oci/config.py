@@ -96,7 +96,10 @@ class Spaces(Namespaces):
         self.domain = os.fsencode(config.get("domainname") or "")
         asked = {one["type"].replace("network", "net"): one.get("path") for one in linux.get("namespaces") or ()}
         self.paths = {kind: path for kind, path in asked.items() if path}
-        clocks = {name: int(offset.get("secs", 0)) for name, offset in (linux.get("timeOffsets") or {}).items()}
+        offsets = linux.get("timeOffsets") or {}
+        clocks = {name: offset.get("secs", 0) for name, offset in offsets.items()}
+        whole = not any(offset.get("nanosecs") for offset in offsets.values())
+        _check(whole, "linux.timeOffsets", "nanosecs are not here: leave them out")
         uids, gids = (mapped(linux.get(f"{kind}Mappings")) for kind in ("uid", "gid"))
         made = " ".join(kind for kind in asked if kind not in ("mount", *self.paths))  # mounts: see `Mounts`
         hostname = config.get("hostname") or os.uname().nodename

@@ -48,6 +48,14 @@ ALWAYS += [f"c {number} rwm" for number in ("1:3", "1:5", "1:7", "1:8", "1:9", "
 Groups_ = dict[str, SimpleNamespace]  # controller -> its group here: `version` and `path`
 
 
+def check_free(path: str) -> None:
+    """At the end of a container all processes in its groups are killed: so there must be none of others."""
+    for one in hierarchies():
+        for place, _, _ in os.walk(one.path + path):
+            if read(f"{place}/cgroup.procs"):
+                raise ContainerError(f"config.json: linux.cgroupsPath: {path}: others are in there: choose another")
+
+
 class Groups(Isolator):
     """A group at `path` in each hierarchy, with limits; or (`made`) the one that is there."""
 
@@ -65,9 +73,6 @@ class Groups(Isolator):
     def __enter__(self) -> Isolator:
         """Make them, write the limits, and open where to join: inside there are other paths."""
         ours = [one for one in hierarchies() if os.access(one.path, os.W_OK)]  # without root, perhaps none
-        for one in () if self.made else ours:
-            if read(f"{one.path}{self.path}/cgroup.procs"):
-                raise ContainerError(f"linux.cgroupsPath: {self.path}: processes are in there: choose another")
         try:
             if not self.made:
                 for one in ours:

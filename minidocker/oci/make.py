@@ -13,7 +13,7 @@ from minidocker.isolator import Isolator
 from minidocker.namespaces import Join
 from minidocker.oci import Json
 from minidocker.oci.config import SETS, Gate, Limits, Rights, isolators, terminal
-from minidocker.oci.groups import Groups
+from minidocker.oci.groups import Groups, check_free
 from minidocker.outcome import ContainerError, failure
 from minidocker.process import Process, start
 from minidocker.syscalls import PR_SET_DUMPABLE, Any, prctl, receive, send, signal
@@ -69,6 +69,7 @@ def begun(options: Any, name: str) -> tuple[Process, Json]:
     except FileExistsError:
         raise ContainerError(f"container {name} exists already: container with given ID already exists") from None
     try:
+        check_free(container["cgroup"])  # before anybody could take them for ours
         oci.save(container)
         walls = isolators(container, pivot=not options.no_pivot)
         if bool(options.console_socket) != bool(options.get("detach", True) and config["process"].get("terminal")):

@@ -49,6 +49,7 @@ SPREAD = {"unbindable": 1 << 17, "private": syscalls.MS_PRIVATE, "slave": 1 << 1
 SPREAD |= {f"r{name}": flag | syscalls.MS_REC for name, flag in SPREAD.items()}
 OTHERS = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup")
 ALL = sorted({*PAIRS, *(f"r{word}" for word in PAIRS), *SUPER, *SPREAD, *OTHERS})  # all else is for the file system
+LINKS_MOST = 40  # path_resolution(7)
 GROUPS = ("cgroup", "cgroup2")
 OF_LXCFS = ("cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime")  # of /proc
 # A sysctl that belongs to a namespace, which the container must have of its own
@@ -59,6 +60,22 @@ SYSCTLS |= {"kernel.domainname": "uts"}
 def mapped(lines: Sequence[Json] | None) -> str:
     """A map as user_namespaces(7) has it."""
     return "".join(f"{one['containerID']} {one['hostID']} {one['size']}\n" for one in lines or ())
+
+
+def resolved(top: int, path: str) -> str:
+    """The path without links below the root `top`, also where one leads to what is not there yet: /etc/resolv.conf."""
+    done, rest, links = "", path.split("/"), 0
+    while rest:
+        part = rest.pop(0)
+        try:
+            link = os.readlink(f"{done}/{part}"[1:] or ".", dir_fd=top)
+        except OSError:
+            done = os.path.normpath(f"{done}/{part}").rstrip("/")
+            continue
+        done, rest, links = "" if link.startswith("/") else done, [*link.split("/"), *rest], links + 1
+        if links > LINKS_MOST:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    return done
 
 
 class Mount:
@@ -139,7 +156,7 @@ class Mounts(Isolator):
         self._place(self.config["process"]["cwd"])  # before it may become read-only
 
     def _place(self, target: str, directory: bool = True) -> int:
-        return landing(self.top, target, directory, proc=True)[0]
+        return landing(self.top, resolved(self.top, target), directory, proc=True)[0]
 
     def _judge(self, one: Mount, place: int) -> None:
         """Everybody believes what /proc says, and so do we (CVE-2019-16884, CVE-2019-19921)."""

@@ -440,6 +440,27 @@ def test_mounts_have_their_options(bundle):
     assert lines.endswith("textkept\n")
 
 
+def test_a_link_to_what_is_not_there_yet(bundle):
+    """As /etc/resolv.conf is one in images of systemd: below the root, and not on the host."""
+    links = {
+        "relative": "../run/deep/one",
+        "absolute": "/run/two",
+        "chain": "relative2",
+        "relative2": "../../../../run/three",
+    }
+    for name, target in links.items():
+        (bundle.path / "rootfs/etc" / name).symlink_to(target)
+    (bundle.path / "rootfs/loop").symlink_to("loop")
+    (bundle.path / "data").write_text("text")
+    mounts = bundle.config["mounts"]
+    for name in ("relative", "absolute", "chain"):
+        one = {"destination": f"/etc/{name}", "type": "bind", "source": "data", "options": ["bind"]}
+        bundle.config["mounts"] = mounts = [*mounts, one]
+    assert bundle.sh("cd /etc; cat relative absolute chain /run/deep/one /run/two /run/three") == "text" * 6
+    mounts.append({"destination": "/loop/x", "type": "tmpfs", "source": "tmpfs"})
+    bundle.refused("/loop")
+
+
 def test_a_link_of_the_image_leads_nowhere_else(bundle):
     """CVE-2021-30465, and older ones: the target of a mount is below the root."""
     (bundle.path / "outside").mkdir()
@@ -556,7 +577,8 @@ def test_a_group_of_others_is_refused_and_not_harmed(bundle):
     bundle.linux["cgroupsPath"] = "/minidocker-test"
     name = bundle.started("sleep", "100")
     bundle.write("true")
-    for path in ("/minidocker-test", "/"):
+    assert "exists already" in bundle.code("create", name).stderr or OTHER
+    for path in ("/minidocker-test", "/minidocker-test/..", "/"):
         bundle.linux["cgroupsPath"] = path
         bundle.write("true")
         done = bundle.code("run", "other")
