@@ -60,7 +60,7 @@ def begun(options: Any, name: str) -> tuple[Process, Json]:
     path = (config.get("linux") or {}).get("cgroupsPath") or name
     if ":" in path:
         raise ContainerError(f"config.json: linux.cgroupsPath: {path}: it is systemd's: use the driver cgroupfs")
-    container = {"ociVersion": oci.VERSION, "id": name, "status": "creating", "pid": 0, "started": 0}
+    container: Json = {"ociVersion": oci.VERSION, "id": name, "status": "creating", "pid": 0, "started": 0}
     container |= {"bundle": os.getcwd(), "place": place, "cgroup": os.path.normpath(f"/{path.strip('/')}")}
     container |= {"config": config, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     os.makedirs(options.root, exist_ok=True)
