@@ -523,6 +523,32 @@ def test_devices_are_the_default_ones_and_those_that_are_asked_for(bundle):
     assert lines[8] == "/proc/self/fd" and lines[9].strip() == "00" and "Operation not permitted" in lines[10]
 
 
+@ours
+def test_devices_are_refused_without_a_group_for_them(bundle):
+    """Control groups of version 2 have no file for devices: the mounts are a wall instead."""
+    alone = 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+    bundle.linux["devices"] = [{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}]
+    group = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}
+    bundle.config["mounts"].append(group)
+    script = """
+        for place in /dev /dev/shm /; do
+            mknod $place/own c 1 5
+            head -c 1 $place/own 2>&1 | grep -o 'Permission denied'
+        done
+        head -c 1 /dev/mine | od -An -tx1
+        echo x >/dev/null && cat /proc/self/cgroup && ls /sys/fs/cgroup/cgroup.procs
+    """
+    for rules, answers in (([{"allow": False}], 3), ([{"allow": True}], 1)):  # /dev/shm is nodev
+        bundle.linux["resources"]["devices"] = rules
+        bundle.write("sh", "-c", script)
+        command = ["unshare", "-m", "sh", "-c", alone, "sh", *RUNTIME, "--root", bundle.root, "run", "one"]
+        done = subprocess.run(command, cwd=bundle.path, capture_output=True, text=True, timeout=60)
+        assert done.stdout.count("Permission denied") == answers and " 00\n" in done.stdout, done
+        assert done.stdout.endswith("0::/\n/sys/fs/cgroup/cgroup.procs\n"), done
+        for path in ("own", "dev/own"):
+            (bundle.path / "rootfs" / path).unlink(missing_ok=True)
+
+
 def test_sysctls_that_the_container_has_of_its_own(bundle):
     bundle.linux["sysctl"] = {"net.ipv4.ip_forward": "1", "kernel.msgmax": "9000"}
     assert bundle.sh("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax") == "1\n9000\n"
