@@ -28,6 +28,7 @@ from minidocker.security.options import RESOURCES, NoNewPrivileges
 from minidocker.security.paths import PATH
 from minidocker.security.seccomp import Seccomp
 from minidocker.syscalls import call, openat2, prctl, send, structure
+from minidocker.union import initial
 
 PR_SET_KEEPCAPS, PR_CAP_AMBIENT, RAISE, CLEAR = 8, 47, 2, 4  # <linux/prctl.h>
 SETS = ("effective", "permitted", "bounding", "inheritable", "ambient")
@@ -111,7 +112,7 @@ class Spaces(Namespaces):
         self.opened = {kind: os.open(path, os.O_RDONLY) for kind, path in self.paths.items()}
         self.pid_namespace = self.opened.pop("pid", None)
         if self.pid_namespace is not None:
-            prctl(syscalls.PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
+            guard()
         self.descriptors = tuple(self.opened.values())
         return self
 
@@ -123,6 +124,12 @@ class Spaces(Namespaces):
         super().inside()
         if self.domain:
             call("setdomainname", self.domain, len(self.domain))
+
+
+def guard() -> None:
+    """Root in a container must not trace what will join it, and has our rights still (CVE-2016-9962)."""
+    if initial():  # else its own files in /proc would be closed to it
+        prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 class Limits(Isolator):
@@ -191,7 +198,7 @@ class Rights(Isolator):
         self._enter(process["cwd"], user.get("uid", 0))
         if not process.get("noNewPrivileges"):
             self.filter.inside()
-        have = {number for number in range(len(NAMES)) if _have(number)}
+        have = {number for number in range(len(NAMES)) if prctl(PR_CAPBSET_READ, number)}  # we may lack some
         Bounding(self.sets["bounding"]).inside()
         prctl(PR_SET_KEEPCAPS, 1)
         try:
@@ -228,14 +235,6 @@ class Rights(Isolator):
         call("prctl", PR_CAP_AMBIENT, CLEAR, 0, 0, 0)
         for number in self.sets["ambient"] & have:
             call("prctl", PR_CAP_AMBIENT, RAISE, number, 0, 0)
-
-
-def _have(number: int) -> bool:
-    """The kernel may not know it, and we not be allowed it."""
-    try:
-        return prctl(PR_CAPBSET_READ, number) == 1
-    except OSError:
-        return False
 
 
 def _numbers(names: Sequence[str]) -> frozenset[int]:

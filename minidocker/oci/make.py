@@ -12,11 +12,11 @@ from minidocker import child, oci, state
 from minidocker.isolator import Isolator
 from minidocker.namespaces import Join
 from minidocker.oci import Json
-from minidocker.oci.config import SETS, Gate, Limits, Rights, isolators, terminal
+from minidocker.oci.config import SETS, Gate, Limits, Rights, guard, isolators, terminal
 from minidocker.oci.groups import Groups, check_free
 from minidocker.outcome import ContainerError, failure
 from minidocker.process import Process, start
-from minidocker.syscalls import PR_SET_DUMPABLE, Any, prctl, receive, send, signal
+from minidocker.syscalls import Any, receive, send, signal
 from minidocker.trees import remove
 
 BEGIN = """\
@@ -178,7 +178,7 @@ def exec_(options: Any, name: str, *words: str) -> int:
     gate = Gate(container | {"config": config}, preserved=int(options.number("preserve-fds", int)))
     walls: list[Isolator] = [Groups(container["cgroup"], {}, made=True), Join(container["pid"]), Limits(process)]
     walls += [*terminal(process), Rights(config)]
-    prctl(PR_SET_DUMPABLE, 0)  # root in there must not trace what has our rights still (CVE-2016-9962)
+    guard()
     new = start(gate, *walls, gate, stdin=0, stdout=1, stderr=2, name=name)
     problem, _ = receive(new.channel)  # its end is that of our code in there: the command executes
     if problem is not None:
