@@ -43,15 +43,18 @@ def isolators(known: Json, pivot: bool = True) -> list[Isolator]:
     """The list for the container that is `known`: its config, and where its groups are."""
     config = known["config"]
     check(config)
-    if config.get("hooks"):
-        import json  # noqa: F401  # which they are told the state in; inside, nothing can be imported
-    process, linux, mounts = config["process"], config["linux"], Mounts(known)
-    walls: list[Isolator] = [Groups(known["cgroup"], linux.get("resources") or {}), Spaces(config), Limits(process)]
-    if all(one["type"] != "mount" for one in linux.get("namespaces") or ()):
+    groups = Groups(known["cgroup"], config["linux"].get("resources") or {})
+    return [groups, Spaces(config), Limits(config["process"]), *rooted(known, pivot), Rights(config)]
+
+
+def rooted(known: Json, pivot: bool) -> list[Isolator]:
+    """Another root, with all that is mounted below it; and the terminal, which comes from there."""
+    config, mounts = known["config"], Mounts(known)
+    if all(one["type"] != "mount" for one in config["linux"].get("namespaces") or ()):
         warn("config.json: without a mount namespace there are no mounts and no devices, and nothing is covered")
-        return [*walls, Hooks(known), Chroot(mounts.root), *terminal(process), Rights(config)]
-    walls += [mounts, Hooks(known), Pivot(config, pivot), *terminal(process, console=True)]
-    return [*walls, *([NoDevices(more=mounts.nodes)] if mounts.walled else []), Rights(config)]
+        return [Hooks(known), Chroot(mounts.root), *terminal(config["process"])]
+    walls = [mounts, Hooks(known), Pivot(config, pivot), *terminal(config["process"], console=True)]
+    return [*walls, NoDevices(more=mounts.nodes)] if mounts.walled else walls
 
 
 def check(config: Json) -> None:
@@ -158,6 +161,8 @@ class Hooks(Isolator):
 
     def __init__(self, known: Json) -> None:
         self.known = known
+        if known["config"].get("hooks"):
+            import json  # noqa: F401  # in which they are told the state: inside, nothing can be imported
 
     def attach(self, pid: int) -> None:
         """From now on it can be found and ended."""
