@@ -57,9 +57,9 @@ def check_free(path: str) -> None:
 
 
 class Groups(Isolator):
-    """A group at `path` in each hierarchy, with limits; or (`made`) the one that is there."""
+    """A group at `path` in each hierarchy, with limits; or those of a container whose first process is `made`."""
 
-    def __init__(self, path: str, resources: dict[str, Any], made: bool = False) -> None:
+    def __init__(self, path: str, resources: dict[str, Any], made: int = 0) -> None:
         self.path, self.resources, self.made = path, resources, made
 
     def places(self) -> Groups_:
@@ -78,11 +78,17 @@ class Groups(Isolator):
                 for one in ours:
                     _make(one, self.path)
                 self.limit()
-            self.descriptors = tuple(os.open(f"{one.path}{self.path}/cgroup.procs", os.O_WRONLY) for one in ours)
+            paths = [f"{self._joined(one)}/cgroup.procs" for one in ours]
+            self.descriptors = tuple(os.open(path, os.O_WRONLY) for path in paths)
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _joined(self, one: Hierarchy) -> str:
+        """Version 2: an inner group may hold no process. Who divided theirs, as systemd does, is below it."""
+        own = f"\n{read(f'/proc/{self.made}/cgroup')}".partition("\n0::")[2].partition("\n")[0]
+        return one.path + (own if one.version == 2 and own.startswith(f"{self.path}/") else self.path)
 
     def inside(self) -> None:
         """ "0" means the process that writes it: cgroups(7)."""

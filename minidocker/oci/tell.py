@@ -78,7 +78,7 @@ def update_(options: Any, name: str) -> None:
     for part in asked.keys() - {"devices"}:
         if isinstance(asked[part], dict):  # what is not said stays as it is
             asked[part] = (own.get(part) or {}) | {key: value for key, value in asked[part].items() if value}
-    Groups(container["cgroup"], asked, made=True).limit()
+    Groups(container["cgroup"], asked, made=container["pid"]).limit()
     own |= asked
     oci.save(container)
 

@@ -310,6 +310,18 @@ def test_exec_is_in_the_same_walls(bundle):
     assert done.returncode != 0 and "not found in $PATH" in done.stderr
 
 
+def test_exec_goes_where_the_first_process_has_gone(bundle):
+    """In version 2 a group that is divided holds no process: systemd in a container divides its own."""
+    place = next((one for one in hierarchies() if one.version == 2), None)
+    need(place, "no control groups of version 2")
+    target = "/sys/fs/cgroup" if len(hierarchies()) == 1 else f"/sys/fs/cgroup/{os.path.basename(place.path)}"
+    group = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]}
+    bundle.config["mounts"].append(group)
+    name = bundle.started("sh", "-c", f"mkdir {target}/in; echo 0 >{target}/in/cgroup.procs; echo ready; sleep 100")
+    assert until(lambda: "ready" in (bundle.path / "out").read_text())
+    assert bundle("exec", name, "cat", "/proc/self/cgroup").endswith("0::/in\n")
+
+
 def test_exec_of_a_file_detached(bundle):
     name = bundle.started("sleep", "100")
     (bundle.path / "process.json").write_text(json.dumps(bundle.process | {"args": ["sleep", "99"], "cwd": "/tmp"}))
