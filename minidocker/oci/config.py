@@ -19,7 +19,7 @@ from minidocker.isolator import Isolator
 from minidocker.namespaces import KINDS, Namespaces
 from minidocker.oci import Json, environment, hooks, save, started
 from minidocker.oci.groups import Groups
-from minidocker.oci.root import Mounts, Pivot, mapped
+from minidocker.oci.root import Mounts, Pivot, mapped, root_of
 from minidocker.outcome import ContainerError, warn
 from minidocker.rootfs import Chroot
 from minidocker.security.capabilities import NAMES, PR_CAPBSET_READ, VERSION_3, Bounding
@@ -54,7 +54,8 @@ def rooted(known: Json, pivot: bool) -> list[Isolator]:
         warn("config.json: without a mount namespace there are no mounts and no devices, and nothing is covered")
         return [Hooks(known), Chroot(mounts.root), *terminal(config["process"])]
     walls = [mounts, Hooks(known), Pivot(config, pivot), *terminal(config["process"], console=True)]
-    return [*walls, NoDevices(more=mounts.nodes)] if mounts.walled else walls
+    walls += [NoDevices(more=mounts.nodes)] if mounts.walled else []
+    return [*walls, Users(mounts.users)] if mounts.users else walls
 
 
 def check(config: Json) -> None:
@@ -71,7 +72,6 @@ def check(config: Json) -> None:
     _check(str(process.get("cwd")).startswith("/"), "process.cwd", "it is an absolute path")
     _check(os.path.isdir(root), "root.path", f"{root}: no directory")
     _check(len(asked) == len(linux.get("namespaces") or ()), "linux.namespaces", "one kind is there twice")
-    _check(not asked.get("user"), "linux.namespaces", "user: with a path it is not here: leave that out")
     _check(not linux.get("uidMappings") or "user" in asked, "linux.uidMappings", "they need a user namespace")
     _check(not config.get("hostname") or "uts" in asked, "hostname", "it needs a UTS namespace")
 
@@ -99,13 +99,13 @@ class Spaces(Namespaces):
         linux, self.hostname_given = config["linux"], bool(config.get("hostname"))
         self.domain = os.fsencode(config.get("domainname") or "")
         asked = {one["type"].replace("network", "net"): one.get("path") for one in linux.get("namespaces") or ()}
-        self.paths = {kind: path for kind, path in asked.items() if path}
+        self.paths = {kind: path for kind, path in asked.items() if path and kind != "user"}  # see `Users`
         offsets = linux.get("timeOffsets") or {}
         clocks = {name: offset.get("secs", 0) for name, offset in offsets.items()}
         whole = not any(offset.get("nanosecs") for offset in offsets.values())
         _check(whole, "linux.timeOffsets", "nanosecs are not here: leave them out")
         uids, gids = (mapped(linux.get(f"{kind}Mappings")) for kind in ("uid", "gid"))
-        made = " ".join(kind for kind in asked if kind not in ("mount", *self.paths))  # mounts: see `Mounts`
+        made = " ".join(kind for kind, path in asked.items() if not path and kind != "mount")  # see `Mounts`
         hostname = config.get("hostname") or os.uname().nodename
         super().__init__(made, hostname=hostname, uid_map=uids, gid_map=gids, **clocks)
         self.clone_flags |= 0 if asked.get("mount", "the host's") else syscalls.CLONE_NEWNS
@@ -127,6 +127,37 @@ class Spaces(Namespaces):
         super().inside()
         if self.domain:
             call("setdomainname", self.domain, len(self.domain))
+
+
+class Users(Isolator):
+    """A user namespace by its path: entered when all is mounted. The mounts, and the namespaces that are new, belong to
+    those outside, and nobody inside can undo one."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.root = path, root_of(path)
+
+    def __enter__(self) -> Isolator:
+        """Open it."""
+        self.descriptors = (os.open(self.path, os.O_RDONLY),)
+        return self
+
+    def inside(self) -> None:
+        """Become its root."""
+        give_streams(self.root)
+        call("setns", self.descriptors[0], syscalls.CLONE_NEWUSER, path=self.path)
+        os.setgroups([])
+        call("setresgid", 0, 0, 0)
+        call("setresuid", 0, 0, 0)
+
+
+def give_streams(uid: int) -> None:
+    """Who may open a terminal or a pipe anew: /dev/stdout."""
+    for stream in range(3):
+        try:
+            if os.isatty(stream) or stat.S_ISFIFO(os.fstat(stream).st_mode):
+                os.fchown(stream, uid, -1)
+        except OSError:
+            pass  # it is somebody else's
 
 
 def guard() -> None:
@@ -220,17 +251,12 @@ class Rights(Isolator):
             self.filter.inside()
 
     def _enter(self, cwd: str, uid: int) -> None:
-        """The working directory, to which no link of /proc leads (CVE-2024-21626); and its streams, to open anew."""
+        """The working directory, to which no link of /proc leads (CVE-2024-21626); and the streams."""
         os.makedirs(cwd, exist_ok=True)
         directory = openat2(syscalls.AT_FDCWD, cwd, PATH, RESOLVE_NO_MAGICLINKS)
         os.fchdir(directory)
         os.close(directory)
-        for stream in range(3):
-            try:
-                if os.isatty(stream) or stat.S_ISFIFO(os.fstat(stream).st_mode):
-                    os.fchown(stream, uid, -1)
-            except OSError:
-                pass  # it is somebody else's
+        give_streams(uid)
 
     def _keep(self, have: set[int]) -> None:
         """The five sets, of what there is: capabilities(7)."""

@@ -12,7 +12,7 @@ import stat
 from _collections_abc import Sequence
 
 from minidocker import files, syscalls
-from minidocker.cgroups.hierarchy import hierarchies
+from minidocker.cgroups.hierarchy import hierarchies, read
 from minidocker.child import DEFAULT_PATH
 from minidocker.images.inside import DEVICES, LINKS, MOUNTS
 from minidocker.isolator import Isolator
@@ -60,6 +60,12 @@ SYSCTLS |= {"kernel.domainname": "uts"}
 def mapped(lines: Sequence[Json] | None) -> str:
     """A map as user_namespaces(7) has it."""
     return "".join(f"{one['containerID']} {one['hostID']} {one['size']}\n" for one in lines or ())
+
+
+def root_of(path: str) -> int:
+    """Who is root in a user namespace, as we see them: /proc/PID/ns/user has the map of it beside it."""
+    words = read(f"{path.removesuffix('/ns/user')}/uid_map").split()
+    return int(words[1]) if words[:1] == ["0"] else 0
 
 
 def resolved(top: int, path: str) -> str:
@@ -132,6 +138,8 @@ class Mounts(Isolator):
         rules = (self.linux.get("resources") or {}).get("devices") or [{"allow": False}]
         free = rules[-1]["allow"] and rules[-1].get("type", "a") == "a"
         self.walled = not free and not any("devices" in one.controllers for one in hierarchies())
+        asked = {one["type"]: one.get("path") or "" for one in self.linux.get("namespaces") or ()}
+        self.users = asked.get("user", "")
         self.spread = self.linux.get("rootfsPropagation") or "rslave"
         if self.spread not in SPREAD:
             raise ContainerError(f"config.json: linux.rootfsPropagation: {self.spread}: it is {' '.join(SPREAD)}")
@@ -178,7 +186,9 @@ class Mounts(Isolator):
         elif one.kind in GROUPS:
             self._groups(here, one.target)
         else:
-            mount(one.one.get("source") or one.kind, here, one.kind, one.flags & ~(MS_RDONLY * one.copyup), one.data)
+            owner = root_of(self.users) if self.users and one.kind == "tmpfs" else 0
+            data = one.data + (f",uid={owner},gid={owner}" if owner else "")
+            mount(one.one.get("source") or one.kind, here, one.kind, one.flags & ~(MS_RDONLY * one.copyup), data)
         if not one.bind:
             made = openat2(self.top, one.target, PATH, BELOW)
             if one.copyup:

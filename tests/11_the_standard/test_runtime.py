@@ -431,6 +431,24 @@ def test_users_are_mapped(bundle):
     assert (bundle.path / "rootfs/file").stat().st_uid == 100000
 
 
+def test_users_of_another_container_are_joined(bundle):
+    """As in a pod with users of its own."""
+    test_users_are_mapped(bundle)
+    (bundle.path / "rootfs/file").unlink()
+    first = bundle.started("sleep", "100")
+    pid = bundle.state(first)["pid"]
+    del bundle.linux["uidMappings"], bundle.linux["gidMappings"], bundle.config["hostname"]
+    names = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts"}
+    bundle.linux["namespaces"] = [{"type": kind} for kind in ("mount", "pid", "cgroup")]
+    bundle.linux["namespaces"] += [{"type": kind, "path": f"/proc/{pid}/ns/{name}"} for kind, name in names.items()]
+    bundle.config["mounts"].append({"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]})
+    text = bundle.sh("id -u; readlink /proc/self/ns/user; echo x >/run/x; echo y >/dev/null; touch /file; echo $$")
+    assert text.split() == ["0", os.readlink(f"/proc/{pid}/ns/user"), "1"]
+    assert (bundle.path / "rootfs/file").stat().st_uid == 100000
+    second = bundle.started("sleep", "100")
+    assert bundle("exec", second, "sh", "-c", "id -u; cat /proc/self/uid_map").split() == ["0", "0", "100000", "65536"]
+
+
 def test_mounts_have_their_options(bundle):
     (bundle.path / "data").mkdir()
     (bundle.path / "data/file").write_text("text")
