@@ -91,7 +91,7 @@ def kill(container: Json, whom: list[int], number: int) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             pass
-    if number == signal.SIGKILL and os.path.isdir(freezer(container)):
+    if number == signal.SIGKILL and frozen(freezer(container)):
         freeze(freezer(container), False)
 
 
