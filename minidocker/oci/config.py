@@ -252,8 +252,11 @@ class Rights(Isolator):
 
     def _enter(self, cwd: str, uid: int) -> None:
         """The working directory, to which no link of /proc leads (CVE-2024-21626); and the streams."""
-        os.makedirs(cwd, exist_ok=True)
-        directory = openat2(syscalls.AT_FDCWD, cwd, PATH, RESOLVE_NO_MAGICLINKS)
+        try:
+            directory = openat2(syscalls.AT_FDCWD, cwd, PATH, RESOLVE_NO_MAGICLINKS)
+        except FileNotFoundError:
+            os.makedirs(cwd)
+            directory = openat2(syscalls.AT_FDCWD, cwd, PATH, RESOLVE_NO_MAGICLINKS)
         os.fchdir(directory)
         os.close(directory)
         give_streams(uid)
@@ -326,6 +329,9 @@ class Gate(Isolator):
         order = child.Order(self.process["args"], self.env, None, ())
         if self.listener < 0:
             child._execute(order)
+        syscalls.close_range(self.listener + 1)  # among them the channel: nobody waits for an answer there
+        for number in {*range(3, self.listener)} - {*self.preserved}:
+            os.closerange(number, number + 1)
         connection, _ = socket.socket(fileno=self.listener)._accept()  # type: ignore[attr-defined]
         try:
             self.known["status"] = "created"

@@ -335,6 +335,28 @@ def test_exec_of_a_file_detached(bundle):
     bundle.ended(name)
 
 
+def test_no_link_of_proc_is_a_working_directory(bundle):
+    """CVE-2024-21626: a descriptor that somebody forgot would be the way out."""
+    name = bundle.started("sleep", "100")
+    for number in range(3, 20):
+        for rest in ("", "/../../../..", "/new"):
+            cwd = f"/proc/self/fd/{number}{rest}"
+            assert bundle.code("exec", "--cwd", cwd, name, "true").returncode != 0, cwd
+    bundle("delete", "--force", name)
+    for number in (3, 7, 8):
+        bundle.process["cwd"] = f"/proc/self/fd/{number}"
+        bundle.refused()
+
+
+def test_who_waits_at_the_gate_tells_nothing(bundle):
+    """Until the command executes, the process is a copy of one of the host's: CVE-2016-9962, CVE-2019-5736."""
+    name = bundle.created("true")
+    assert len(bundle("exec", name, "ls", "/proc/1/fd").split()) == 4, "three streams, and the gate"
+    for script in ("readlink /proc/1/fd/0", "cat /proc/1/environ", "readlink /proc/1/exe", "ls /proc/1/root/"):
+        done = bundle.code("exec", name, "sh", "-c", script)
+        assert done.returncode != 0 and done.stdout == "", (script, done)
+
+
 # Hooks
 
 
