@@ -15,7 +15,7 @@ import time
 
 from minidocker import cli, oci, state, trees
 from minidocker.cgroups.hierarchy import freeze
-from minidocker.cli import Options, parse
+from minidocker.cli import HelpWanted, Options, parse
 from minidocker.oci import known
 from minidocker.outcome import ContainerError
 from minidocker.syscalls import Any, signal
@@ -54,10 +54,11 @@ def runtime(options: Options, *words: str) -> int:
             raise ContainerError(f"runtime: the verb is missing, or is none of {', '.join(VERBS)}")
         module = __import__(f"minidocker.{VERBS[words[0]]}", fromlist=["_"])
         function: Any = getattr(module, f"{words[0]}_")
+        usage = f"runtime {function.__doc__}"
         try:
-            chosen, others = parse(function.__doc__, [*words[1:]])
+            chosen, others = parse(usage, [*words[1:]])
         except HelpWanted:
-            print("usage: minidocker runtime", (function.__doc__ or "").rstrip())
+            print(f"usage: minidocker {usage.rstrip()}")
             return 0
         run = "/run" if os.access("/run", os.W_OK) else os.environ.get("XDG_RUNTIME_DIR") or "/run"
         chosen["root"] = options.root or f"{run}/minidocker-runtime"

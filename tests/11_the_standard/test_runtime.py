@@ -772,6 +772,17 @@ def test_the_specification_judges_what_spec_writes(bundle):
     assert [error.message for error in state.iter_errors(bundle.state(name))] == []
 
 
+@ours
+def test_each_verb_says_what_it_takes(bundle):
+    from minidocker.cli.runtime import VERBS
+
+    for verb in VERBS:
+        assert bundle(verb, "--help").startswith(f"usage: minidocker runtime {verb} ".rstrip())
+    done = bundle.code("start")
+    assert (done.returncode, done.stderr) == (1, "minidocker: usage: minidocker runtime start NAME\n")
+    assert "--memory VALUE" in bundle("update", "--help") and "--pid-file" in bundle("create", "--help")
+
+
 def test_features_and_version(bundle):
     features = json.loads(bundle("features"))
     assert "bind" in features["mountOptions"] and "createRuntime" in features["hooks"]
