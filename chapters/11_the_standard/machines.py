@@ -25,7 +25,7 @@ from minidocker.outcome import ContainerError
 # Debian's programs first: an unrelated docker client of another version may lie in /usr/local/bin
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 ENV = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/run", "container": "minidocker"}  # so AppArmor is left alone
-IN_MEMORY = ("/run", "/dev/shm", "/var/lib/cni")  # the last is where network plugins note addresses
+IN_MEMORY = ("/run", "/dev/shm", "/var/tmp", "/opt", "/var/lib/cni")  # engines write there; the last is of networks
 IMAGE = "docker.io/library/busybox:latest"  # the long name, which all three understand
 
 

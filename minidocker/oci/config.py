@@ -53,7 +53,7 @@ def rooted(known: Json, pivot: bool) -> list[Isolator]:
     if all(one["type"] != "mount" for one in config["linux"].get("namespaces") or ()):
         warn("config.json: without a mount namespace there are no mounts and no devices, and nothing is covered")
         return [Hooks(known), Chroot(mounts.root), *terminal(config["process"])]
-    walls = [mounts, Hooks(known), Pivot(config, pivot), *terminal(config["process"], console=True)]
+    walls = [mounts, Hooks(known), Pivot(config, pivot), *terminal(config["process"], True), *mounts.sealed]
     walls += [NoDevices(more=mounts.nodes)] if mounts.walled else []
     return [*walls, Users(mounts.users)] if mounts.users else walls
 

@@ -140,6 +140,8 @@ class Mounts(Isolator):
         self.walled = not free and not any("devices" in one.controllers for one in hierarchies())
         asked = {one["type"]: one.get("path") or "" for one in self.linux.get("namespaces") or ()}
         self.users = asked.get("user", "")
+        dev = [one for one in self.mounts if one.target == "/dev" and one.here[0] & MS_RDONLY and not one.bind]
+        self.sealed = [Sealed(one) for one in dev]
         self.spread = self.linux.get("rootfsPropagation") or "rslave"
         if self.spread not in SPREAD:
             raise ContainerError(f"config.json: linux.rootfsPropagation: {self.spread}: it is {' '.join(SPREAD)}")
@@ -180,6 +182,7 @@ class Mounts(Isolator):
         place = self._place(one.target, not one.bind or stat.S_ISDIR(os.fstat(one.tree).st_mode))
         self._judge(one, place)
         here, made = f"/proc/self/fd/{place}", one.tree
+        late = MS_RDONLY if self.sealed and one.target == "/dev" else 0
         if one.bind:
             call("move_mount", made, "", place, "", MOVE_MOUNT_EMPTY_PATHS, path=one.target)
             mount(None, f"/proc/self/fd/{made}", flags=first)
@@ -188,13 +191,16 @@ class Mounts(Isolator):
         else:
             owner = root_of(self.users) if self.users and one.kind == "tmpfs" else 0
             data = one.data + (f",uid={owner},gid={owner}" if owner else "")
-            mount(one.one.get("source") or one.kind, here, one.kind, one.flags & ~(MS_RDONLY * one.copyup), data)
+            flags = one.flags & ~(late or MS_RDONLY * one.copyup)
+            mount(one.one.get("source") or one.kind, here, one.kind, flags, data)
         if not one.bind:
             made = openat2(self.top, one.target, PATH, BELOW)
             if one.copyup:
                 files.copy(*(os.open(f"/proc/self/fd/{end}", os.O_RDONLY | os.O_CLOEXEC) for end in (place, made)))
         several = AT_RECURSIVE if one.kind in GROUPS else 0
-        for attributes, deep in ((one.here, several), (one.below, AT_RECURSIVE)):
+        one.tree = made
+        now = [one.here[0] & ~late, one.here[1]]
+        for attributes, deep in ((now, several), (one.below, AT_RECURSIVE)):
             if any(attributes):
                 mount_setattr(made, "", AT_EMPTY_PATH | deep, *attributes)
         for flags in one.spread:
@@ -229,6 +235,17 @@ class Mounts(Isolator):
         top = self._place("/dev")
         for name in {*LINKS} - {*os.listdir(f"/proc/self/fd/{top}")}:
             os.symlink(LINKS[name], name, dir_fd=top)
+
+
+class Sealed(Isolator):
+    """A /dev that is to be read-only is that when all is in it, also the terminal's console."""
+
+    def __init__(self, dev: Mount) -> None:
+        self.dev = dev
+
+    def inside(self) -> None:
+        """After the terminal."""
+        mount_setattr(self.dev.tree, "", AT_EMPTY_PATH, MS_RDONLY)
 
 
 def _node(one: Json) -> tuple[int, int]:

@@ -22,7 +22,7 @@ def many_files():
     """A tar that takes its time: bars of what is done at once are not shown."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for number in range(8_000):
+        for number in range(40_000):
             tar.addfile(tarfile.TarInfo(f"{number}"))
     return buffer.getvalue()
 

@@ -544,6 +544,14 @@ def test_an_image_cannot_put_a_link_or_a_file_in_the_place_of_the_kernels(bundle
     bundle.refused("/dev/null")
 
 
+def test_dev_becomes_read_only_when_all_is_in_it(bundle):
+    """So Podman 5 asks for it, with --read-only; the terminal's console is in there, too."""
+    dev = next(mount for mount in bundle.config["mounts"] if mount["destination"] == "/dev")
+    dev["options"] = [*(dev.get("options") or []), "ro"]
+    bundle.write("sh", "-c", "test -c /dev/null && ls -d /dev/pts && ! touch /dev/x 2>/dev/null && echo sealed")
+    assert bundle("run", "one").split() == ["/dev/pts", "sealed"]
+
+
 def test_paths_are_masked_or_read_only(bundle):
     (bundle.path / "rootfs/secret").write_text("secret")
     (bundle.path / "rootfs/closed").mkdir()
