@@ -1,7 +1,7 @@
 """Chapter 10: to watch containers from outside: what they use, and what happens to them: `docker stats`, `events`.
 
-use = Use(record, record.state())          # use.cpu, use.memory, ...: until now
-for event in told(): ...                   # of all containers, and for ever
+use = Use(record, record.state())      # use.cpu, use.memory, ...: until now
+for event in told(): ...               # of all containers, and for ever
 """
 
 from __future__ import annotations

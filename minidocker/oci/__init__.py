@@ -75,9 +75,11 @@ def begin(container: Json) -> None:
 def end(container: Json) -> None:
     """Kill what still runs in it, and remove what is left."""
     if container["pid"]:
-        pidfd = os.pidfd_open(container["pid"])
         kill(container, [container["pid"]], signal.SIGKILL)
-        polled([pidfd], PATIENCE)
+        try:
+            polled([os.pidfd_open(container["pid"])], PATIENCE)
+        except ProcessLookupError:
+            pass  # somebody has collected it already
     for one in hierarchies():
         remove(one.path + container["cgroup"])
     hooks(container | {"status": "stopped", "pid": 0}, "poststop")

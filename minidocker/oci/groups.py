@@ -105,10 +105,9 @@ class Groups(Isolator):
         groups = self.places()
         for file, text in sorted(_settings(self.resources, groups), key=_grows):
             write(file, text)
-        for file, text in (
-            _devices(self.resources.get("devices") or ()) if "devices" in groups and not self.made else ()
-        ):
-            write(f"{groups['devices'].path}/devices.{file}", text)
+        if "devices" in groups and not self.made:
+            for file, text in _devices(self.resources.get("devices") or ()):
+                write(f"{groups['devices'].path}/devices.{file}", text)
 
 
 def _make(one: Hierarchy, path: str) -> None:

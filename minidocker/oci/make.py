@@ -176,11 +176,8 @@ def exec_(options: Any, name: str, *words: str) -> int:
     process = _process(options, container["config"]["process"], [*words])
     config = container["config"] | {"process": process}
     gate = Gate(container | {"config": config}, preserved=int(options.number("preserve-fds", int)))
-    walls: list[Isolator] = [
-        Groups(container["cgroup"], {}, made=container["pid"]),
-        Join(container["pid"]),
-        Limits(process),
-    ]
+    pid = container["pid"]
+    walls: list[Isolator] = [Groups(container["cgroup"], {}, made=pid), Join(pid), Limits(process)]
     walls += [*terminal(process), Rights(config)]
     guard()
     new = start(gate, *walls, gate, stdin=0, stdout=1, stderr=2, name=name)
