@@ -586,7 +586,9 @@ def test_devices_are_the_default_ones_and_those_that_are_asked_for(bundle):
 @ours
 def test_devices_are_refused_without_a_group_for_them(bundle):
     """Control groups of version 2 have no file for devices: the mounts are a wall instead."""
-    alone = 'umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+    alone = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup"
+    alone += " && mount --bind /dev/null /sys/fs/cgroup/cgroup.subtree_control"  # which is the host's
+    alone += ' && exec "$@"'
     bundle.linux["devices"] = [{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}]
     group = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}
     bundle.config["mounts"].append(group)
