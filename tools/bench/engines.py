@@ -77,7 +77,9 @@ def podman_run(scratch: Path, client: list[str]) -> list[str]:
 @contextmanager
 def docker_client(scratch: Path, data: Path) -> Iterator[list[str]]:
     """Docker with a daemon of its own, in a PID namespace so that nothing of it survives, and its store in `data`."""
-    daemon = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "dockerd", "--bridge=none"]
+    daemon = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"]
+    daemon += ["sh", "-c", 'mount -t tmpfs tmpfs /opt && exec "$@"', "sh"]  # its containerd makes a directory there
+    daemon += ["dockerd", "--bridge=none"]
     (scratch / "daemon.json").write_text("{}")
     daemon += ["--iptables=false", "--ip-forward=false", "--ip-masq=false", "--storage-driver=overlay2"]
     daemon += [f"--config-file={scratch}/daemon.json", f"--data-root={data}", "--log-level=fatal"]
