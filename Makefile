@@ -16,7 +16,7 @@ PY = $(VENV)/bin/python
 AS_ROOT = $(SUDO) $(PY)
 
 .DEFAULT_GOAL := help
-.PHONY: run test test-vm test-vagrant test-setup box kit skeleton check-my lab check bench bench-check book notebook reset weave help provision lock
+.PHONY: run test test-vm test-vagrant test-setup box kit skeleton check-my lab check bench bench-check book tab notebook reset weave help provision lock
 
 run: provision  ## set up, run every stage and every notebook, show what came of it
 	$(AS_ROOT) -m tools.learner.run_all
@@ -46,8 +46,12 @@ check: provision  ## style, format, types, layers, text, budgets, the notebooks,
 	$(PY) -m tools.book.notebooks --check
 	shellcheck vagrant/*.sh
 
-book: provision  ## build the texts and labs as a web site, with search, into build/book
+book: provision  ## build the texts and labs as a web site, with search, into build/book, and the machine if it can be built
+	-$(PY) -m tools.tab.build
 	$(PY) -m tools.book.site
+
+tab: provision  ## build the machine for a browser tab into build/tab: on Debian 12, with node, npm and zstd
+	$(PY) -m tools.tab.build
 
 bench: provision  ## measure, beside other runtimes, into build/bench.json; ONLY=start for the ids that begin so
 	$(AS_ROOT) -m tools.bench.run_bench $(foreach name,ONLY QUICK RUNS RECORD,$(if $($(name)),$(name)=$($(name))))

@@ -50,8 +50,10 @@ SERVICES="docker-registry:docker-registry.service nginx-light:nginx.service open
     docker.io:docker.service docker.io:docker.socket docker.io:containerd.service"
 GUEST_KIND=${MINIDOCKER_GUEST:-}    # a guest of the tests has no time for Docker; and one of another origin will do
 [ -z "$(command -v dockerd)${GUEST_KIND#root}" ] || EXTRA_PACKAGES=${EXTRA_PACKAGES% docker-cli docker.io}
-# Only where every test must run (MINIDOCKER_MUST_WORK): a browser and Vagrant. A guest has none of these.
+# Only where every test must run (MINIDOCKER_MUST_WORK): a browser and what builds the machine in it, and Vagrant. A guest
+# has none of these.
 TEST_PACKAGES="chromium vagrant vagrant-libvirt"
+command -v npm >/dev/null || TEST_PACKAGES="$TEST_PACKAGES nodejs npm"
 case ${MINIDOCKER_MUST_WORK:-0}${MINIDOCKER_GUEST:-} in 1) EXTRA_PACKAGES="$EXTRA_PACKAGES $TEST_PACKAGES" ;; *) ;; esac
 # What a learner types inside the Debian root, and minbase lacks.
 ROOT_PACKAGES=procps,iproute2

@@ -1,0 +1,1 @@
+"""In place of IPython: labs use its `display`, and nothing else."""
