@@ -16,12 +16,15 @@ import sys
 from sphinx.application import Sphinx
 
 from tools import REPO
+from tools.tab import book as tab
+from tools.tab import build as machine
 
 PAGES, BOOK = REPO / "build/pages", REPO / "build/book"
 LINK = re.compile(r'(?P<before>\]\(|href=")(?P<target>[^)\s"#:[]+)(?P<after>[)"#])')
 FIRST = "README.md"  # becomes index.html
 LANGUAGES = {".md": "markdown", ".py": "python", ".sh": "sh", ".toml": "toml", ".yaml": "yaml"}
-ROOM = ["chapters/WORDS.md", "chapters/TEACHING.md", "vagrant/README.md", "CONTRIBUTING.md"]  # pages of no chapter
+# pages of no chapter
+ROOM = ["chapters/WORDS.md", "chapters/TEACHING.md", "vagrant/README.md", "tools/tab/README.md", "CONTRIBUTING.md"]
 SETTINGS = {
     "project": "minidocker",
     "root_doc": "index",
@@ -121,6 +124,8 @@ def main():
     trees = REPO / "build/doctrees"
     sphinx = Sphinx(PAGES, None, BOOK, trees, "html", SETTINGS, status=None, warningiserror=True, freshenv=True)
     sphinx.build()
+    if machine.OUT.exists():  # make tab has built it
+        tab.attach(BOOK)
     print(f"the book is in {BOOK.relative_to(REPO)}: python3 -m http.server -d {BOOK.relative_to(REPO)}")
     return sphinx.statuscode
 
