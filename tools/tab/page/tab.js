@@ -173,6 +173,7 @@ function commands() {
   for (const block of document.querySelectorAll(".highlight-sh pre"))
     if (!/^make /m.test(block.textContent)) block.parentElement.append(typing(block.textContent));
   for (const code of document.querySelectorAll("article code")) {
+    if (code.closest("details")) continue; // a hint names commands
     const text = code.textContent.replace(/\s+/g, " ");
     const command = text.match(/^(?:sudo (.*)|(unshare .*))$/);
     if (command && !PLACEHOLDER.test(text)) code.after(" ", typing(command[1] ?? command[2], text.includes("pkill") ? INSIDE : HOST));
