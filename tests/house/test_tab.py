@@ -18,7 +18,7 @@ BOOK = REPO / "build/book"
 CHROMIUM = shutil.which("chromium")
 RELEASE = re.search(r"^VERSION_CODENAME=(\w+)", open("/etc/os-release").read(), re.MULTILINE)
 CHAPTERS = ["00_process", "01_chroot", "02_namespaces", "03_cgroups", "04_union_mounts"]
-PATIENCE = 300_000  # milliseconds for what a busy machine may do
+PATIENCE = 180_000  # milliseconds for what a busy machine may do
 HOST, INSIDE = 'section[aria-label="Terminal of the host"]', 'section[aria-label="Second terminal"]'
 PROMPT = "root@machine:/srv/minidocker#"
 SAYS = {  # what the stages say, after what their own tests know already

@@ -56,7 +56,7 @@ def attach(book):
     tab = book / "tab"
     shutil.copytree(OUT, tab)
     (tab / "book.json").touch()
-    kept = [book / "index.html", *pages(book, WHOLE)]
+    kept = [book / "index.html", book / "tools/tab/README.html", *pages(book, WHOLE)]
     texts = "".join(page.read_text() for page in kept)
     kept += [image for image in (book / "_images").iterdir() if image.name in texts]
     kept += [*(book / "_static").rglob("*"), *tab.iterdir()]

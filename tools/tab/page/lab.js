@@ -112,10 +112,15 @@ export function lab(name, stored) {
   const cells = elements.map((element, number) => new Cell(element, number, name, stored[number]));
   for (const cell of cells) cell.all = cells;
   machine.addEventListener("reset", () => cells.forEach(cell => { cell.ran = false; }));
-  const last = cells.findLast(cell => !cell.reason);
-  document.querySelector(".tab-bar").append(" ",
-    make("button", { type: "button", onclick: () => last.toHere() }, "Run the whole lab"), " ",
-    make("button", { type: "button", onclick: () => machine.order({ do: "interrupt" }) }, "Interrupt"));
+  const again = () => {
+    machine.order({ do: "restart" });
+    cells.forEach(cell => { cell.ran = false; });
+  };
+  const named = (label, title, click) => make("button", { type: "button", title, onclick: click }, label);
+  document.querySelector(".tab-bar").append(
+    " ", named("Run the whole lab", "Each cell that has not run yet", () => cells.findLast(cell => !cell.reason).toHere()),
+    " ", named("Interrupt", "Stop the cell that runs", () => machine.order({ do: "interrupt" })),
+    " ", named("Restart", "A new Python process for this lab", again));
 }
 
 /** The paragraph that begins with the number of an exercise, or the hint below it, wrapped so that more can follow. */

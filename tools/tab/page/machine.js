@@ -6,7 +6,6 @@ const DESK = 1;
 
 /** Why there can be no machine here, as one sentence; nothing if there can be. */
 export function obstacle() {
-  if (location.protocol === "file:") return "The machine needs a web server: make book says how to start one.";
   if (typeof WebAssembly !== "object") return "This browser has no WebAssembly, which the machine is made of: use another one.";
   if (typeof Worker !== "function") return "This browser has no workers, in which the machine runs: use another one.";
   if (navigator.deviceMemory < 1) return "This device has too little memory for the machine, which wants 400 MB.";
@@ -86,9 +85,10 @@ export class Machine extends EventTarget {
     });
   }
 
-  /** To the desk, without an answer. */
+  /** To the desk, without an answer; a machine that does not run is left so. */
   async order(message) {
-    await this.start();
+    if (!this.running) return;
+    await this.running;
     this.send(DESK, JSON.stringify(message) + "\n");
   }
 
