@@ -8,10 +8,9 @@ import os
 import shutil
 
 from tools import REPO
-from tools.tab.build import OUT
+from tools.tab.build import CHAPTERS, OUT
 
 WHOLE, SOME = range(5), range(8)  # chapters that run in the machine; those whose pages have at least a terminal
-CHAPTERS = sorted(REPO.glob("chapters/0[0-4]_*"))
 STORED = REPO / "tools/tab/stored.txt"
 
 
@@ -37,12 +36,11 @@ def stored():
 
 def exercises():
     """{chapter: {number: the file to begin with}}."""
-    return {
-        chapter.name: {
-            path.stem.partition("_")[2]: path.read_text() for path in chapter.glob("exercises/exercise_*.py")
-        }
-        for chapter in named(REPO.glob("chapters/*_*"), WHOLE)
-    }
+    found = {}
+    for chapter in CHAPTERS:
+        files = sorted(chapter.glob("exercises/exercise_*.py"))
+        found[chapter.name] = {path.stem.partition("_")[2]: path.read_text() for path in files}
+    return found
 
 
 def pages(book, chapters):
@@ -63,9 +61,7 @@ def attach(book):
     worker = (tab / "sw.js").read_text()  # it lies at the top, since it answers for what is below it
     (tab / "sw.js").unlink()
     known = {
-        "stages": {
-            int(path.parent.name[:2]): str(path.relative_to(REPO)) for path in REPO.glob("chapters/0[0-4]*/stage.py")
-        },
+        "stages": {int(chapter.name[:2]): f"chapters/{chapter.name}/stage.py" for chapter in CHAPTERS},
         "stored": stored(),
         "exercises": exercises(),
         "offline": [str(path.relative_to(book)) for path in kept if path.is_file()],

@@ -28,10 +28,9 @@ HERE, PLACE, OUT = REPO / "tools/tab", REPO / "build/tab-parts", REPO / "build/t
 PACKAGES, UNUSED = HERE / "packages.txt", HERE / "unused.txt"
 STATE = "state.bin.zst"
 CHECKOUT = ["minidocker", "chapters/exercise.py", "notebooks/lab.py", "tools/__init__.py", "tools/learner/nobody.py"]
-CHECKOUT += [
-    f"chapters/{name}" for name in ("00_process", "01_chroot", "02_namespaces", "03_cgroups", "04_union_mounts")
-]
-TEXTS = {".md", ".svg", ".png", ".pyc", ".txt"}  # of the chapters: the book has them
+CHAPTERS = sorted(REPO.glob("chapters/0[0-4]_*"))
+CHECKOUT += [f"chapters/{chapter.name}" for chapter in CHAPTERS]
+TEXTS = {".md", ".svg", ".png", ".pyc", ".txt"}  # of the chapters: the book has them, and the machine does not
 MODULES = ["kernel/fs/overlayfs/overlay", "kernel/fs/fuse/fuse"]  # of the kernel, in this order
 LIBRARIES = ["cloudpickle", "mfusepy"]  # from set-up's environment, where requirements.lock has put them
 EMPTY = ["proc", "sys", "dev", "tmp", "run", "root/work", "etc", "mnt", "usr/share", "var/tmp", "var/log", "home"]
@@ -62,12 +61,11 @@ def packages():
 
 
 def digest_of(*paths):
-    """One hash of files, and of what lies in folders."""
-    files = sorted(file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    """One hash of files, and of what lies in folders but texts."""
+    inside = (file for path in paths for file in path.rglob("*") if file.is_file() and file.suffix not in TEXTS)
     found = hashlib.sha256()
-    for file in files:
-        if "__pycache__" not in file.parts:
-            found.update(f"{file.relative_to(REPO)} {file.stat().st_mode & 0o111} ".encode() + file.read_bytes())
+    for file in sorted([*inside, *(path for path in paths if path.is_file())]):
+        found.update(f"{file.relative_to(REPO)} {file.stat().st_mode & 0o111} ".encode() + file.read_bytes())
     return found.hexdigest()
 
 
@@ -88,10 +86,13 @@ class Apt:
             (place / part).mkdir(parents=True, exist_ok=True)
         (place / "apt.conf").write_text(APT.format(place=place))
         self.env = {**os.environ, "APT_CONFIG": str(place / "apt.conf"), "LC_ALL": "C"}
+        self.updated = False
 
     def update(self):
-        """Fetch the lists. A source without this architecture is no failure: a package that is missing will be."""
-        subprocess.run(["apt-get", "update", "-qq"], env=self.env, capture_output=True)
+        """Fetch the lists, once. A source without this architecture is no failure; a missing package will be."""
+        if not self.updated:
+            subprocess.run(["apt-get", "update", "-qq"], env=self.env, capture_output=True)
+        self.updated = True
 
     def newest(self, name):
         """The version and the hash of a package today."""
@@ -108,10 +109,9 @@ class Apt:
             path.unlink(missing_ok=True)
             for old in debs.glob(f"{name}_*"):
                 old.unlink()
-            if not (PLACE / "apt/updated").exists():
-                self.update()
-                (PLACE / "apt/updated").touch()
-            done = subprocess.run(["apt-get", "download", "-q", f"{name}={version}"], cwd=debs, env=self.env)
+            self.update()
+            command = ["apt-get", "download", "-q", f"{name}={version}"]
+            done = subprocess.run(command, cwd=debs, env=self.env, capture_output=True)
             found = [*debs.glob(f"{name}_*")]
             if done.returncode or not found:
                 sys.exit(
