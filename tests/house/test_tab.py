@@ -295,6 +295,9 @@ def test_a_broken_download_is_said(server, browser):
     tab = browser.new_page()
     tab.goto(f"{server.url}/{chapter('01_chroot')}")
     refused(tab, re.compile("^The download of the machine broke off .* reload the page"))
+    server.spoiled = ""
+    tab.get_by_role("button", name="Open a terminal here").click()  # and once more, when it is mended
+    see(tab, PROMPT)
 
 
 def test_a_second_tab_is_told(server, browser):

@@ -38,6 +38,7 @@ export class Machine extends EventTarget {
     this.asked = new Map();
     this.number = 0;
     this.running = null;
+    this.mine = false;
   }
 
   /** A promise of the running machine; an error is a sentence for the reader. */
@@ -48,8 +49,10 @@ export class Machine extends EventTarget {
   async begin() {
     const why = obstacle();
     if (why) throw new Error(why);
-    if (!await alone()) throw new Error("The machine runs in another tab of this browser: close that one, or go on there.");
+    this.mine ||= await alone(); // a second try has it already
+    if (!this.mine) throw new Error("The machine runs in another tab of this browser: close that one, or go on there.");
     await Promise.race([keep(), new Promise(resolve => setTimeout(resolve, 2000))]);
+    this.worker?.terminate();
     this.worker = new Worker(new URL("worker.js", TAB));
     await new Promise((resolve, reject) => {
       this.worker.onerror = event => reject(new Error(`The machine did not start (${event.message}): reload the page.`));

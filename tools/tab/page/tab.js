@@ -8,6 +8,7 @@ const page = location.pathname.match(/(chapters|notebooks)\/((\d\d)_\w+)(\/|\.ht
 const [, kind, chapter, digits] = page;
 const number = Number(digits);
 const terminals = {};
+const STEP = 5e6; // bytes: each step of a download is said aloud by a screen reader
 let facts = {}, panel, status, opened;
 
 /** An element with properties and children. */
@@ -88,15 +89,30 @@ export function open() {
   });
 }
 
-async function begin() {
+/** What has come of the machine, in steps. */
+function progress() {
   const arrived = {};
-  machine.addEventListener("progress", ({ detail }) => {
+  let told = 0;
+  return ({ detail }) => {
     arrived[detail.part] = detail;
     const [done, of] = ["done", "of"].map(key => Object.values(arrived).reduce((sum, part) => sum + part[key], 0));
-    say(done < of ? `The machine arrives: ${(done / 1e6).toFixed(0)} of ${(of / 1e6).toFixed(0)} MB` : "The machine wakes up.");
-  });
+    if (done === of) say("The machine wakes up.");
+    else if (done >= told + STEP) {
+      told = done - done % STEP;
+      say(`The machine arrives: ${told / 1e6} of ${Math.ceil(of / 1e6)} MB`);
+    }
+  };
+}
+
+async function begin() {
+  const tell = progress();
+  machine.addEventListener("progress", tell);
   say("The machine arrives.");
-  await Promise.all([machine.start(), script("xterm.js").then(() => script("addon-fit.js"))]);
+  try {
+    await Promise.all([machine.start(), script("xterm.js").then(() => script("addon-fit.js"))]);
+  } finally {
+    machine.removeEventListener("progress", tell);
+  }
   machine.addEventListener("output", ({ detail }) => terminals[detail.port]?.write(detail.bytes));
   const screen = terminal(HOST, panel.querySelector(".tab-screen"));
   await new Promise(resolve => machine.addEventListener("output", resolve, { once: true }));

@@ -23,6 +23,12 @@ async function part(name, facts) {
   return whole.buffer;
 }
 
+/** What the service worker has kept may be what was spoiled. */
+async function forget() {
+  const names = self.caches ? await caches.keys() : [];
+  await Promise.all(names.filter(name => name.startsWith("minidocker ")).map(name => caches.delete(name)));
+}
+
 async function go() {
   let wasm;
   try {
@@ -30,6 +36,7 @@ async function go() {
     importScripts("libv86.js");
     [wasm, state] = await Promise.all(["v86.wasm", "state.bin.zst"].map(name => part(name, facts[name])));
   } catch (error) {
+    await forget();
     return postMessage({ broken: `The download of the machine broke off (${error.message}): reload the page to try again.` });
   }
   try {
