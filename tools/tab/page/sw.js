@@ -17,7 +17,8 @@ async function fetched(request, kept) {
 
 async function answer(request) {
   const kept = await caches.open(KEPT), found = await kept.match(request, { ignoreSearch: true });
-  if (found && new URL(request.url).pathname.startsWith(new URL("tab/", registration.scope).pathname)) return found;
+  const part = new URL(request.url).pathname.startsWith(new URL("tab/", registration.scope).pathname);
+  if (found && part && request.cache !== "reload") return found;
   try { return await fetched(request, kept); } catch (error) {
     if (found) return found;
     throw error;

@@ -4,8 +4,8 @@
 
 let machine, state;
 
-async function part(name, facts) {
-  const answer = await fetch(name);
+async function fetched(name, facts, cache) {
+  const answer = await fetch(name, { cache });
   if (!answer.ok || !answer.body) throw new Error(`${name}: the web server answers ${answer.status}`);
   const whole = new Uint8Array(facts.bytes), reader = answer.body.getReader();
   let length = 0;
@@ -23,10 +23,9 @@ async function part(name, facts) {
   return whole.buffer;
 }
 
-/** What the service worker has kept may be what was spoiled. */
-async function forget() {
-  const names = self.caches ? await caches.keys() : [];
-  await Promise.all(names.filter(name => name.startsWith("minidocker ")).map(name => caches.delete(name)));
+/** A part of the machine. What a cache has may be what was spoiled: the second time it comes from the server. */
+async function part(name, facts) {
+  try { return await fetched(name, facts, "default"); } catch { return await fetched(name, facts, "reload"); }
 }
 
 async function go() {
@@ -36,7 +35,6 @@ async function go() {
     importScripts("libv86.js");
     [wasm, state] = await Promise.all(["v86.wasm", "state.bin.zst"].map(name => part(name, facts[name])));
   } catch (error) {
-    await forget();
     return postMessage({ broken: `The download of the machine broke off (${error.message}): reload the page to try again.` });
   }
   try {
