@@ -174,8 +174,7 @@ class _Sealed:
 
 def _seal_imports() -> None:
     """Forget every place that modules come from; those that are loaded stay usable."""
-    sys.meta_path[:] = [_Sealed]
-    sys.path[:], sys.path_hooks[:] = [], []
+    sys.meta_path[:], sys.path[:], sys.path_hooks[:] = [_Sealed], [], []
 
 
 def _call(order: Order) -> NoReturn:
@@ -232,8 +231,8 @@ _watchers: dict[int, int] = {}  # the pid of this process -> its socket to its w
 
 
 def watch(pid: int, pidfd: int) -> None:
-    """Tell the watcher, which is forked at the first need: the caller must have one thread. A message that was sent is
-    read even if this process is killed now, so nobody has to wait for an answer."""
+    """Tell the watcher, which is forked at the first need: the caller must have one thread. It says when it has begun;
+    after that a message is read even if this process is killed now, so nobody waits for an answer."""
     owner = os.getpid()
     try:
         send(_watchers[owner], pid, pidfd)
@@ -247,6 +246,8 @@ def watch(pid: int, pidfd: int) -> None:
         if owner in _watchers:
             os.close(_watchers[owner])
         _watchers[owner] = ours
+        if receive(ours)[0] is None:
+            raise ContainerError("the watcher, which ends containers when their owner ends, could not begin") from None
         send(ours, pid, pidfd)
 
 
@@ -255,6 +256,7 @@ def _watch(channel: int, owner: int) -> NoReturn:
     watched: dict[int, int] = {}
     try:
         _settle(channel, owner)
+        send(FROM_OWNER, True)
         while ready := polled([FROM_OWNER, OWNER, *watched], None):
             for pidfd in watched.keys() & {*ready}:
                 del watched[pidfd]
@@ -282,7 +284,7 @@ def _settle(channel: int, owner: int) -> None:
     limits = os.open("/proc/self/limits", os.O_RDONLY)  # the owner may raise its own of files, and start many
     most = int(syscalls.read(limits).partition(b"Max open files")[2].split()[1])
     os.close(limits)
-    syscalls.call("setrlimit", 7, syscalls.structure(most, most))  # RLIMIT_NOFILE: the module resource takes 0.5 MB
+    syscalls.call("prlimit64", 0, 7, syscalls.structure(most, most), None)  # NOFILE; the module resource takes 0.5 MB
 
 
 def _end(pid: int, pidfd: int) -> None:

@@ -21,7 +21,7 @@ import sys
 import threading
 
 from minidocker import child, syscalls
-from minidocker.outcome import ContainerError, described, failure
+from minidocker.outcome import ContainerError, failure
 from minidocker.syscalls import in_memory, pair, polled, receive, send, signal
 
 # The launcher's program. -I and -S: nothing of the user's environment or site-packages, which would cost 20 ms
@@ -167,8 +167,8 @@ def _obey(orders: int, running: dict[int, tuple[child.Forked, int]]) -> bool:
         running[process.pidfd] = process, answers
         _answer(answers, process.pid, process.pidfd, process.channel)
         os.close(process.channel)
-    except OSError as refused:
-        _answer(answers, described(None, refused))
+    except (OSError, ContainerError) as refused:
+        _answer(answers, child._described(None, refused))
         os.close(answers)
     for descriptor in (payload, here, *rest):
         os.close(descriptor)

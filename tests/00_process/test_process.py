@@ -640,6 +640,28 @@ def test_interact_without_a_terminal():
     assert b"42\r\n" in answer.stdout
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_container_begins_that_nobody_would_end(tmp_path, threads):
+    """The watcher cannot begin, as on a machine that refuses it something: here its program is spoiled."""
+    code = """
+        import sys, threading
+        from minidocker import child, launcher
+        from minidocker.process import ContainerError, run
+        launcher.BOOT = launcher.BOOT.replace("serve(", "import minidocker.child as c; c._settle = None; serve(")
+        child._settle = None
+        if sys.argv[2] == "2":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        for _ in range(2):
+            try:
+                run(["sh", "-c", "echo >$0", sys.argv[1]])
+            except ContainerError as error:
+                print(error)
+    """
+    answer = python(code, str(tmp_path / "begun"), str(threads))
+    assert answer.stdout == "the watcher, which ends containers when their owner ends, could not begin\n" * 2
+    assert not (tmp_path / "begun").exists()
+
+
 # Many threads, many runs
 
 
