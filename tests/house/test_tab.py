@@ -183,6 +183,19 @@ def test_all_stages_and_the_walls_in_time(server, browser):
     walls = "assert run(['true'], *walls()).exit_code == 0"
     times = [asked(tab, walls)[1] for _ in range(12)]
     assert min(times) < 1.5, times
+    asked(tab, WATCHED)
+
+
+WATCHED = """
+import os, time
+from minidocker import launcher
+from minidocker.process import start
+with start(["sleep", "600"]) as process:
+    os.kill(launcher._Caller.pid, 9)
+    end = time.monotonic() + 20
+    while process.alive():
+        assert time.monotonic() < end, "it outlives its owner"
+"""
 
 
 def test_two_views_of_one_container(server, browser):
@@ -209,6 +222,17 @@ def test_each_button_types(server, browser, name):
         buttons.nth(number).click()
         place = INSIDE if "pkill" in label else HOST
         see(tab, label.splitlines()[0].partition("  ")[0][:40], place)
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [("05_images", "two\nthree"), ("06_volumes", "I find 1 lines"), ("07_ports", "1 packets received")],
+)
+def test_of_further_chapters_what_fits_runs(server, browser, name, shown):
+    tab = opened(browser, server, chapter(name))
+    tab.locator(".tab-type, button:text-matches('^Run stage')").click()
+    see(tab, shown)
+    assert "your own machine" in tab.locator(".tab-bar").inner_text()
 
 
 # What a lab prints that is not the same each time: as in notebooks/sanitize.cfg.

@@ -8,7 +8,7 @@ import os
 import shutil
 
 from tools import REPO
-from tools.tab.build import CHAPTERS, OUT
+from tools.tab.build import CHAPTERS, FURTHER, OUT
 
 WHOLE, SOME = range(5), range(8)  # chapters that run in the machine; those whose pages have at least a terminal
 STORED = REPO / "tools/tab/stored.txt"
@@ -61,7 +61,7 @@ def attach(book):
     worker = (tab / "sw.js").read_text()  # it lies at the top, since it answers for what is below it
     (tab / "sw.js").unlink()
     known = {
-        "stages": {int(chapter.name[:2]): f"chapters/{chapter.name}/stage.py" for chapter in CHAPTERS},
+        "stages": {int(chapter.name[:2]): f"chapters/{chapter.name}/stage.py" for chapter in [*CHAPTERS, *FURTHER]},
         "stored": stored(),
         "exercises": exercises(),
         "offline": [str(path.relative_to(book)) for path in kept if path.is_file()],

@@ -30,8 +30,11 @@ STATE = "state.bin.zst"
 CHECKOUT = ["minidocker", "chapters/exercise.py", "notebooks/lab.py", "tools/__init__.py", "tools/learner/nobody.py"]
 CHAPTERS = sorted(REPO.glob("chapters/0[0-4]_*"))
 CHECKOUT += [f"chapters/{chapter.name}" for chapter in CHAPTERS]
+FURTHER = [REPO / "chapters/06_volumes"]  # its stage runs here, too
+CHECKOUT += [f"chapters/{chapter.name}/stage.py" for chapter in FURTHER]
 TEXTS = {".md", ".svg", ".png", ".pyc", ".txt"}  # of the chapters: the book has them, and the machine does not
-MODULES = ["kernel/fs/overlayfs/overlay", "kernel/fs/fuse/fuse"]  # of the kernel, in this order
+MODULES = ["fs/overlayfs/overlay", "fs/fuse/fuse", "net/llc/llc", "net/802/stp", "net/bridge/bridge"]
+MODULES += ["drivers/net/veth"]  # of the kernel, in this order
 LIBRARIES = ["cloudpickle", "mfusepy"]  # from set-up's environment, where requirements.lock has put them
 EMPTY = ["proc", "sys", "dev", "tmp", "run", "root/work", "etc", "mnt", "usr/share", "var/tmp", "var/log", "home"]
 PAGE = {  # what npm brings -> its name beside the page
@@ -153,7 +156,7 @@ def unpack(apt):
             shutil.copy(kernel, PLACE / "vmlinuz")
             (root / "lib/modules").mkdir(parents=True, exist_ok=True)
             for number, module in enumerate(MODULES):
-                (file,) = aside.glob(f"lib/modules/*/{module}.ko")
+                (file,) = aside.glob(f"lib/modules/*/kernel/{module}.ko")
                 shutil.copy(file, root / f"lib/modules/{number}-{file.name}")
         elif name == "seabios":
             for bios in ("bios.bin", "vgabios-stdvga.bin"):

@@ -9,6 +9,11 @@ const [, kind, chapter, digits] = page;
 const number = Number(digits);
 const terminals = {};
 const STEP = 5e6; // bytes: each step of a download is said aloud by a screen reader
+const LACKS = {
+  5: "It has no room for images: what this page does by hand runs here, and the rest on your own machine.",
+  6: "It has volumes, but neither images nor servers: those need your own machine.",
+  7: "It has a bridge and cables, but no firewall: published ports need your own machine.",
+};
 let facts = {}, panel, status, opened;
 
 /** An element with properties and children. */
@@ -188,7 +193,7 @@ function commands() {
   }, "▶");
   for (const block of document.querySelectorAll(".highlight-sh pre"))
     if (!/^make /m.test(block.textContent)) block.parentElement.append(typing(block.textContent));
-  for (const code of document.querySelectorAll("article code")) {
+  for (const code of number > 4 ? [] : document.querySelectorAll("article code")) {
     if (code.closest("details")) continue; // a hint names commands
     const text = code.textContent.replace(/\s+/g, " ");
     const command = text.match(/^(?:sudo (.*)|(unshare .*))$/);
@@ -202,7 +207,7 @@ function bar() {
     row.append(" ", button(`Run stage ${number}`, `python3 ${stage(number)}`, () => type(`python3 ${stage(number)}`)));
     row.append(" ", button(`Stage ${number} with a shell`, `python3 ${stage(number)} sh`, () => type(`python3 ${stage(number)} sh`)));
   }
-  if (number > 4) row.append(" ", make("span", {}, "It has OverlayFS, but no images and no network: the commands of this chapter need your own machine."));
+  if (LACKS[number]) row.append(" ", make("span", {}, LACKS[number]));
   document.querySelector("article h1")?.after(row);
 }
 
@@ -215,7 +220,7 @@ async function main() {
     document.querySelector(".tab-bar").append(" ", make("span", { className: "tab-bad" }, obstacle()));
     return;
   }
-  if (number > 4) return;
+  if (kind === "notebooks" && number > 4) return;
   if (kind === "notebooks") lab(chapter, facts.stored[chapter] ?? {});
   else {
     commands();
