@@ -200,6 +200,9 @@ with start(["sleep", "600"]) as process:
 
 def test_two_views_of_one_container(server, browser):
     tab = opened(browser, server, chapter("02_namespaces"))
+    tab.get_by_role("button", name="Look").click()
+    tab.get_by_text("No container runs now.").wait_for()
+    tab.get_by_role("button", name="Look").click()
     tab.get_by_role("button", name="Stage 2 with a shell").click()
     see(tab, "/ #")
     tab.get_by_role("button", name="Enter the container").click()

@@ -183,11 +183,12 @@ def containers():
     found, ours = {}, walls("self")
     for name in filter(str.isdecimal, os.listdir("/proc")):
         try:
+            os.readlink(f"/proc/{name}/exe")  # the kernel's own have none
             fields = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()  # proc(5): parent, and when it began
             if walls(name) != ours == walls(fields[1]):
                 older = found.setdefault(walls(name)[0], (int(fields[19]), int(name)))
                 found[walls(name)[0]] = min(older, (int(fields[19]), int(name)))
-        except OSError:  # it has ended, or is the kernel's
+        except OSError:  # or it has ended
             continue
     return [pid for _, pid in sorted(found.values())]
 
