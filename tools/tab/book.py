@@ -64,7 +64,7 @@ def attach(book):
         "stages": {int(chapter.name[:2]): f"chapters/{chapter.name}/stage.py" for chapter in [*CHAPTERS, *FURTHER]},
         "stored": stored(),
         "exercises": exercises(),
-        "offline": [str(path.relative_to(book)) for path in kept if path.is_file()],
+        "offline": [str(path.relative_to(book)) for path in kept if path.is_file() and path.suffix != ".map"],
     }
     (tab / "book.json").write_text(json.dumps(known) + "\n")
     version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(tab.iterdir()))).hexdigest()[:16]

@@ -291,7 +291,7 @@ def main(arguments):
         shutil.copy(HERE / "boot.mjs", PLACE / "boot.mjs")
         print("tab: the machine boots once; this takes a minute or two", flush=True)
         run("node", "boot.mjs", cwd=PLACE)
-        run("zstd", "-q", "-f", "-19", "--long=27", "--rm", "state.bin", "-o", STATE, cwd=PLACE)
+        run("zstd", "-q", "-f", "--ultra", "-22", "--long=27", "--rm", "state.bin", "-o", STATE, cwd=PLACE)
         stamp.write_text(made_of)
     size = publish(PLACE / STATE)
     print(f"the machine is in {OUT.relative_to(REPO)}: {size / 1e6:.1f} MB")
