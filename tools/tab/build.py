@@ -284,6 +284,7 @@ def main(arguments):
     install()
     if not stamp.exists() or stamp.read_text() != made_of:
         stamp.unlink(missing_ok=True)
+        shutil.rmtree(OUT, ignore_errors=True)  # if this fails, the book has no machine, and not an old one
         root = unpack(apt)
         shrink(root)
         fill(root)

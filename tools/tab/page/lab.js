@@ -143,7 +143,7 @@ export function exercises(number, chapter, skeletons) {
     const check = async () => {
       try { await open(); } catch { return; }
       result.textContent = "The check runs.";
-      await machine.order({ do: "write", path: `/root/work/${key}.py`, text: field.value });
+      await machine.order({ do: "write", path: `${key}.py`, text: field.value });
       let said = "";
       const { ok } = await machine.ask({ do: "run", code: `import lab\nlab.check(${number}, ${order})` }, one => { said += one.text ?? ""; });
       result.textContent = said.trim() || "the check did not run";

@@ -2,7 +2,7 @@
 
     {"do": "run", "number": 7, "code": "print(1)"}         a cell of a lab, in the lab's Python process
     {"do": "interrupt"}, {"do": "restart"}                 as in Jupyter
-    {"do": "write", "path": ..., "text": ...}              a learner's file
+    {"do": "write", "path": ..., "text": ...}              a learner's file, below WORK
     {"do": "size", "port": 0, "rows": 24, "columns": 80}   the terminal on a serial port has this size now
     {"do": "look", "number": 8}                            the containers that run: their numbers, and a drawing
 
@@ -230,8 +230,9 @@ class Desk:
         elif what == "restart":
             self.again("")
         elif what == "write":
-            os.makedirs(os.path.dirname(message["path"]), exist_ok=True)
-            with open(message["path"], "w") as file:
+            path = os.path.join(WORK, message["path"])
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w") as file:
                 file.write(message["text"])
         elif what == "size":
             resize(message["port"], message["rows"], message["columns"])
